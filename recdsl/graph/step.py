@@ -1,0 +1,137 @@
+"""The step graph: one step of the model as a directed acyclic graph, plus what is carried between steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import networkx as nx
+
+from recdsl.graph.types import Type
+from recdsl.source import Span
+
+LEAVES = ("input", "target", "parameter", "carry", "constant", "step_number")
+
+
+@dataclass(frozen=True)
+class Node:
+    """One value of a step.
+
+    `op` is one of LEAVES or the name of a primitive in `recdsl.ops`. Leaves carry their name in `name`; a
+    `constant` has attrs (("value", nested tuple of numbers or a number),). Attributes are hashable and sorted.
+    `args` are ids of earlier nodes. `name` is the user's name where there is one ("h", "h.z").
+    """
+
+    id: int
+    op: str
+    args: tuple[int, ...]
+    attrs: tuple[tuple[str, Any], ...]
+    type: Type
+    name: str
+    span: Span | None
+
+    def attr(self, key: str) -> Any:
+        return dict(self.attrs)[key]
+
+
+@dataclass(frozen=True)
+class Carry:
+    """A component that crosses the step boundary.
+
+    `read` is the leaf that holds it on entry, `write` the value it takes on leaving the step, `init` the
+    time-invariant node it starts from (and returns to at a reset). `kind` is "state", "delay" (one link of the
+    line behind `h[t-k]`, k > 1; named `h[t-2]`...) or "input" (the delay line of an input, zero at the start).
+    """
+
+    name: str
+    read: int
+    write: int
+    init: int
+    kind: str
+    span: Span | None
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter as the module owns it.
+
+    `init` is ("normal", (0.0, 0.1)) and the like, or ("values", nested tuple); `masks` are ("sparse", density) and
+    ("blocks", n). A frozen parameter is a buffer of the module.
+    """
+
+    name: str
+    type: Type
+    init: tuple[str, tuple[Any, ...]]
+    masks: tuple[tuple[str, float], ...]
+    frozen: bool
+    span: Span | None
+
+
+@dataclass(frozen=True)
+class Input:
+    """`kind` is float, onehot, class, token or bool; what a batch holds. `size` is the number of classes (0: none)."""
+
+    name: str
+    kind: str
+    type: Type
+    size: int
+    target: bool
+    span: Span | None
+
+
+@dataclass(frozen=True)
+class Loss:
+    """`node` is the loss of one (step, sample), its own axes already averaged. `trains`: selectors, empty for all."""
+
+    name: str
+    node: int
+    weight: float
+    trains: tuple[str, ...]
+    at: str | tuple[str, int]
+    span: Span | None
+
+
+@dataclass(frozen=True)
+class StepGraph:
+    """Nodes in topological order (node k has id k); `outputs` maps the user's names to nodes.
+
+    Parameters appear as leaves named after them. A masked parameter is `mul(parameter, constant mask)` where the mask
+    is itself a frozen parameter named `<name>.mask`.
+    """
+
+    name: str
+    nodes: tuple[Node, ...]
+    inputs: tuple[Input, ...]
+    parameters: tuple[Parameter, ...]
+    carries: tuple[Carry, ...]
+    outputs: tuple[tuple[str, int], ...]
+    losses: tuple[Loss, ...]
+    reduce: str = "mean"
+
+    @cached_property
+    def graph(self) -> nx.DiGraph[int]:
+        """The dependency graph. Edges have `kind` "intra" or "carry" (write -> read, with `lag` 1)."""
+        graph: nx.DiGraph[int] = nx.DiGraph()
+        for node in self.nodes:
+            graph.add_node(node.id, node=node)
+            graph.add_edges_from((arg, node.id, {"kind": "intra", "lag": 0}) for arg in node.args)
+        for carry in self.carries:
+            graph.add_edge(carry.write, carry.read, kind="carry", lag=1)
+        return nx.freeze(graph)
+
+    @cached_property
+    def leaf(self) -> Mapping[str, int]:
+        """Leaf ids by "op:name", such as "parameter:W" and "carry:h"."""
+        return {f"{node.op}:{node.name}": node.id for node in self.nodes if node.op in LEAVES and node.name}
+
+    @cached_property
+    def varying(self) -> frozenset[int]:
+        """Nodes that differ between steps or samples; the others are computed once a call."""
+        found: set[int] = set()
+        for node in self.nodes:
+            own = node.op in ("input", "target", "carry", "step_number")
+            if own or any(arg in found for arg in node.args):
+                found.add(node.id)
+        return frozenset(found)
