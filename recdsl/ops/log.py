@@ -1,0 +1,24 @@
+"""Natural logarithm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from recdsl.graph.types import Type
+from recdsl.ops.base import Attrs, Builder, Elementwise
+
+
+class Log(Elementwise):
+    """log(x), derivative 1 / x."""
+
+    name = "log"
+    arity = 1
+
+    def value(self, xp: Any, args: Sequence[Any], attrs: Attrs, types: Sequence[Type]) -> Any:
+        return xp.log(args[0])
+
+    def scale(
+        self, b: Builder, args: Sequence[int], out: int, attrs: Attrs, argument: int, v: int
+    ) -> int | None:
+        return b.op("div", v, args[0])

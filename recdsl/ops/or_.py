@@ -1,0 +1,19 @@
+"""Either."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from recdsl.graph.types import Type
+from recdsl.ops.base import Attrs, Logical
+
+
+class Or(Logical):
+    """Logical or of bools; no derivative."""
+
+    name = "or"
+    arity = 2
+
+    def value(self, xp: Any, args: Sequence[Any], attrs: Attrs, types: Sequence[Type]) -> Any:
+        return args[0] | args[1]

@@ -1,0 +1,26 @@
+"""Sign."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from recdsl.graph.types import Type
+from recdsl.ops.base import Attrs, Builder, Elementwise
+
+
+class Sign(Elementwise):
+    """-1, 0 or 1; derivative 0."""
+
+    name = "sign"
+    arity = 1
+    smooth = False
+    structure = "zero"
+
+    def value(self, xp: Any, args: Sequence[Any], attrs: Attrs, types: Sequence[Type]) -> Any:
+        return xp.sign(args[0])
+
+    def scale(
+        self, b: Builder, args: Sequence[int], out: int, attrs: Attrs, argument: int, v: int
+    ) -> int | None:
+        return None

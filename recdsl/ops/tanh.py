@@ -1,0 +1,24 @@
+"""Hyperbolic tangent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from recdsl.graph.types import Type
+from recdsl.ops.base import Attrs, Builder, Elementwise
+
+
+class Tanh(Elementwise):
+    """tanh(x), derivative 1 - tanh(x)^2."""
+
+    name = "tanh"
+    arity = 1
+
+    def value(self, xp: Any, args: Sequence[Any], attrs: Attrs, types: Sequence[Type]) -> Any:
+        return xp.tanh(args[0])
+
+    def scale(
+        self, b: Builder, args: Sequence[int], out: int, attrs: Attrs, argument: int, v: int
+    ) -> int | None:
+        return b.op("mul", v, b.op("sub", b.const(1.0, out), b.op("mul", out, out)))
