@@ -1,0 +1,73 @@
+"""The credit plan: what gradient flows where, as data. Built from a spec's `credit:`, its losses and the step graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from recdsl.source import Span
+
+
+@dataclass(frozen=True)
+class Window:
+    """`tbptt(window=size, every=every)`; size None: the whole call.
+
+    Losses of steps u*every .. (u+1)*every - 1 see every carried value cut on entering step
+    max(0, (u+1)*every - size), where that is above 0 (semantics 4.2, anchored on the window's start). A learned
+    initial state is not cut. Sizes in steps.
+    """
+
+    size: int | None
+    every: int
+
+
+@dataclass(frozen=True)
+class RoutingClass:
+    """One reverse pass: which losses it carries, what it cuts, whose gradient it keeps.
+
+    losses: indices into `StepGraph.losses`; outputs: whether cotangents of `.outputs` enter too.
+    cuts: edges (source node, consuming node) of the step graph that carry no gradient, such as the uses of h[t-1]
+    under `h[t-1]: cut` (the hold edge of a delay line is none of them).
+    parameters: names of the parameters whose gradient this pass gives; each trained parameter is in exactly one class.
+    """
+
+    window: Window
+    cuts: frozenset[tuple[int, int]]
+    losses: tuple[int, ...]
+    outputs: bool
+    parameters: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """An edge that carries no credit although it lies on a path from the group to a loss."""
+
+    edge: str
+    line: int | None
+    span: Span | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of `explain`: a parameter (group), its rule, the verdict and why. Lags in steps; None: none or unbounded.
+
+    verdict: "exact" | "unbiased" | "biased" | "frozen". first_dropped_lag: smallest lag of a dropped path (None: no path
+    is dropped). longest_kept_lag: largest lag of a kept path (None: unbounded). flops and bytes: a step and sample.
+    """
+
+    parameter: str
+    rule: str
+    verdict: str
+    qualifiers: tuple[str, ...]
+    first_dropped_lag: int | None
+    longest_kept_lag: int | None
+    dropped: tuple[Dropped, ...]
+    flops: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class CreditPlan:
+    """All reverse passes of a model, and the verdict of each parameter."""
+
+    classes: tuple[RoutingClass, ...]
+    rows: tuple[Row, ...]
