@@ -36,6 +36,9 @@ KEYWORDS = frozenset(
     "program storage function entry edge scalars scalar fields after load store add tag at for in by if call vjp jvp "
     "over do sum because max min true false none inf nan divides indivisible".split()
 )
+# The parser knows a keyword only where one may stand: an op or an attribute may share its name.
+_BEHIND_EQUALS = frozenset(("scalar", "load", "call", "vjp", "jvp"))
+_NONE: frozenset[str] = frozenset()
 RELATIONS = {"lt": "<", "le": "<=", "eq": "==", "ge": ">=", "ne": "!="}
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z0-9_]+)*\Z")
 
@@ -63,9 +66,9 @@ def _program(program: Program, spans: bool) -> Iterator[str]:
         yield "}"
 
 
-def name(text: str) -> str:
+def name(text: str, keywords: frozenset[str] = KEYWORDS) -> str:
     """A name as it is written: in backquotes where it is a keyword or no plain word."""
-    return text if _PLAIN.match(text) and text not in KEYWORDS else f"`{text}`"
+    return text if _PLAIN.match(text) and text not in keywords else f"`{text}`"
 
 
 def names(items: Iterable[str]) -> str:
@@ -138,7 +141,7 @@ def attribute(value: Any) -> str:
 
 
 def _attrs(attrs: Sequence[tuple[str, Any]]) -> str:
-    return f" {{{', '.join(f'{name(key)}={attribute(value)}' for key, value in attrs)}}}" if attrs else ""
+    return f" {{{', '.join(f'{name(key, _NONE)}={attribute(value)}' for key, value in attrs)}}}" if attrs else ""
 
 
 def _storage(storage: Storage) -> str:
@@ -184,7 +187,7 @@ def line(stmt: Op | Scalar | Load | Store | Add | Call | Effect) -> str:
     match stmt:
         case Op():
             joint = f" sum ({names(stmt.joint)})" if stmt.joint else ""
-            what = f"{name(stmt.op)}({names(stmt.args)}){_attrs(stmt.attrs)}{joint}"
+            what = f"{name(stmt.op, _BEHIND_EQUALS)}({names(stmt.args)}){_attrs(stmt.attrs)}{joint}"
             return f"{names(stmt.results)} = {what} : {_vtypes(stmt.types)}"
         case Scalar():
             return f"{name(stmt.result)} = scalar {affine(stmt.value)} : {vtype(stmt.type)}"
