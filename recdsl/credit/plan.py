@@ -48,10 +48,12 @@ class Dropped:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of `explain`: a parameter (group), its rule, the verdict and why. Lags in steps; None: none or unbounded.
+    """One line of `explain`: a parameter, its rule, the verdict and why. Lags in steps.
 
-    verdict: "exact" | "unbiased" | "biased" | "frozen". first_dropped_lag: smallest lag of a dropped path (None: no path
-    is dropped). longest_kept_lag: largest lag of a kept path (None: unbounded). flops and bytes: a step and sample.
+    verdict: "exact" | "unbiased" | "biased" | "frozen". first_dropped_lag: smallest lag of a dropped path (None: no
+    path is dropped). longest_kept_lag: largest lag of a kept path (None: unbounded, or no path is kept). flops and
+    bytes: a step and sample. Qualifiers: "declared-jacobian", where an op on the way is not smooth; "unmasked", where
+    the verdict needs that no masked step stands before a valid one of its sequence.
     """
 
     parameter: str

@@ -1,0 +1,150 @@
+"""The oracle: for every routing class and window the network is unrolled, cut as the rule says, and differentiated.
+
+Nothing is shared between windows, nothing is derived: this is the definition that every other execution must equal
+(semantics, section 8, O4). Its cost grows with length squared over the window; it is for small networks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from recdsl.backends.reference.result import Call, Result
+from recdsl.backends.reference.schedule import counted, divisors
+from recdsl.backends.reference.unroll import Unroll, Values
+from recdsl.credit.plan import CreditPlan, RoutingClass, Window
+from recdsl.graph.step import StepGraph
+
+Tensors = Mapping[str, Tensor]
+
+
+class Reference:
+    """A step graph under a credit plan."""
+
+    def __init__(self, graph: StepGraph, plan: CreditPlan, dtype: torch.dtype = torch.float64) -> None:
+        self.graph, self.plan, self.dtype = graph, plan, dtype
+
+    def run(
+        self,
+        params: Tensors,
+        batch: Tensors,
+        mask: Tensor | None = None,
+        reset: Tensor | None = None,
+        state: Tensors | None = None,
+        cotangents: Tensors | None = None,
+    ) -> Result:
+        """Forward and gradient of one call.
+
+        params: all parameters and frozen values. batch: [T, B, *axes]. mask (True: valid), reset: [T, B]. state: of an
+        earlier result. cotangents: of outputs, [T, B, *axes], added to the derivative of the loss.
+        """
+        call = self._call(batch, mask, reset, state, cotangents or {})
+        return self._run(self.plan, params, call)
+
+    def full(
+        self,
+        params: Tensors,
+        batch: Tensors,
+        mask: Tensor | None = None,
+        reset: Tensor | None = None,
+        state: Tensors | None = None,
+        cotangents: Tensors | None = None,
+    ) -> Result:
+        """The same call without windows and cuts: the derivative that verdicts are relative to."""
+        call = self._call(batch, mask, reset, state, cotangents or {})
+        free = tuple(replace(c, window=Window(None, 1), cuts=frozenset()) for c in self.plan.classes)
+        return self._run(replace(self.plan, classes=free), params, call)
+
+    def _call(
+        self, batch: Tensors, mask: Tensor | None, reset: Tensor | None, state: Tensors | None, cotangents: Tensors
+    ) -> Call:
+        first = next(iter(batch.values()))
+        shape = (first.shape[0], first.shape[1])
+        valid = torch.ones(shape, dtype=torch.bool) if mask is None else mask.to(torch.bool)
+        restart = torch.zeros(shape, dtype=torch.bool) if reset is None else reset.to(torch.bool)
+        clean = {name: self._clean(tensor, valid) for name, tensor in batch.items()}
+        start = 0 if state is None else int(state["t"])
+        return Call(clean, valid, restart, start, state, {k: v.to(self.dtype) for k, v in cotangents.items()})
+
+    def _clean(self, tensor: Tensor, valid: Tensor) -> Tensor:
+        """Zeros at masked steps: what stands there is never read, not even by a product with 0."""
+        cast = tensor.to(self.dtype) if tensor.is_floating_point() else tensor
+        keep = valid.reshape(*valid.shape, *(1,) * (cast.dim() - 2))
+        return torch.where(keep, cast, torch.zeros_like(cast))
+
+    def _run(self, plan: CreditPlan, params: Tensors, call: Call) -> Result:
+        given = {name: value.detach().to(self.dtype) for name, value in params.items()}
+        with torch.no_grad():
+            steps, carried = Unroll(self.graph, given, call, frozenset(), self.dtype).run(call.steps, 0)
+        chosen = [counted(loss, call.valid) for loss in self.graph.losses]
+        divided = divisors(self.graph, chosen)
+        losses = {
+            loss.name: self._sum(loss.node, pairs, steps, range(call.steps)) / n
+            for loss, pairs, n in zip(self.graph.losses, chosen, divided, strict=True)
+        }
+        total = torch.zeros((), dtype=self.dtype)
+        for loss in self.graph.losses:
+            total = total + loss.weight * losses[loss.name]
+        gradients: dict[str, Tensor] = {}
+        for routing in plan.classes:
+            gradients |= self._gradients(routing, given, call, chosen, divided)
+        state = {**carried, "t": torch.tensor(call.start + call.steps)}
+        return Result(self._outputs(steps, call), total, losses, state, gradients)
+
+    def _gradients(
+        self, routing: RoutingClass, params: Tensors, call: Call, chosen: list[Tensor], divided: list[float]
+    ) -> dict[str, Tensor]:
+        """The sum over the windows of one class."""
+        size = call.steps if routing.window.size is None else routing.window.size
+        every = call.steps if routing.window.size is None else routing.window.every
+        found = {name: torch.zeros_like(params[name]) for name in routing.parameters}
+        for first in range(0, call.steps, max(every, 1)):
+            leaves = {name: params[name].clone().requires_grad_() for name in routing.parameters}
+            unroll = Unroll(self.graph, {**params, **leaves}, call, routing.cuts, self.dtype)
+            window = range(first, min(first + every, call.steps))
+            steps, _ = unroll.run(window.stop, max(0, first + every - size))
+            total = self._objective(routing, steps, window, call, chosen, divided)
+            if not leaves or not total.requires_grad:
+                continue
+            parts = torch.autograd.grad(total, list(leaves.values()), allow_unused=True, materialize_grads=True)
+            for name, part in zip(leaves, parts, strict=True):
+                found[name] = found[name] + part
+        return found
+
+    def _objective(
+        self,
+        routing: RoutingClass,
+        steps: list[Values],
+        window: range,
+        call: Call,
+        chosen: list[Tensor],
+        divided: list[float],
+    ) -> Tensor:
+        """The class's losses at the window's steps, and <cotangents, outputs> there."""
+        total = torch.zeros((), dtype=self.dtype)
+        for k in routing.losses:
+            loss = self.graph.losses[k]
+            total = total + loss.weight / divided[k] * self._sum(loss.node, chosen[k], steps, window)
+        if routing.outputs:
+            for name, node in self.graph.outputs:
+                if name in call.cotangents:
+                    for t in window:
+                        total = total + (call.cotangents[name][t] * steps[t][node]).sum()
+        return total
+
+    def _sum(self, node: int, pairs: Tensor, steps: list[Values], window: range) -> Tensor:
+        """The node's values over the chosen pairs of the window's steps."""
+        total = torch.zeros((), dtype=self.dtype)
+        for t in window:
+            total = total + steps[t][node].expand(pairs.shape[1])[pairs[t]].sum()
+        return total
+
+    def _outputs(self, steps: list[Values], call: Call) -> dict[str, Tensor]:
+        outputs: dict[str, Tensor] = {}
+        for name, node in self.graph.outputs:
+            shape = (call.samples, *self.graph.nodes[node].type.shape)
+            outputs[name] = torch.stack([values[node].expand(shape) for values in steps])
+        return outputs

@@ -1,0 +1,95 @@
+"""The forward equations, one step after the other, with the places where a rule stops gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from recdsl.backends.reference import declared
+from recdsl.backends.reference.result import Call
+from recdsl.graph.step import Carry, Node, StepGraph
+
+Edges = frozenset[tuple[int, int]]
+Values = dict[int, Tensor]
+
+
+class Unroll:
+    """The unrolled network of one call under one rule: `cuts` are edges whose value is detached for their consumer."""
+
+    def __init__(
+        self, graph: StepGraph, params: Mapping[str, Tensor], call: Call, cuts: Edges, dtype: torch.dtype
+    ) -> None:
+        self.graph, self.params, self.call, self.cuts, self.dtype = graph, params, call, cuts, dtype
+
+    def run(self, stop: int, boundary: int) -> tuple[list[Values], dict[str, Tensor]]:
+        """Values of steps 0 .. stop - 1 and what is carried out of the last of them.
+
+        Everything carried is detached on entering step `boundary`, where that is above 0.
+        """
+        carried = self._start()
+        steps: list[Values] = []
+        for t in range(stop):
+            if t == boundary > 0:
+                carried = {name: value.detach() for name, value in carried.items()}
+            values, carried = self._step(t, carried)
+            steps.append(values)
+        return steps, carried
+
+    def _start(self) -> dict[str, Tensor]:
+        state = self.call.state
+        if state is not None:
+            return {carry.name: state[carry.name].detach().to(self.dtype) for carry in self.graph.carries}
+        fixed = self._invariant()
+        return {carry.name: self._wide(fixed[carry.init], carry) for carry in self.graph.carries}
+
+    def _step(self, t: int, carried: Mapping[str, Tensor]) -> tuple[Values, dict[str, Tensor]]:
+        """One step: reset, evaluate, carry. A masked row carries what it entered with, after the reset."""
+        values = self._invariant()
+        entering: dict[str, Tensor] = {}
+        for carry in self.graph.carries:
+            reset = _column(self.call.reset[t], carried[carry.name])
+            entering[carry.name] = torch.where(reset, self._wide(values[carry.init], carry), carried[carry.name])
+            values[carry.read] = entering[carry.name]
+        for node in self.graph.nodes:
+            if node.id not in values:
+                values[node.id] = self._node(node, values, t)
+        leaving: dict[str, Tensor] = {}
+        for carry in self.graph.carries:
+            new = self._wide(values[carry.write], carry)
+            new = new.detach() if (carry.write, carry.read) in self.cuts else new
+            leaving[carry.name] = torch.where(_column(self.call.valid[t], new), new, entering[carry.name])
+        return values, leaving
+
+    def _invariant(self) -> Values:
+        values: Values = {}
+        for node in self.graph.nodes:
+            if node.id not in self.graph.varying:
+                values[node.id] = self._node(node, values, 0)
+        return values
+
+    def _node(self, node: Node, values: Values, t: int) -> Tensor:
+        if node.op == "parameter":
+            return self.params[node.name]
+        if node.op == "constant":
+            return torch.tensor(node.attr("value"), dtype=self._dtype(node)).expand(node.type.shape)
+        if node.op == "step_number":
+            return torch.tensor(self.call.start + t, dtype=self._dtype(node))
+        if node.op in ("input", "target"):
+            return self.call.batch[node.name][t]
+        args = [values[arg].detach() if (arg, node.id) in self.cuts else values[arg] for arg in node.args]
+        types = [self.graph.nodes[arg].type for arg in node.args]
+        return declared.value(node.op, args, node.attrs, types, self.dtype)
+
+    def _dtype(self, node: Node) -> torch.dtype:
+        return {"float": self.dtype, "int": torch.int64, "bool": torch.bool}[node.type.dtype]
+
+    def _wide(self, value: Tensor, carry: Carry) -> Tensor:
+        """With the batch in front."""
+        return value.expand(self.call.samples, *self.graph.nodes[carry.read].type.shape)
+
+
+def _column(flags: Tensor, like: Tensor) -> Tensor:
+    """bool [B] -> [B, 1, ...] to broadcast against `like`."""
+    return flags.reshape(-1, *(1,) * (like.dim() - 1))

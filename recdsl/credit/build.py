@@ -1,0 +1,72 @@
+"""`credit:`, owner sets and `require:` -> the credit plan."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from recdsl.credit.classes import admitted, routing
+from recdsl.credit.plan import CreditPlan, Row
+from recdsl.credit.read import read
+from recdsl.credit.select import near, parameters
+from recdsl.credit.verdict import Case, Judge
+from recdsl.diagnostics import Problems
+from recdsl.errors.credit import BadRequire, NoMatch, NoOwner, Weaker
+from recdsl.graph.step import StepGraph
+from recdsl.syntax.ast import CreditDecl, Name
+
+_REQUIRE = re.compile(r"(exact|unbiased)(?:\s+for\s+(\S+))?")
+_RANK = {"exact": 0, "frozen": 0, "unbiased": 1, "biased": 2}
+
+
+def plan(graph: StepGraph, credit: Sequence[CreditDecl] = (), require: Name | None = None) -> CreditPlan:
+    """All reverse passes of a model and the verdict of each parameter. Raises SpecError with every problem found."""
+    problems = Problems()
+    _owners(graph, problems)
+    reading = read(graph, credit, problems)
+    problems.check()
+    trained = [p.name for p in graph.parameters if not p.frozen]
+    classes = routing(graph, {name: reading.rules[name].window for name in trained}, reading.cuts)
+    judge = Judge(graph)
+    rows: list[Row] = []
+    for parameter in graph.parameters:
+        choice = reading.rules[parameter.name]
+        if parameter.frozen:
+            rows.append(Row(parameter.name, "", "frozen", (), None, None, (), 0, 0))
+            continue
+        losses = admitted(graph, parameter.name)
+        rows.append(judge.row(Case(parameter.name, choice.text, choice.window, reading.cuts, losses)))
+    made = CreditPlan(classes, tuple(rows))
+    if require is not None:
+        _required(graph, made, require, problems)
+    problems.check()
+    return made
+
+
+def _owners(graph: StepGraph, problems: Problems) -> None:
+    """Owner sets must name parameters."""
+    for loss in graph.losses:
+        for selector in loss.trains:
+            if loss.span is not None and not parameters(graph, selector):
+                problems.add(NoOwner(loss.span, loss.name, selector, near(graph, selector)))
+
+
+def _required(graph: StepGraph, made: CreditPlan, require: Name, problems: Problems) -> None:
+    """Compare the verdicts with what `require` asks for."""
+    found = _REQUIRE.fullmatch(require.text.strip())
+    if found is None:
+        problems.add(BadRequire(require.span, require.text))
+        return
+    wanted, selector = found[1], found[2]
+    names = parameters(graph, selector) if selector else tuple(row.parameter for row in made.rows)
+    if not names:
+        problems.add(NoMatch(require.span, selector, near(graph, selector)))
+    for row in made.rows:
+        if row.parameter in names and _RANK[row.verdict] > _RANK[wanted]:
+            problems.add(Weaker(require.span, row.parameter, row.verdict, row.rule, wanted, reason(row)))
+
+
+def reason(row: Row) -> str:
+    """Why a verdict is not exact, in words."""
+    edges = ", ".join(f"`{d.edge}`" + (f" (line {d.line})" if d.line else "") for d in row.dropped)
+    return f"credit is dropped from lag {row.first_dropped_lag} on, at {edges}"

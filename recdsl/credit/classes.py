@@ -1,0 +1,68 @@
+"""Parameters in as few reverse passes as possible."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from recdsl.credit.flow import Edge, Flow
+from recdsl.credit.plan import RoutingClass, Window
+from recdsl.credit.select import matches
+from recdsl.graph.step import StepGraph
+
+
+@dataclass
+class _Group:
+    """A class in the making. needed: losses it must carry; barred: losses that must not reach its parameters."""
+
+    window: Window
+    needed: frozenset[int]
+    barred: frozenset[int]
+    parameters: list[str]
+
+
+def admitted(graph: StepGraph, parameter: str) -> tuple[int, ...]:
+    """Indices of the losses whose owner set holds the parameter."""
+    return tuple(
+        k
+        for k, loss in enumerate(graph.losses)
+        if not loss.trains or any(matches(pattern, parameter) for pattern in loss.trains)
+    )
+
+
+def routing(graph: StepGraph, windows: dict[str, Window], cuts: frozenset[Edge]) -> tuple[RoutingClass, ...]:
+    """The reverse passes. `windows`: trained parameters with their rule's window, in the graph's order.
+
+    A loss that cannot reach a parameter, cuts aside, does not tell it from others. First fit, the parameters that
+    need most losses first; ties in the graph's order, so that the result does not depend on hash seeds.
+    """
+    reach = _reach(graph)
+    groups: list[_Group] = []
+    asked = [(name, *_wishes(graph, name, reach)) for name in windows]
+    for name, needed, barred in sorted(asked, key=lambda item: -len(item[1])):
+        for group in groups:
+            if group.window == windows[name] and not (needed & group.barred or barred & group.needed):
+                group.needed, group.barred = group.needed | needed, group.barred | barred
+                group.parameters.append(name)
+                break
+        else:
+            groups.append(_Group(windows[name], needed, barred, [name]))
+    order = {name: k for k, name in enumerate(windows)}
+    made = [
+        RoutingClass(g.window, cuts, tuple(sorted(g.needed)), True, tuple(sorted(g.parameters, key=order.__getitem__)))
+        for g in groups
+    ]
+    return tuple(sorted(made, key=lambda c: order[c.parameters[0]]))
+
+
+def _reach(graph: StepGraph) -> list[set[int]]:
+    """Per loss: the nodes that it reaches against the edges."""
+    flow = Flow(graph)
+    return [flow.backward([loss.node]) for loss in graph.losses]
+
+
+def _wishes(graph: StepGraph, name: str, reach: list[set[int]]) -> tuple[frozenset[int], frozenset[int]]:
+    """(losses that a parameter needs, losses that must not reach it); the others do not matter."""
+    leaf = graph.leaf.get(f"parameter:{name}", -1)
+    near = frozenset(k for k, nodes in enumerate(reach) if leaf in nodes)
+    own = frozenset(admitted(graph, name))
+    return near & own, near - own

@@ -1,0 +1,156 @@
+"""`credit:` as written -> a rule for each parameter and the cut edges; every mistake is collected."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from recdsl.credit.plan import Window
+from recdsl.credit.rule import Rule, RuleError
+from recdsl.credit.rules import LATER, catalogue
+from recdsl.credit.select import all_uses, as_use, near, parameters, read_by, state_uses, uses
+from recdsl.diagnostics import Problems, suggest
+from recdsl.errors.credit import NoMatch, RuleArgument, RuleNotYet, TwoRules, UnknownRule, UnknownUse, WrongAction
+from recdsl.graph.step import StepGraph
+from recdsl.syntax.ast import CreditDecl, Expression, Node
+
+CUT = "cut"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A rule call: its text for the report, and its window."""
+
+    text: str
+    window: Window
+
+
+FULL = Choice("bptt", Window(None, 1))
+
+
+@dataclass(frozen=True)
+class Reading:
+    """rules: by parameter. cuts: edges that carry no gradient for anyone."""
+
+    rules: dict[str, Choice]
+    cuts: frozenset[tuple[int, int]]
+
+
+def read(graph: StepGraph, credit: Sequence[CreditDecl], problems: Problems) -> Reading:
+    """The parameters' rules and the cuts. Without `default`, the rest has `bptt`."""
+    fallback: Choice | None = None
+    chosen: dict[str, tuple[CreditDecl, Choice]] = {}
+    cuts: frozenset[tuple[int, int]] = frozenset()
+    for decl in credit:
+        selector, action = decl.selector.text.strip(), _head(decl.rule)
+        if as_use(selector) or (selector == "recurrence" and action in (CUT, "scale", "feedback")):
+            cuts |= _cut(graph, decl, selector, action, problems)
+            continue
+        choice = _choice(decl, selector, problems)
+        if choice is None:
+            continue
+        if selector == "default":
+            fallback = choice
+            continue
+        for name in _selected(graph, decl, selector, problems):
+            _assign(chosen, name, decl, choice, problems)
+    rules = {p.name: fallback or FULL for p in graph.parameters}
+    return Reading(rules | {name: choice for name, (_, choice) in chosen.items()}, cuts)
+
+
+def _assign(
+    chosen: dict[str, tuple[CreditDecl, Choice]], name: str, decl: CreditDecl, choice: Choice, problems: Problems
+) -> None:
+    """The rule of one parameter; a second, different one is an error."""
+    earlier, rule = chosen.setdefault(name, (decl, choice))
+    if rule.window != choice.window:
+        first, second = earlier.selector.text, decl.selector.text
+        problems.add(TwoRules(decl.selector.span, name, first, rule.text, second, choice.text))
+
+
+def _selected(graph: StepGraph, decl: CreditDecl, selector: str, problems: Problems) -> tuple[str, ...]:
+    if selector == "recurrence":
+        return tuple(p.name for p in graph.parameters)
+    found = parameters(graph, selector)
+    if not found:
+        problems.add(NoMatch(decl.selector.span, selector, near(graph, selector)))
+    return found
+
+
+def _head(rule: Expression) -> str:
+    """The word that a rule starts with; empty if it is neither a word nor a call."""
+    return str(rule.root.value) if rule.root.kind in ("name", "call", "text") else ""
+
+
+def _cut(
+    graph: StepGraph, decl: CreditDecl, selector: str, action: str, problems: Problems
+) -> frozenset[tuple[int, int]]:
+    """The edges of a use of a state, or of all of them."""
+    if action in ("scale", "feedback"):
+        problems.add(RuleNotYet(decl.rule.span, action, CUT))
+        return frozenset()
+    if action != CUT or decl.rule.root.kind == "call":
+        expected = f"a use of a state takes `{CUT}`; rules belong to parameters or `default`"
+        problems.add(WrongAction(decl.rule.span, selector, decl.rule.span.text or action, expected))
+        return frozenset()
+    use = as_use(selector)
+    if use is None:
+        return all_uses(graph, [carry for carry in graph.carries if carry.kind != "input"])
+    carry = read_by(graph, *use)
+    edges = uses(graph, carry) if carry else ()
+    if not edges:
+        known = state_uses(graph)
+        hint = suggest(f"{use[0]}[t-{use[1]}]", known) or f"uses of states: {', '.join(known) or 'none'}"
+        problems.add(UnknownUse(decl.selector.span, f"{use[0]}[t-{use[1]}]", hint))
+    return frozenset(edges)
+
+
+def _choice(decl: CreditDecl, selector: str, problems: Problems) -> Choice | None:
+    """The rule of a selector of parameters."""
+    root, name = decl.rule.root, _head(decl.rule)
+    rule = catalogue().get(name)
+    if rule is not None and root.kind in ("name", "call"):
+        return _call(decl.rule, rule, problems)
+    if name == CUT:
+        expected = "`cut` is for a use of a state such as `h[t-1]`, or for `recurrence`; to train nothing, `frozen`"
+        problems.add(WrongAction(decl.rule.span, selector, CUT, expected))
+    elif name in LATER:
+        problems.add(RuleNotYet(decl.rule.span, name, ", ".join(sorted(catalogue()))))
+    else:
+        known = ", ".join(sorted(catalogue()))
+        hint = suggest(name, [*catalogue(), *LATER]) or f"supported: {known}"
+        problems.add(UnknownRule(decl.rule.span, name or decl.rule.span.text, hint))
+    return None
+
+
+def _call(expression: Expression, rule: Rule, problems: Problems) -> Choice | None:
+    """A call of a known rule: its arguments, checked."""
+    root, nodes = expression.root, expression.nodes
+    names = [argument.name for argument in rule.arguments]
+    given: dict[str, Node] = {}
+    pairs = [(names[k] if k < len(names) else "", index) for k, index in enumerate(root.args)]
+    for name, index in (*pairs, *root.keywords):
+        if name not in names:
+            what = f"no argument `{name}`" if name else f"at most {len(names)} arguments"
+            hint = suggest(name, names) or rule.usage
+            problems.add(RuleArgument(nodes[index].span, f"`{rule.name}` takes {what}", hint))
+            return None
+        if name in given:
+            problems.add(RuleArgument(nodes[index].span, f"`{name}` of `{rule.name}` is given twice", rule.usage))
+            return None
+        given[name] = nodes[index]
+    values: dict[str, int] = {}
+    for name, node in given.items():
+        if node.kind != "number" or not isinstance(node.value, int) or isinstance(node.value, bool):
+            reason = f"`{name}` of `{rule.name}` is a whole number of steps"
+            problems.add(RuleArgument(node.span, reason, rule.usage))
+            return None
+        values[name] = node.value
+    try:
+        window = rule.expand(values)
+    except RuleError as error:
+        place = given[error.argument].span if error.argument in given else expression.span
+        problems.add(RuleArgument(place, error.reason, rule.usage))
+        return None
+    words = [f"{name}={value}" for name, value in values.items()]
+    return Choice(f"{rule.name}({', '.join(words)})" if words else rule.name, window)

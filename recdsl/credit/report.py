@@ -1,0 +1,81 @@
+"""The verdicts for people (a table) and for programs (a dict)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from recdsl.credit.plan import CreditPlan, Row
+
+_HEAD = ("parameter", "rule", "verdict", "first dropped lag", "longest kept lag", "FLOPs", "bytes", "qualifiers")
+_NUMBERS = range(3, 7)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `explain` says. `str()` is the table, then the edges where credit is dropped, with their lines."""
+
+    rows: tuple[Row, ...]
+    name: str = ""
+
+    @classmethod
+    def of(cls, plan: CreditPlan, name: str = "") -> Report:
+        return cls(plan.rows, name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data: {"name", "rows": [...]}; a row has the keys of `Row`, an edge {"edge", "line"}."""
+        return {"name": self.name, "rows": [_plain(row) for row in self.rows]}
+
+    def __str__(self) -> str:
+        lines = _table([_HEAD, *(_cells(row) for row in self.rows)])
+        edges: dict[tuple[str, int | None], list[str]] = {}
+        for row in self.rows:
+            for item in row.dropped:
+                edges.setdefault((item.edge, item.line), []).append(row.parameter)
+        if edges:
+            lines += ["", "credit is dropped at"]
+            lines += _table([(f"  {edge}", f"line {line}" if line else "", f"for {_few(names)}")
+                             for (edge, line), names in edges.items()])  # fmt: skip
+        return "\n".join(lines)
+
+
+def _plain(row: Row) -> dict[str, Any]:
+    return {
+        "parameter": row.parameter,
+        "rule": row.rule,
+        "verdict": row.verdict,
+        "qualifiers": list(row.qualifiers),
+        "first_dropped_lag": row.first_dropped_lag,
+        "longest_kept_lag": row.longest_kept_lag,
+        "dropped": [{"edge": item.edge, "line": item.line} for item in row.dropped],
+        "flops": row.flops,
+        "bytes": row.bytes,
+    }
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    first = "-" if row.first_dropped_lag is None else str(row.first_dropped_lag)
+    kept = "-" if row.longest_kept_lag is None else str(row.longest_kept_lag)
+    verdict = row.verdict
+    words = ", ".join(row.qualifiers)
+    return row.parameter, row.rule, verdict, first, kept, f"{row.flops:,}", f"{row.bytes:,}", words
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 6} more" if len(names) > 6 else ""
+    return ", ".join(names[:6]) + more
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Columns as wide as their widest cell; numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    wide = len(rows[0]) == len(_HEAD)
+    lines: list[str] = []
+    for row in rows:
+        cells = [
+            c.rjust(w) if wide and k in _NUMBERS else c.ljust(w)
+            for k, (c, w) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return lines

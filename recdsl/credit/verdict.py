@@ -1,0 +1,147 @@
+"""The verdict of each parameter: Theorem 1 (semantics 6.3) on the graph of values, with the rule's windows and cuts.
+
+A rule here drops two kinds of path from a parameter to a loss: those that use a cut edge, at any lag, and those that
+cross the boundary of their window. The losses of a window see at least the lags 0 .. window - every whatever their
+place in it, so `exact` holds if no path uses a cut edge and no live lag is above window - every. The graph's edges are
+a superset of those with a derivative, for every input, length, reset and parameter; loss schedules are not used.
+
+A mask stretches lags: a step that is skipped still counts in the window. Where a verdict rests on a bound of lags it
+is therefore qualified as "unmasked": it holds if no masked step stands before a valid one of the same sequence.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil
+
+from recdsl.credit.flow import NO_CUTS, Edge, Flow
+from recdsl.credit.lags import Walk
+from recdsl.credit.plan import Dropped, Row, Window
+from recdsl.credit.select import label
+from recdsl.graph.step import LEAVES, Carry, StepGraph
+from recdsl.ops import primitive
+
+FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a verdict is about: a parameter, its rule as written, and the losses that may train it."""
+
+    parameter: str
+    rule: str
+    window: Window
+    cuts: frozenset[Edge]
+    losses: tuple[int, ...]
+
+
+class Judge:
+    """Verdicts over one graph."""
+
+    def __init__(self, graph: StepGraph) -> None:
+        self.graph, self.flow = graph, Flow(graph)
+        self._walks: dict[tuple[frozenset[int], frozenset[Edge]], Walk] = {}
+
+    def row(self, case: Case) -> Row:
+        """The row of one trained parameter."""
+        start = self.graph.leaf.get(f"parameter:{case.parameter}")
+        if start is None:
+            return Row(case.parameter, case.rule, "exact", (), None, None, (), 0, 0)
+        ends = frozenset(self.graph.losses[k].node for k in case.losses)
+        free = self._walk(ends, NO_CUTS)
+        kept = self._walk(ends, case.cuts)
+        reached = self.flow.forward([start])
+        by_cut = self.flow.shortest_cut(start, ends, case.cuts) if case.cuts else None
+        by_window = self._outside(free, start, case.window)
+        lags = kept.lags(start)
+        longest = lags.longest() if case.window.size is None else lags.at_most(case.window.size - 1)
+        dropped = [] if by_cut is None else self._cut_edges(case, reached, free.live)
+        if by_window is not None:
+            dropped += self._carried_edges(reached, free.live)
+        first = min((lag for lag in (by_cut, by_window) if lag is not None), default=None)
+        flops, size = self._cost(self.flow.forward([start], case.cuts) & kept.live, case.window)
+        return Row(
+            case.parameter,
+            case.rule,
+            "exact" if first is None else "biased",
+            self._qualifiers(reached & free.live, first is None, case.window),
+            first,
+            longest,
+            tuple(dict.fromkeys(dropped)),
+            flops,
+            size,
+        )
+
+    def _walk(self, ends: frozenset[int], cuts: frozenset[Edge]) -> Walk:
+        if (ends, cuts) not in self._walks:
+            self._walks[ends, cuts] = Walk(self.flow, ends, cuts)
+        return self._walks[ends, cuts]
+
+    def _outside(self, walk: Walk, start: int, window: Window) -> int | None:
+        """The smallest live lag that a window does not guarantee."""
+        return None if window.size is None else walk.lags(start).at_least(window.size - window.every + 1)
+
+    def _qualifiers(self, path: set[int], exact: bool, window: Window) -> tuple[str, ...]:
+        words: list[str] = []
+        inner = [self.graph.nodes[k] for k in path]
+        if any(node.op not in LEAVES and not primitive(node.op).smooth for node in inner):
+            words.append("declared-jacobian")
+        if exact and window.size is not None and any(carry.read in path for carry in self.graph.carries):
+            words.append("unmasked")
+        return tuple(words)
+
+    def _cut_edges(self, case: Case, reached: set[int], live: set[int]) -> list[Dropped]:
+        """Cut edges between the parameter and a loss."""
+        reads = {carry.read: carry for carry in self.graph.carries}
+        return [
+            self._edge(reads[source], target)
+            for source, target in sorted(case.cuts)
+            if source in reached and target in live
+        ]
+
+    def _carried_edges(self, reached: set[int], live: set[int]) -> list[Dropped]:
+        """Every use of a carried value between the parameter and a loss: what a window's boundary cuts."""
+        return [
+            self._edge(carry, target)
+            for carry in self.graph.carries
+            if carry.write in reached and carry.read in live
+            for target, lag in self.flow.after[carry.read]
+            if target in live and (not lag or self._takes(carry, target))
+        ]
+
+    def _takes(self, carry: Carry, target: int) -> bool:
+        """Whether the carry with that leaf is a state of its own, not a link of a delay line."""
+        return any(c.read == target and c.kind == "state" for c in self.graph.carries)
+
+    def _edge(self, carry: Carry, target: int) -> Dropped:
+        span = self.graph.nodes[target].span or carry.span
+        return Dropped(f"{label(carry)} -> {self._home(target)}", None if span is None else span.line, span)
+
+    def _home(self, node: int) -> str:
+        """The user's name for what a node is part of: its own, or that of the first named value computed from it."""
+        names = {loss.node: loss.name for loss in reversed(self.graph.losses)}
+        names |= {carry.read: carry.name for carry in self.graph.carries}
+        level = {node}
+        while level:
+            for k in sorted(level):
+                name = names.get(k) or self.graph.nodes[k].name
+                if name:
+                    return name
+            level = {target for k in level for target, lag in self.flow.after[k] if not lag}
+        return f"%{node}"
+
+    def _cost(self, path: set[int], window: Window) -> tuple[int, int]:
+        """(FLOPs, bytes) a step and sample.
+
+        Over the ops between the parameter and its losses on kept edges: once forward, twice reverse, the reverse pass
+        repeated for overlapping windows, F + 2 F window / every; and one float32 saved for each entry of their values.
+        Ops that several parameters share count in each of their rows, so rows do not add up.
+        """
+        nodes = [self.graph.nodes[k] for k in path if self.graph.nodes[k].op not in LEAVES]
+        forward = 0
+        for node in nodes:
+            types = [self.graph.nodes[arg].type for arg in node.args]
+            forward += primitive(node.op).flops(types, node.type, node.attrs)
+        again = Fraction(1) if window.size is None else Fraction(window.size, window.every)
+        return forward + ceil(2 * forward * again), FLOAT_BYTES * sum(node.type.numel for node in nodes)

@@ -1,0 +1,156 @@
+"""What can be wrong with `credit:` (RD05xx)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from recdsl.diagnostics import Problem
+
+
+@dataclass(frozen=True)
+class UnknownRule(Problem):
+    """A rule that nobody knows."""
+
+    code = "RD0501"
+    message = "unknown credit rule `{name}`"
+    hint = "{suggestion}"
+    explain = (
+        "The value of `credit`, or of one of its selectors, is a rule such as `bptt`, `tbptt(window=10)` or `none`; "
+        "a use of a state, `h[t-1]`, takes the word `cut`."
+    )
+
+    name: str
+    suggestion: str
+
+
+@dataclass(frozen=True)
+class RuleNotYet(Problem):
+    """A rule or action that the language has but this version lacks."""
+
+    code = "RD0502"
+    message = "`{name}` is not supported yet"
+    hint = "supported: {known}"
+    explain = "The word is part of the language, but this version cannot execute it and will not pretend to."
+
+    name: str
+    known: str
+
+
+@dataclass(frozen=True)
+class RuleArgument(Problem):
+    """An argument that the rule does not take, lacks, or cannot use."""
+
+    code = "RD0503"
+    message = "{reason}"
+    hint = "{usage}"
+    explain = (
+        "`tbptt(window=k, every=m)`: every m steps the newest m losses look back over k steps, so 1 <= m <= k. With "
+        "m above k, losses older than the window would silently count for nothing."
+    )
+
+    reason: str
+    usage: str
+
+
+@dataclass(frozen=True)
+class NoMatch(Problem):
+    """A selector that selects nothing."""
+
+    code = "RD0504"
+    message = "`{selector}` matches no parameter"
+    hint = "{suggestion}"
+    explain = (
+        "A selector is `default`, `recurrence`, a parameter (`W`), a pattern of parameters or a block (`enc.*`), or "
+        "a use of a state (`h[t-1]`)."
+    )
+
+    selector: str
+    suggestion: str
+
+
+@dataclass(frozen=True)
+class TwoRules(Problem):
+    """One parameter under two rules."""
+
+    code = "RD0505"
+    message = "parameter `{parameter}` has two rules: `{first}: {rule}` and `{second}: {other}`"
+    hint = "let the selectors name different parameters; `default` covers the rest"
+    explain = "Each parameter has one rule. Only `default` gives way to a selector that names the parameter."
+
+    parameter: str
+    first: str
+    rule: str
+    second: str
+    other: str
+
+
+@dataclass(frozen=True)
+class UnknownUse(Problem):
+    """A use of a state that the model does not make."""
+
+    code = "RD0506"
+    message = "the step reads no `{use}` of a state"
+    hint = "{suggestion}"
+    explain = "`h[t-1]: cut` stops credit through the places that read `h[t-1]`; there must be one."
+
+    use: str
+    suggestion: str
+
+
+@dataclass(frozen=True)
+class WrongAction(Problem):
+    """A rule where an action belongs, or the other way round."""
+
+    code = "RD0507"
+    message = "`{selector}` cannot take `{action}`"
+    hint = "{expected}"
+    explain = "Parameters take rules; a use of a state takes the action `cut`; `recurrence` takes either."
+
+    selector: str
+    action: str
+    expected: str
+
+
+@dataclass(frozen=True)
+class Weaker(Problem):
+    """A verdict below what `require` asks for."""
+
+    code = "RD0508"
+    message = "`{parameter}` is {verdict} under `{rule}`, but {required} is required: {reason}"
+    hint = "use `bptt` for it, a longer window, or drop the requirement"
+    explain = (
+        "`require: exact` makes the compiler refuse a gradient that is not equal to the derivative of the loss for "
+        "every length, input and parameter. `recdsl explain SPEC` shows the edges where credit is dropped."
+    )
+
+    parameter: str
+    verdict: str
+    rule: str
+    required: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class BadRequire(Problem):
+    """`require:` that cannot be read."""
+
+    code = "RD0509"
+    message = "cannot read `require: {words}`"
+    hint = "write `exact`, or `exact for enc.*`"
+    explain = "`require` takes a verdict, `exact` or `unbiased`, and optionally `for` with a selector of parameters."
+
+    words: str
+
+
+@dataclass(frozen=True)
+class NoOwner(Problem):
+    """A loss whose `trains` names no parameter."""
+
+    code = "RD0510"
+    message = "`trains: {selector}` of loss `{loss}` matches no parameter"
+    hint = "{suggestion}"
+    explain = "`trains` lists the parameters that a loss may change: names, or patterns such as `rebuilt.*`."
+
+    loss: str
+    selector: str
+    suggestion: str
