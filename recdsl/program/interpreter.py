@@ -194,7 +194,8 @@ class Machine:
         """The result, its leading axes as they come; `stmt.joint` are summed."""
         wanted = tuple(label for label, _ in kind.lead)
         if stmt.op == "view":
-            return view(self.xp, args[0], wanted, own(kind))
+            kept = [label for label in args[0].lead if label not in stmt.joint]
+            return view(self.xp, collapse(self.xp, args[0], kept), wanted, own(kind))
         if stmt.op == "constant":
             return self._constant(dict(stmt.attrs)["value"], VType(kind.dtype, (), kind.axes))
         lead, sizes = union([arg.lead for arg in args], wanted), extents(args)

@@ -73,6 +73,11 @@ def _axis(label: str, size: Affine | None) -> Axis:
     return Axis(label, size.const if size is not None else int(label))
 
 
+def _bound(value: Affine | Bound, kind: str) -> Bound:
+    """A bound that is written as a plain expression is the `kind` of one part."""
+    return value if isinstance(value, Bound) else Bound(kind, (value,))
+
+
 class _Builder(Transformer[Token, Any]):
     """One method a rule of the grammar. Lark's transformer recurses over the tree, whose depth is that of blocks."""
 
@@ -135,14 +140,14 @@ class _Builder(Transformer[Token, Any]):
                 sign = -1 if child == "-" else 1
         return total
 
-    def single(self, c: list[Any]) -> Bound:
-        return Bound("max", (c[0],))
+    def single(self, c: list[Any]) -> Affine:
+        return c[0]
 
     def several(self, c: list[Any]) -> Bound:
         return Bound(str(c[0]), tuple(c[1:]))
 
     def range(self, c: list[Any]) -> Range:
-        return Range(c[0], c[1])
+        return Range(_bound(c[0], "max"), _bound(c[1], "max"))
 
     def rows(self, c: list[Any]) -> At:
         return At(c[0])
@@ -248,9 +253,7 @@ class _Builder(Transformer[Token, Any]):
 
     def loop(self, c: list[Any]) -> For:
         var, lo, hi, body = _plain(c)
-        if len(hi.parts) == 1:
-            hi = Bound("min", hi.parts)
-        return For(var, lo, hi, _pick(c, "by", 1), body)
+        return For(var, _bound(lo, "max"), _bound(hi, "min"), _pick(c, "by", 1), body)
 
     def cond(self, c: list[Any]) -> If:
         left, relation, right, body = c

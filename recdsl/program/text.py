@@ -85,8 +85,9 @@ def affine(value: Affine) -> str:
     return head + "".join(f" {'-' if sign < 0 else '+'} {text}" for sign, text in rest)
 
 
-def bound(value: Bound) -> str:
-    if len(value.parts) == 1 and value.kind == "max":
+def bound(value: Bound, plain: str = "max") -> str:
+    """A bound; one part is written without its kind where that is `plain`."""
+    if len(value.parts) == 1 and value.kind == plain:
         return affine(value.parts[0])
     return f"{value.kind}({', '.join(map(affine, value.parts))})"
 
@@ -173,8 +174,7 @@ def _head(stmt: For | If) -> str:
         kind, left, right = stmt.predicate
         return f"if {affine(left)} {RELATIONS.get(kind, kind)} {affine(right)}"
     by = f" by {stmt.step}" if stmt.step != 1 else ""
-    high = affine(stmt.hi.parts[0]) if len(stmt.hi.parts) == 1 else bound(stmt.hi)
-    return f"for {name(stmt.var)} in {bound(stmt.lo)}..{high}{by}"
+    return f"for {name(stmt.var)} in {bound(stmt.lo)}..{bound(stmt.hi, 'min')}{by}"
 
 
 def _trailer(span: Span | None, reason: str) -> str:

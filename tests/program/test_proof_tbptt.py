@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from recdsl.program.ir import Program
-from tests.program.support import TOLERANCE, leaves, machine, mutant, program, randn, worst
+from program_support import TOLERANCE, leaves, machine, mutant, program, randn, worst
 
 B = 2
 VALUES = {
