@@ -1,0 +1,109 @@
+"""Pairs of statements that PyTorch does in one call: addmm, addcmul, lerp. Works on a loop body, where calls cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from recdsl.program.ir import For, Load, Op, Stmt, Store
+
+
+def fuse(body: Sequence[Stmt]) -> tuple[Stmt, ...]:
+    """The body with fused ops named "lerp", "addcmul", "subcmul" and "addmm" in place of pairs.
+
+    A statement is absorbed only where nothing else reads its result, and moves down to its one reader; every operand
+    is still there, as values are assigned once.
+    """
+    made = {op.results[0]: op for op in body if isinstance(op, Op)}
+    uses: dict[str, int] = {}
+    for statement in body:
+        for name in _reads(statement):
+            uses[name] = uses.get(name, 0) + 1
+    gone: set[str] = set()
+    out: dict[str, Op] = {}
+    for statement in body:
+        if isinstance(statement, Op) and statement.op in ("add", "sub"):
+            fused = _lerp(statement, made, uses, gone) or _multiply_add(statement, made, uses, gone, out)
+            if fused is not None:
+                out[statement.results[0]] = fused
+    kept: list[Stmt] = []
+    for statement in body:
+        if isinstance(statement, Op) and statement.results[0] in gone:
+            continue
+        kept.append(out.get(statement.results[0], statement) if isinstance(statement, Op) else statement)
+    return tuple(kept)
+
+
+def _reads(statement: Stmt) -> tuple[str, ...]:
+    if isinstance(statement, Op):
+        return statement.args
+    if isinstance(statement, Store):
+        return (statement.value,)
+    if isinstance(statement, For | Load):
+        return ()
+    return ()
+
+
+def _single(name: str, kind: str, made: dict[str, Op], uses: dict[str, int], gone: set[str]) -> Op | None:
+    op = made.get(name)
+    return op if op is not None and op.op == kind and uses.get(name) == 1 and name not in gone else None
+
+
+def _lerp(op: Op, made: dict[str, Op], uses: dict[str, int], gone: set[str]) -> Op | None:
+    """(1 - w) * a + w * b."""
+    if op.op != "add":
+        return None
+    for left, right in (op.args, op.args[::-1]):
+        first, second = _single(left, "mul", made, uses, gone), _single(right, "mul", made, uses, gone)
+        if first is None or second is None:
+            continue
+        for k, name in enumerate(first.args):
+            flip = made.get(name)
+            if flip is None or flip.op != "sub" or not _is_one(flip.args[0], made):
+                continue
+            weight = flip.args[1]
+            if weight in second.args:
+                end = second.args[1 - second.args.index(weight)]
+                gone.update((left, right))
+                uses[name] -= 1
+                if uses[name] == 0:
+                    gone.add(name)
+                return replace(op, op="lerp", args=(first.args[1 - k], end, weight))
+    return None
+
+
+def _is_one(name: str, made: dict[str, Op]) -> bool:
+    op = made.get(name)
+    return op is not None and op.op == "constant" and dict(op.attrs)["value"] == 1.0
+
+
+def _multiply_add(
+    op: Op, made: dict[str, Op], uses: dict[str, int], gone: set[str], out: dict[str, Op]
+) -> Op | None:
+    """a + b * c, a - b * c, and a + W v."""
+    first, second = op.args
+    order = ((first, second), (second, first)) if op.op == "add" else ((first, second),)
+    for base, product in order:
+        inner = _single(product, "contract", made, uses, gone)
+        if op.op == "add" and inner is not None and _is_matrix(inner, made):
+            gone.add(product)
+            return replace(inner, op="addmm", results=op.results, args=(base, *inner.args), types=op.types)
+    for base, product in order:
+        inner = _single(product, "mul", made, uses, gone)
+        if inner is not None and product not in out and not any(_constant(arg, made) for arg in (*inner.args, base)):
+            gone.add(product)
+            return replace(op, op="addcmul" if op.op == "add" else "subcmul", args=(base, *inner.args))
+    return None
+
+
+def _constant(name: str, made: dict[str, Op]) -> bool:
+    op = made.get(name)
+    return op is not None and op.op == "constant"
+
+
+def _is_matrix(op: Op, made: dict[str, Op]) -> bool:
+    attrs = dict(op.attrs)
+    ranks = sorted((len(attrs["x"]), len(attrs["y"])))
+    vector = op.args[0] if len(attrs["x"]) == 1 else op.args[1]
+    matrix = op.args[1] if vector == op.args[0] else op.args[0]
+    return ranks == [1, 2] and len(attrs["out"]) == 1 and matrix not in made

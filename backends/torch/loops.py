@@ -1,0 +1,239 @@
+"""A loop over the steps: rows of all buffers zipped together, each operation writing into a row or a scratch tensor."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from recdsl.backends.torch.operations import VIEWS, Operand, expression, in_place
+from recdsl.program.ir import Affine, Bound, For, Load, Op, Range, Stmt, Store, VType
+
+if TYPE_CHECKING:
+    from recdsl.backends.torch.codegen import Entry
+
+
+class LoopWriter:
+    """Writes one `for` of an entry. `body` is the loop's body, fused."""
+
+    def __init__(self, entry: Entry, loop: For, body: Sequence[Stmt]) -> None:
+        self.entry, self.loop, self.body = entry, loop, body
+        self.rows: dict[str, str] = {}
+        self.scratch: dict[str, str] = {}
+        self.free: dict[str, list[str]] = {}
+        self.values: dict[str, Operand] = {}
+        self.made: dict[str, Op] = {op.results[0]: op for op in body if isinstance(op, Op)}
+        self.last = self._last_uses()
+        self.swaps: list[str] = []
+        self.text: list[str] = []
+
+    def write(self) -> None:
+        """Header and body; allocations and transposed matrices come before."""
+        destinations = self._destinations()
+        for place, statement in enumerate(self.body):
+            if isinstance(statement, Load):
+                self._load(statement)
+            elif isinstance(statement, Op):
+                self._op(statement, destinations, place)
+            elif isinstance(statement, Store):
+                self._store(statement, destinations)
+            self._release(place)
+        entry = self.entry
+        self._hoist()
+        names, sequences = list(self.rows.values()), list(self.rows)
+        direction = "" if self.loop.step > 0 else "[::-1]"
+        unbound = [f"{text}.unbind(0){direction}" for text in sequences]
+        entry.line(f"for {', '.join(names)}{',' if len(names) == 1 else ''} in zip(")
+        for text in unbound:
+            entry.line(f"    {text},")
+        entry.line("):")
+        for text in self.text:
+            entry.line("    " + text)
+        for swap in self.swaps:
+            entry.line("    " + swap)
+
+    def _hoist(self) -> None:
+        """Transposed matrices are looked at once, before the loop."""
+        for line in self.text:
+            for name in re.findall(r"\b(\w+)\.t\(\)", line):
+                if f"{name}_T" not in self.entry.allocated:
+                    self.entry.allocated.add(f"{name}_T")
+                    self.entry.line(f"{name}_T = {name}.t()")
+        self.text = [re.sub(r"\b(\w+)\.t\(\)", r"\1_T", line) for line in self.text]
+
+    # -- rows -----------------------------------------------------------------------------------------------------
+    def _row(self, name: str, index: Affine, *, write: bool) -> str:
+        """The loop variable that runs over rows `t + offset` of a buffer."""
+        entry = self.entry
+        storage = entry.storages[name]
+        if write:
+            entry.allocate(storage)
+        base = entry.source(storage)
+        lo = Bound(self.loop.lo.kind, tuple(Affine(p.const + index.const, p.terms) for p in self.loop.lo.parts))
+        hi = Bound(self.loop.hi.kind, tuple(Affine(p.const + index.const, p.terms) for p in self.loop.hi.parts))
+        text = base + entry.rows(storage, Range(lo, hi))
+        if text not in self.rows:
+            suffix = f"_{index.const}" if index.const > 0 else f"_m{-index.const}" if index.const < 0 else ""
+            self.rows[text] = f"{name}{suffix}_t"
+        return self.rows[text]
+
+    def _load(self, load: Load) -> None:
+        storage = self.entry.storages[load.storage]
+        if storage.kind == "carry":
+            text = load.storage
+        else:
+            index = load.index[0]
+            assert isinstance(index, Affine)
+            text = self._row(load.storage, index, write=False)
+        self.values[load.result] = Operand(text, 1, load.type.axes)
+
+    # -- where results go -----------------------------------------------------------------------------------------
+    def _destinations(self) -> dict[str, Store]:
+        """For each value that is stored, the store that it is written to directly: a row before a carry."""
+        found: dict[str, Store] = {}
+        for statement in self.body:
+            if isinstance(statement, Store) and self._writes(statement.value):
+                old = found.get(statement.value)
+                if old is None or (not old.index and statement.index):
+                    found[statement.value] = statement
+        return found
+
+    def _writes(self, name: str) -> bool:
+        """Whether the value is made in this loop by something that can write in place."""
+        op = self.made.get(name)
+        return op is not None and op.op not in VIEWS and op.op != "constant"
+
+    def _last_uses(self) -> dict[str, int]:
+        """The last statement that reads each value, through the views of it."""
+        roots: dict[str, str] = {}
+        last: dict[str, int] = {}
+        for place, statement in enumerate(self.body):
+            reads: Sequence[str] = ()
+            if isinstance(statement, Op):
+                reads = statement.args
+                if statement.op in VIEWS:
+                    roots[statement.results[0]] = roots.get(statement.args[0], statement.args[0])
+            elif isinstance(statement, Store):
+                reads = (statement.value,)
+            for name in reads:
+                last[name] = place
+                last[roots.get(name, name)] = place
+        return last
+
+    def _release(self, place: int) -> None:
+        for name, tensor in list(self.scratch.items()):
+            if self.last.get(name, -1) <= place:
+                del self.scratch[name]
+                self.free.setdefault(tensor.rsplit("_", 1)[0], []).append(tensor)
+
+    def _scratch(self, name: str, vtype: VType) -> str:
+        """A tensor for one step's value, shared with values that are done with."""
+        sizes = [axis.size for axis in vtype.axes]
+        kind = {"bool": "flag", "int": "index"}.get(vtype.dtype, "work")
+        family = "_".join([kind, *map(str, sizes)]) if sizes else f"{kind}_1"
+        pool = self.free.setdefault(family, [])
+        if pool:
+            tensor = pool.pop()
+        else:
+            count = sum(1 for tensor in self.entry.allocated if tensor.rsplit("_", 1)[0] == f"{family}")
+            tensor = f"{family}_{'abcdefghijklmnopqrstuvwxyz'[count % 26]}{count // 26 or ''}"
+            self.entry.allocated.add(tensor)
+            extent = ", ".join(["B", *map(str, sizes)])
+            dtype = {"bool": ", dtype=torch.bool", "int": ", dtype=torch.long"}.get(vtype.dtype, "")
+            self.entry.line(f"{tensor} = like.new_empty(({extent},){dtype})")
+        self.scratch[name] = tensor
+        return tensor
+
+    # -- statements -----------------------------------------------------------------------------------------------
+    def _operand(self, name: str) -> Operand:
+        return self.values[name] if name in self.values else self.entry.values[name]
+
+    def _op(self, op: Op, destinations: dict[str, Store], place: int) -> None:
+        name, vtype = op.results[0], op.types[0]
+        if op.op == "constant":
+            self.entry.constant(op)
+            return
+        args = [self._operand(arg) for arg in op.args]
+        if op.op in VIEWS:
+            text = expression(op, args)
+            if op.op == "slice" or op.op == "transpose" or op.op == "broadcast":
+                self.text.append(f"{name} = {text}")
+                text = name
+            self.values[name] = Operand(text, args[0].lead, vtype.axes)
+            return
+        out = self._destination(name, vtype, destinations)
+        args = [self._hoisted(op, arg) for arg in args]
+        written = fused_in_place(op, args, out) or in_place(op, args, out)
+        if written is None:
+            target = out if name in destinations else None
+            text = expression(op, args)
+            if target is None:
+                self._drop_scratch(name)
+                self.text.append(f"{name} = {text}")
+                out = name
+            else:
+                self.text.append(f"{target}.copy_({text})")
+        else:
+            self.text.append(written)
+        self.values[name] = Operand(out, 1, vtype.axes)
+
+    def _drop_scratch(self, name: str) -> None:
+        tensor = self.scratch.pop(name, None)
+        if tensor is not None:
+            self.free.setdefault(tensor.rsplit("_", 1)[0], []).append(tensor)
+
+    def _hoisted(self, op: Op, arg: Operand) -> Operand:
+        return arg
+
+    def _destination(self, name: str, vtype: VType, destinations: dict[str, Store]) -> str:
+        store = destinations.get(name)
+        if store is None:
+            return self._scratch(name, vtype)
+        if store.index:
+            index = store.index[0]
+            assert isinstance(index, Affine)
+            return self._row(store.storage, index, write=True)
+        return self._other(store.storage)
+
+    def _other(self, carry: str) -> str:
+        """The second tensor of a carry, written while the first is still read."""
+        other = f"{carry}_new"
+        if other not in self.entry.allocated:
+            self.entry.allocated.add(other)
+            self.entry.line(f"{other} = torch.empty_like({carry})")
+        return other
+
+    def _store(self, store: Store, destinations: dict[str, Store]) -> None:
+        value = self._operand(store.value)
+        chosen = destinations.get(store.value)
+        if store.index:
+            index = store.index[0]
+            assert isinstance(index, Affine)
+            row = self._row(store.storage, index, write=True)
+            if chosen is not store:
+                self.text.append(f"{row}.fill_({value.text})" if value.number else f"{row}.copy_({value.text})")
+            return
+        if chosen is not None and chosen.index:
+            self.swaps.append(f"{store.storage} = {value.text}")
+            return
+        other = self._other(store.storage)
+        if chosen is not store:
+            self.text.append(f"{other}.fill_({value.text})" if value.number else f"{other}.copy_({value.text})")
+        self.swaps.append(f"{store.storage}, {other} = {other}, {store.storage}")
+
+
+def fused_in_place(op: Op, args: Sequence[Operand], out: str) -> str | None:
+    """Calls for the fused ops of `fuse`."""
+    if op.op == "lerp":
+        return f"torch.lerp({args[0].text}, {args[1].text}, {args[2].text}, out={out})"
+    if op.op == "addcmul":
+        return f"torch.addcmul({', '.join(a.text for a in args)}, out={out})"
+    if op.op == "subcmul":
+        return f"torch.addcmul({', '.join(a.text for a in args)}, value=-1, out={out})"
+    if op.op == "addmm":
+        attrs = dict(op.attrs)
+        x, y, labels = tuple(attrs["x"]), tuple(attrs["y"]), tuple(attrs["out"])
+        value, weight, other = (args[2], args[1], x) if len(y) == 1 else (args[1], args[2], y)
+        transposed = other[0] == labels[0]
+        return f"torch.addmm({args[0].text}, {value.text}, {weight.text}{'.t()' if transposed else ''}, out={out})"
+    return None

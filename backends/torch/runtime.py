@@ -1,0 +1,302 @@
+"""What every compiled model does around its generated functions: checks, states, loss weights, autograd.
+
+It needs torch only; the text of this file and of `backends/init.py` is part of every exported model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recdsl.backends.init import initial
+
+
+@dataclass
+class Output:
+    """Result of a call. `outputs`: [time, batch, *axes] by name; `losses` and `state` carry no gradient."""
+
+    outputs: dict[str, Tensor]
+    loss: Tensor | None
+    losses: dict[str, Tensor]
+    state: dict[str, Tensor]
+
+
+class CompiledModel(torch.nn.Module):
+    """An ordinary module whose time loops, forward and backward, are generated.
+
+    `model(batch)` takes inputs and targets by name, [time, batch, *axes] (integers [time, batch] for classes and tokens),
+    optionally `mask` and `reset` (bool [time, batch]: valid steps; steps before which the state starts anew) and a
+    `state` from an earlier call, which is a constant. Without targets there is no loss.
+    """
+
+    description: Mapping[str, Any]
+    functions: Mapping[str, tuple[Callable[..., Any], tuple[str, ...], tuple[str, ...]]]
+
+    def __init__(self, seed: int = 0, dtype: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.seed = seed
+        dtype = dtype or torch.get_default_dtype()
+        for name, value in initial(described(self.description["parameters"]), seed, dtype).items():
+            self._register(name, value, self.description["parameters"][name]["frozen"])
+        self.register_buffer("_like", torch.zeros((), dtype=dtype), persistent=False)
+
+    def _register(self, name: str, value: Tensor, frozen: bool) -> None:
+        *path, last = attribute(name).split(".")
+        owner: torch.nn.Module = self
+        for part in path:
+            if part not in owner._modules:
+                owner.add_module(part, torch.nn.Module())
+            owner = owner._modules[part]  # type: ignore[assignment]
+        if frozen:
+            owner.register_buffer(last, value)
+        else:
+            owner.register_parameter(last, torch.nn.Parameter(value))
+
+    def value(self, name: str) -> Tensor:
+        """A parameter or frozen parameter by the spec's name."""
+        owner: Any = self
+        for part in attribute(name).split("."):
+            owner = getattr(owner, part)
+        return owner
+
+    def extra_repr(self) -> str:
+        return f"{self.description['name']}, backend=torch, credit={self.description['credit']}"
+
+    def forward(
+        self,
+        batch: Mapping[str, Tensor],
+        mask: Tensor | None = None,
+        reset: Tensor | None = None,
+        state: Mapping[str, Tensor] | None = None,
+    ) -> Output:
+        """Run all steps. Raises ValueError where the batch does not fit the spec."""
+        call = Call(self, batch, mask, reset, state)
+        names = [name for name, info in self.description["parameters"].items()]
+        values = [self.value(name) for name in names]
+        if torch.is_grad_enabled() and any(value.requires_grad for value in values):
+            results = Run.apply(call, *values)
+            call.finish(results)
+        else:
+            call.finish(call.forward([value.detach() for value in values]))
+        return call.output()
+
+
+def described(parameters: Mapping[str, Mapping[str, Any]]) -> list[Any]:
+    """Parameters in the form that `initial` reads: with `.name`, `.init` and `.type.shape`."""
+    return [
+        SimpleNamespace(name=name, init=info["init"], type=SimpleNamespace(shape=info["shape"]))
+        for name, info in parameters.items()
+    ]
+
+
+def attribute(name: str) -> str:
+    """Where a parameter lives in the module: its own name; the mask of `W` is the buffer `W_mask`."""
+    return name[: -len(".mask")] + "_mask" if name.endswith(".mask") else name
+
+
+class Call:
+    """One call of a model: everything its functions read, by storage name."""
+
+    def __init__(
+        self,
+        model: CompiledModel,
+        batch: Mapping[str, Tensor],
+        mask: Tensor | None,
+        reset: Tensor | None,
+        state: Mapping[str, Tensor] | None,
+    ) -> None:
+        self.model, self.state = model, state
+        about = model.description
+        self.variant = "plain" if mask is None and reset is None else "ragged"
+        self.like: Tensor = model._like  # type: ignore[assignment]
+        self.given = self._read(batch)
+        self.steps, self.size = self._extent()
+        self.scored = all(name in self.given for name, info in about["inputs"].items() if info["target"])
+        shape = (self.steps, self.size)
+        valid = self._flags("mask", mask, shape, True)
+        self.valid = valid
+        self.data: dict[str, Any] = {"in_mask": valid, "in_reset": self._flags("reset", reset, shape, False)}
+        self._fill(mask is not None)
+        self.data["fresh"] = self.like.new_full((), 0.0 if state is not None else 1.0)
+        self.t0 = 0 if state is None or "t" not in state else int(state["t"])
+        self._weights(shape)
+        for name, every in about["windows"].items():
+            self.data[name] = -(-self.steps // every)
+
+    # -- reading the batch ----------------------------------------------------------------------------------------
+    def _read(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        known = self.model.description["inputs"]
+        unknown = sorted(set(batch) - set(known))
+        if unknown:
+            raise ValueError(f"batch has {unknown[0]!r}, but the spec has only {', '.join(map(repr, known))}")
+        missing = [name for name, info in known.items() if not info["target"] and name not in batch]
+        if missing:
+            raise ValueError(f"batch lacks the input {missing[0]!r}")
+        return {name: self._value(name, known[name], batch[name]) for name in known if name in batch}
+
+    def _value(self, name: str, info: Mapping[str, Any], value: Tensor) -> Tensor:
+        shape = tuple(info["shape"])
+        expected = f"[time, batch{''.join(f', {n}' for n in shape)}]"
+        if value.dim() != 2 + len(shape) or tuple(value.shape[2:]) != shape:
+            raise ValueError(f"{name!r} has shape {list(value.shape)}; the spec says {expected}")
+        if info["dtype"] == "int":
+            if value.is_floating_point() or value.dtype == torch.bool:
+                raise ValueError(f"{name!r} holds {value.dtype}; it is {info['kind']}[{info['size']}]: integers {expected}")
+            return value.to(device=self.like.device, dtype=torch.long)
+        if value.requires_grad and torch.is_grad_enabled():
+            raise ValueError(f"{name!r} requires a gradient; inputs are constants here: detach it")
+        dtype = torch.bool if info["dtype"] == "bool" else self.like.dtype
+        return value.to(device=self.like.device, dtype=dtype)
+
+    def _extent(self) -> tuple[int, int]:
+        shapes = {name: tuple(value.shape[:2]) for name, value in self.given.items()}
+        if not shapes:
+            raise ValueError("the batch is empty")
+        first, *_ = shapes
+        for name, shape in shapes.items():
+            if shape != shapes[first]:
+                raise ValueError(f"{name!r} has [time, batch] = {list(shape)}, but {first!r} has {list(shapes[first])}")
+        if shapes[first][0] == 0:
+            raise ValueError("a call needs at least one step")
+        return shapes[first]
+
+    def _flags(self, name: str, value: Tensor | None, shape: tuple[int, int], default: bool) -> Tensor:
+        if value is None:
+            return torch.full((1, 1), default, device=self.like.device).expand(shape)
+        if tuple(value.shape) != shape or value.dtype != torch.bool:
+            raise ValueError(f"{name} is {value.dtype} {list(value.shape)}; expected torch.bool {list(shape)}")
+        return value.to(self.like.device)
+
+    def _fill(self, masked: bool) -> None:
+        """Inputs and targets by storage; what stands at masked steps is never used, so it becomes zero."""
+        for name, info in self.model.description["inputs"].items():
+            value = self.given.get(name)
+            if value is None:
+                kinds = {"int": torch.long, "bool": torch.bool}
+                dtype = kinds.get(info["dtype"], self.like.dtype)
+                value = torch.zeros((1,) * (2 + len(info["shape"])), dtype=dtype, device=self.like.device)
+                value = value.expand(self.steps, self.size, *info["shape"])
+            elif masked:
+                keep = self.valid.reshape(self.valid.shape + (1,) * len(info["shape"]))
+                value = torch.where(keep, value, torch.zeros((), dtype=value.dtype, device=value.device))
+            if info["dtype"] == "int" and name in self.given:
+                self._check_range(name, info, value)
+            self.data[self.model.description["storages"][name]] = value
+
+    def _check_range(self, name: str, info: Mapping[str, Any], value: Tensor) -> None:
+        if value.numel() == 0:
+            return
+        low, high = torch.aminmax(value)
+        if int(high) >= info["size"] or (int(low) < 0 and not info["target"]):
+            wrong = int(high) if int(high) >= info["size"] else int(low)
+            raise ValueError(f"{name!r} holds {wrong}; it is {info['kind']}[{info['size']}]: 0 to {info['size'] - 1}")
+
+    # -- losses ---------------------------------------------------------------------------------------------------
+    def _weights(self, shape: tuple[int, int]) -> None:
+        """`w*`: what each (step, sample) counts in each loss; the share 1 / number under `reduce: mean`."""
+        for k, info in enumerate(self.model.description["losses"]):
+            due = self._due(info["at"]).to(self.like.dtype) if self.scored else self.like.new_zeros(shape)
+            if self.model.description["reduce"] == "mean":
+                due = due / due.sum().clamp_min(1.0)
+            self.data[f"w{k}"] = due
+
+    def _due(self, at: Any) -> Tensor:
+        if at == "all":
+            return self.valid
+        steps = torch.arange(self.steps, device=self.like.device)[:, None]
+        if at == "last":
+            last = torch.where(self.valid, steps, -1).amax(0)
+            return (steps == last) & self.valid
+        return self.valid & ((steps + 1) % at[1] == 0)
+
+    # -- running --------------------------------------------------------------------------------------------------
+    def _call(self, entry: str) -> dict[str, Any]:
+        function, arguments, results = self.model.functions[f"{self.variant}.{entry}"]
+        values = function(self.like, self.steps, self.size, *(self.data[name] for name in arguments))
+        return dict(zip(results, values, strict=True))
+
+    def forward(self, parameters: list[Tensor]) -> tuple[Tensor, ...]:
+        about = self.model.description
+        for name, value in zip(about["parameters"], parameters, strict=True):
+            self.data[about["storages"]["parameter " + name]] = value
+        if "in_t" in self.data or about["counts"]:
+            steps = torch.arange(self.t0, self.t0 + self.steps, dtype=self.like.dtype, device=self.like.device)
+            self.data["in_t"] = steps[:, None].expand(self.steps, self.size)
+        self._start()
+        found = self._call("forward")
+        self.data.update(found)
+        losses = [found[f"loss{k}"] for k in range(len(about["losses"]))]
+        loss = self.like.new_zeros(())
+        for info, value in zip(about["losses"], losses, strict=True):
+            loss = loss + info["weight"] * value
+        self.parts = losses
+        return loss, *(found[f"out{k}"] for k in range(len(about["outputs"])))
+
+    def _start(self) -> None:
+        """What each carry holds before step 0."""
+        about = self.model.description
+        given = self.state or {}
+        wanted = {carry: shape for carry, shape in about["carries"].items()}
+        if self.state is None:
+            found = self._call("start")
+            for init, carries in about["inits"]:
+                for carry in carries:
+                    start = found[init]
+                    self.data[about["storages"]["state " + carry]] = start.expand(self.size, *wanted[carry])
+            return
+        for carry, shape in wanted.items():
+            if carry not in given:
+                raise ValueError(f"state lacks {carry!r}")
+            if tuple(given[carry].shape) != (self.size, *shape):
+                raise ValueError(f"state {carry!r} has shape {list(given[carry].shape)}, not {[self.size, *shape]}")
+            self.data[about["storages"]["state " + carry]] = given[carry].detach()
+
+    def backward(self, loss: Tensor | None, outputs: tuple[Tensor | None, ...]) -> list[Tensor | None]:
+        about = self.model.description
+        scale = self.like.new_zeros(()) if loss is None else loss
+        for k, info in enumerate(about["losses"]):
+            self.data[f"g{k}"] = self.data[f"w{k}"] * (scale * info["weight"])
+        entry = "backward" if all(value is None for value in outputs) else "backward_outputs"
+        for k, value in enumerate(outputs):
+            self.data[f"c{k}"] = torch.zeros_like(self.data[f"out{k}"]) if value is None else value
+        found = self._call(entry)
+        return [found.get(about["gradients"].get(name)) for name in about["parameters"]]
+
+    # -- result ---------------------------------------------------------------------------------------------------
+    def finish(self, results: tuple[Tensor, ...]) -> None:
+        self.results = results
+
+    def output(self) -> Output:
+        about = self.model.description
+        loss, *outputs = self.results
+        state = {c: self.data[about["storages"]["next " + c]].detach().clone() for c in about["carries"]}
+        state["t"] = torch.tensor(self.t0 + self.steps)
+        names = [info["name"] for info in about["losses"]]
+        losses = {name: part.detach() for name, part in zip(names, self.parts, strict=True)} if self.scored else {}
+        return Output(dict(zip(about["outputs"], outputs, strict=True)), loss if self.scored else None, losses, state)
+
+
+class Run(torch.autograd.Function):
+    """The one place where gradients enter and leave: the generated backward functions do all the work."""
+
+    @staticmethod
+    def forward(ctx: Any, call: Call, *parameters: Tensor) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
+        ctx.call = call
+        ctx.parameters = parameters
+        ctx.versions = [parameter._version for parameter in parameters]
+        results = call.forward(list(parameters))
+        ctx.mark_non_differentiable(*(value for value in results if not value.is_floating_point()))
+        return results
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        if [parameter._version for parameter in ctx.parameters] != ctx.versions:
+            raise RuntimeError("a parameter was changed in place between the call and backward()")
+        return None, *ctx.call.backward(cotangents[0], cotangents[1:])

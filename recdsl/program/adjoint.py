@@ -1,0 +1,202 @@
+"""Adjoint of a forward timeline, for one routing class: reverse mode written out as nodes of the same op set.
+
+A cotangent is built only where it matters: on nodes that a parameter of the class reaches and that reach a loss of
+the class, over edges that keep gradient. Crossing a step backwards is `next`; what arrives at the first steps flows
+to the initial value through `first`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from recdsl.ops import primitive
+from recdsl.ops.base import add_all
+from recdsl.program.timeline import LEAVES, TimelineBuilder, TNode
+
+
+@dataclass(frozen=True)
+class Credit:
+    """What a reverse pass keeps, on the timeline: seeds (node, cotangent node), cut edges, wanted leaves.
+
+    severed: `prev` nodes whose crossing of a step is cut at every step (the initial value still gets its share).
+    """
+
+    seeds: tuple[tuple[int, int], ...]
+    cuts: frozenset[tuple[int, int]]
+    severed: frozenset[int]
+    parameters: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Adjoint:
+    """The joint timeline and, by parameter, the node of its gradient. `pending` maps a `prev` to its cotangent."""
+
+    nodes: tuple[TNode, ...]
+    gradients: tuple[tuple[str, int], ...]
+
+
+def adjoint_timeline(nodes: tuple[TNode, ...], credit: Credit) -> Adjoint:
+    """The forward nodes with the class's adjoint behind them."""
+    return _Reverse(nodes, credit).run()
+
+
+class _Reverse:
+    """One reverse sweep; a builder, so a class, but with one use."""
+
+    def __init__(self, nodes: tuple[TNode, ...], credit: Credit) -> None:
+        self.forward = nodes
+        self.credit = credit
+        self.builder = TimelineBuilder(nodes)
+        self.order = topological(nodes)
+        self.active = _active(nodes, self.order, credit)
+        self.parts: dict[int, list[int]] = {}
+        self.pending: dict[int, int] = {}
+        for seeded, cotangent in credit.seeds:
+            self._give(seeded, cotangent)
+
+    def run(self) -> Adjoint:
+        self._open_crossings()
+        for time in (True, False):
+            for node in reversed(self.order):
+                if self.forward[node].time == time and node in self.active:
+                    self._sweep(node)
+        return Adjoint(tuple(self.builder.nodes), tuple(sorted(self._gradients())))
+
+    def _gradients(self) -> Iterable[tuple[str, int]]:
+        for k, node in enumerate(self.forward):
+            if node.op == "parameter" and node.name in self.credit.parameters:
+                total = self._total(k)
+                yield node.name, self.builder.const(0.0, k) if total is None else total
+
+    def _open_crossings(self) -> None:
+        """Before any sweep: the cotangent of a source starts with what later steps will send back."""
+        for k, node in enumerate(self.forward):
+            if node.op == "prev" and k in self.active and k not in self.credit.severed and node.args[0] in self.active:
+                self.builder.span = node.span
+                self.pending[k] = self.builder.move("next", [-1], node.attr("lag"), node.type, f"d {node.name}")
+                self._give(node.args[0], self.pending[k])
+
+    def _give(self, node: int, cotangent: int | None) -> None:
+        if cotangent is not None and node in self.active:
+            crosses = self.builder.nodes[cotangent].time and not self.forward[node].time
+            self.parts.setdefault(node, []).append(
+                self.builder.op("collect", cotangent) if crosses else cotangent
+            )
+
+    def _total(self, node: int) -> int | None:
+        parts = self.parts.get(node, [])
+        return add_all(self.builder, join_pads(self.builder, parts))
+
+    def _sweep(self, k: int) -> None:
+        node = self.forward[k]
+        self.builder.span = node.span
+        total = self._total(k)
+        if node.op == "prev":
+            self._sweep_prev(k, node, total)
+        elif total is not None and node.op not in LEAVES:
+            given = primitive(node.op).vjp(self.builder, node.args, k, total, node.attrs)
+            for arg, cotangent in zip(node.args, given, strict=True):
+                if (arg, k) not in self.credit.cuts:
+                    self._give(arg, cotangent)
+
+    def _sweep_prev(self, k: int, node: TNode, total: int | None) -> None:
+        source = self.builder.const(0.0, k) if total is None else total
+        if k in self.pending:
+            self.builder.aim(self.pending[k], source)
+        if total is not None and node.args[1] in self.active:
+            lag = node.attr("lag")
+            first = TNode("first", (total,), (("lag", lag),), node.type, False, node.name, node.span)
+            self._give(node.args[1], self.builder.add(first))
+
+
+def topological(nodes: tuple[TNode, ...]) -> list[int]:
+    """An order in which arguments of the same step come first; `prev` and `next` wait for nothing but initial values."""
+    waits = [node.args[1:] if node.op == "prev" else () if node.op == "next" else node.args for node in nodes]
+    users: list[list[int]] = [[] for _ in nodes]
+    left = [len(args) for args in waits]
+    for k, args in enumerate(waits):
+        for arg in args:
+            users[arg].append(k)
+    ready = [k for k in range(len(nodes) - 1, -1, -1) if left[k] == 0]
+    order: list[int] = []
+    while ready:
+        node = ready.pop()
+        order.append(node)
+        for user in users[node]:
+            left[user] -= 1
+            if left[user] == 0:
+                ready.append(user)
+    assert len(order) == len(nodes), "a cycle within one step"
+    return order
+
+
+def _active(nodes: tuple[TNode, ...], order: list[int], credit: Credit) -> set[int]:
+    """Nodes on a path from a wanted parameter to a seed along edges that carry gradient."""
+    users: dict[int, list[int]] = {k: [] for k in range(len(nodes))}
+    feeds: dict[int, list[int]] = {k: [] for k in range(len(nodes))}
+    for k, node in enumerate(nodes):
+        for arg in _gradient_args(nodes, k, credit):
+            users[arg].append(k)
+            feeds[k].append(arg)
+    wanted = [k for k, n in enumerate(nodes) if n.op == "parameter" and n.name in credit.parameters]
+    return _closure(wanted, users) & _closure([k for k, _ in credit.seeds], feeds)
+
+
+def _gradient_args(nodes: tuple[TNode, ...], k: int, credit: Credit) -> list[int]:
+    node = nodes[k]
+    if node.type.dtype != "float" or node.op in LEAVES:
+        return []
+    if node.op == "prev":
+        return [arg for arg in (node.args[1:] if k in credit.severed else node.args)]
+    if primitive(node.op).structure == "zero":
+        return []
+    skip = 1 if node.op == "straight_through" else 0
+    return [
+        arg
+        for place, arg in enumerate(node.args)
+        if nodes[arg].type.dtype == "float" and (arg, k) not in credit.cuts and place >= skip
+    ]
+
+
+def _closure(start: list[int], edges: dict[int, list[int]]) -> set[int]:
+    found, stack = set(start), list(start)
+    while stack:
+        for other in edges[stack.pop()]:
+            if other not in found:
+                found.add(other)
+                stack.append(other)
+    return found
+
+
+def join_pads(b: TimelineBuilder, parts: list[int]) -> list[int]:
+    """Cotangents of disjoint ranges of one value are put side by side instead of being added in zeros."""
+    pads = [k for k in parts if b.nodes[k].op == "pad"]
+    if len(pads) < 2:
+        return parts
+    at, axis = b.nodes[pads[0]].attr("at"), b.nodes[pads[0]].attr("axis")
+    pads = [k for k in pads if b.nodes[k].attr("at") == at and b.nodes[k].attr("axis") == axis]
+    pads.sort(key=lambda k: b.nodes[k].attr("start"))
+    pieces, joined, end = list[int](), list[int](), 0
+    for k in pads:
+        node = b.nodes[k]
+        inner = b.nodes[node.args[0]].type.axes[at]
+        if node.attr("start") < end:
+            continue
+        if node.attr("start") > end:
+            pieces.append(_zeros(b, node, at, node.attr("start") - end))
+        pieces.append(node.args[0])
+        joined.append(k)
+        end = node.attr("start") + inner.size
+    if len(joined) < 2:
+        return parts
+    if end < axis.size:
+        pieces.append(_zeros(b, b.nodes[joined[-1]], at, axis.size - end))
+    rest = [k for k in parts if k not in joined]
+    return [b.op("concat", *pieces, at=at, axis=axis), *rest]
+
+
+def _zeros(b: TimelineBuilder, pad: TNode, at: int, size: int) -> int:
+    axes = list(pad.type.axes)
+    axes[at] = type(axes[at])(str(size), size)
+    return b.constant(0.0, type(pad.type)("float", tuple(axes)))

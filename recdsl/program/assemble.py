@@ -1,0 +1,437 @@
+"""The program of a model: its forward entry and one backward entry over all routing classes.
+
+Storages of the interface, by kind: `in_*` inputs and targets, `w*` loss weights (0 where a loss is not due), `g*`
+cotangents of losses, `c*` cotangents of outputs, `s*` incoming state, `p*` parameters; `out*`, `loss*`, `next*` (the
+state to hand on) and `grad*` are results. `fresh` is 1 where the call starts from the initial values, else 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from recdsl.credit.plan import CreditPlan, RoutingClass
+from recdsl.graph.step import StepGraph
+from recdsl.graph.types import FLOAT, Type
+from recdsl.program.adjoint import Adjoint, Credit, adjoint_timeline
+from recdsl.program.forward import Forward, forward_timeline
+from recdsl.program.ir import Affine, Bound, For, Load, Op, Program, Range, Stmt, Storage, Store, VType
+from recdsl.program.lower import BATCH, STEPS, WHOLE, ZERO, Domain, Emitter, Place, affine, outside_uses
+from recdsl.program.passes import backward_passes, forward_passes
+from recdsl.program.schedule import Item, needed, schedule
+from recdsl.program.timeline import TimelineBuilder, TNode
+
+VIEWS = ("slice", "rename", "transpose", "broadcast", "one_hot", "neg", "where", "pad")
+COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not", "to_float")
+
+
+@dataclass(frozen=True)
+class Interface:
+    """Which storage holds what, for a backend: pairs of (storage, name)."""
+
+    inputs: tuple[tuple[str, str], ...]
+    parameters: tuple[tuple[str, str], ...]
+    states: tuple[tuple[str, str], ...]
+    weights: tuple[str, ...]
+    cotangents: tuple[str, ...]
+    output_cotangents: tuple[tuple[str, str], ...]
+    outputs: tuple[tuple[str, str], ...]
+    losses: tuple[str, ...]
+    next_states: tuple[tuple[str, str], ...]
+    inits: tuple[tuple[str, tuple[str, ...]], ...]
+    gradients: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """`program` has the entries "forward", "backward" (losses only) and "backward_outputs" (outputs too)."""
+
+    program: Program
+    interface: Interface
+    loose: tuple[str, ...] = ()
+
+
+def assemble(graph: StepGraph, plan: CreditPlan, *, optimise: bool = True) -> Assembled:
+    """All entries of one model (plain or ragged, as the graph is). Pure."""
+    forward = forward_timeline(graph)
+    forward, used = forward_passes(forward, _cut_edges(forward, plan)) if optimise else (forward, _cut_edges(forward, plan))
+    return _Assembly(graph, plan, forward, used, optimise).run()
+
+
+def _cut_edges(forward: Forward, plan: CreditPlan) -> tuple[frozenset[tuple[int, int]], ...]:
+    """The cuts of each class, on timeline nodes."""
+    return tuple(
+        frozenset((forward.values[a], forward.values[b]) for a, b in routing.cuts) for routing in plan.classes
+    )
+
+
+class _Assembly:
+    """Holds what the entries share while they are written."""
+
+    def __init__(
+        self,
+        graph: StepGraph,
+        plan: CreditPlan,
+        forward: Forward,
+        cuts: tuple[frozenset[tuple[int, int]], ...],
+        optimise: bool,
+    ) -> None:
+        self.graph, self.plan, self.cuts, self.optimise = graph, plan, cuts, optimise
+        self.tag = _Tags()
+        builder = TimelineBuilder(forward.nodes)
+        self.weights = [builder.leaf("input", f"w{k}", FLOAT, time=True) for k in range(len(graph.losses))]
+        self.loss_totals = [self._weighted(builder, v, w) for v, w in zip(forward.losses, self.weights, strict=True)]
+        self.seeds = [builder.leaf("cotangent", f"g{k}", FLOAT, time=True) for k in range(len(graph.losses))]
+        self.output_seeds = [
+            builder.leaf("cotangent", f"c{k}", builder.type(node), time=builder.nodes[node].time)
+            for k, (_, node) in enumerate(forward.outputs)
+        ]
+        self.forward = replace(forward, nodes=tuple(builder.nodes))
+        self.nodes = self.forward.nodes
+        self.storages: dict[str, Storage] = {}
+        self.places: dict[int, Place] = {}
+        self.pasts: dict[int, tuple[int, Place]] = {}
+        self.names = {node: name for name, node in reversed(self.forward.outputs)}
+
+    @staticmethod
+    def _weighted(b: TimelineBuilder, value: int, weight: int) -> int:
+        """The loss over the call; a step whose weight is 0 counts nothing, whatever its value."""
+        due = b.op("ne", weight, b.const(0.0, weight))
+        return b.op("collect", b.op("mul", b.op("where", due, value, b.const(0.0, weight)), weight))
+
+    def run(self) -> Assembled:
+        self._interface_storages()
+        self._histories()
+        bare = [self._adjoint(k, outputs=False) for k in range(len(self.plan.classes))]
+        full = [self._adjoint(k, outputs=True) for k in range(len(self.plan.classes))]
+        tape = set[int]()
+        for adjoint in (*bare, *full):
+            tape |= self._tape(adjoint)
+        entries = [
+            ("start", self._start_entry()),
+            ("forward", self._forward_entry(tape)),
+            ("backward", self._backward_entry(bare, "b")),
+            ("backward_outputs", self._backward_entry(full, "o")),
+        ]
+        follows = (("backward", "forward"), ("backward_outputs", "forward"))
+        program = Program(
+            self.graph.name, tuple(self.storages.values()), (), tuple(entries), tuple(f"windows{k}" for k in range(len(self.plan.classes))), (), follows
+        )
+        return Assembled(program, self._interface(), self._loose())
+
+    def _loose(self) -> tuple[str, ...]:
+        """Integer inputs that may hold -1: targets, at steps without a loss."""
+        targets = {item.name for item in self.graph.inputs if item.target}
+        return tuple(self.places[k].storage for k, n in enumerate(self.nodes) if n.op == "input" and n.name in targets)
+
+    # -- storages -------------------------------------------------------------------------------------------------
+    def _declare(self, name: str, kind: str, type: Type, lead: tuple[tuple[str, Affine], ...], lifetime: str) -> str:
+        self.storages[name] = Storage(name, kind, VType(type.dtype, lead, type.axes), lifetime)
+        return name
+
+    def _interface_storages(self) -> None:
+        sequence = (("t", STEPS), BATCH)
+        for k, node in enumerate(self.nodes):
+            if node.op in ("input", "step_number"):
+                name = node.name if node.name in _own_names(len(self.weights)) else self.tag("in", node.name)
+                self.places[k] = Place(self._declare(name, "input", node.type, sequence, "call"), 0)
+            elif node.op == "cotangent":
+                lead = sequence if node.time else ()
+                self.places[k] = Place(self._declare(node.name, "input", node.type, lead, "call"), 0)
+            elif node.op == "parameter":
+                self.places[k] = Place(self._declare(self.tag("p", node.name), "parameter", node.type, (), "model"), 0)
+        self._declare("fresh", "input", FLOAT, (), "call")
+
+    def _histories(self) -> None:
+        """A buffer with `depth` leading rows for each sequence that is read back in time."""
+        for index, history in enumerate(self.forward.histories):
+            source = self.nodes[history.source]
+            lead = (("t", Affine(history.depth, STEPS.terms)), BATCH)
+            name = f"past{index}_{_safe(history.carries[0])}"
+            self._declare(name, "buffer", source.type, lead, "call")
+            for k in self._prevs(history.carries):
+                self.places[k] = Place(name, history.depth - self.nodes[k].attr("lag"))
+                self.pasts[k] = (history.source, Place(name, history.depth))
+
+    def _prevs(self, carries: Sequence[str]) -> list[int]:
+        reads = dict(self.forward.reads)
+        return [reads[name] for name in carries]
+
+    # -- adjoint and tape -----------------------------------------------------------------------------------------
+    def _adjoint(self, index: int, *, outputs: bool) -> Adjoint:
+        routing = self.plan.classes[index]
+        seeds = [(self.forward.losses[k], self.seeds[k]) for k in routing.losses]
+        if outputs and routing.outputs:
+            seeds += [(node, self.output_seeds[k]) for k, (_, node) in enumerate(self.forward.outputs)
+                      if self.nodes[node].type.dtype == "float"]
+        severed = frozenset(k for k, n in enumerate(self.nodes) if n.op == "prev") if _immediate(routing) else frozenset()
+        credit = Credit(tuple(seeds), self.cuts[index], severed, frozenset(routing.parameters))
+        adjoint = adjoint_timeline(self.nodes, credit)
+        return backward_passes(adjoint, len(self.nodes)) if self.optimise else adjoint
+
+    def _tape(self, adjoint: Adjoint) -> set[int]:
+        """Forward sequences that the adjoint reads and that are not cheap views of others."""
+        found: set[int] = set()
+        wanted = needed(adjoint.nodes, [g for _, g in adjoint.gradients], frozenset())
+        stack = [arg for k in wanted if k >= len(self.nodes) for arg in adjoint.nodes[k].args if arg < len(self.nodes)]
+        stack += [g for _, g in adjoint.gradients if g < len(self.nodes)]
+        seen: set[int] = set()
+        while stack:
+            k = stack.pop()
+            node = self.nodes[k]
+            if k in seen or not node.time:
+                continue
+            seen.add(k)
+            if k in self.places:
+                continue
+            if node.op in VIEWS or node.op in COMPARISONS:
+                stack.extend(node.args)
+            else:
+                found.add(k)
+        return found
+
+    # -- entries --------------------------------------------------------------------------------------------------
+    def _forward_entry(self, tape: set[int]) -> tuple[Stmt, ...]:
+        """Histories' first rows, the schedule, then results."""
+        nodes = self.nodes
+        roots = [*tape, *self.loss_totals, *(n for _, n in self.forward.outputs)]
+        roots += [h.source for h in self.forward.histories]
+        wanted = needed(nodes, roots, frozenset(k for k in self.places if nodes[k].op != "prev"))
+        items = schedule(nodes, wanted)
+        emitter = Emitter(nodes, self.places, self.names, "v")
+        emitter.pasts = dict(self.pasts)
+        emitter.stored = outside_uses(nodes, items, [*tape, *(n for _, n in self.forward.outputs)])
+        emitter.stored |= {h.source for h in self.forward.histories}
+        self._place_sources(emitter, items)
+        split = _split(nodes, items)
+        emitter.run(split[0])
+        self._start(emitter)
+        emitter.run(split[1])
+        for k in sorted(tape):
+            emitter.placed(k)
+        self._results(emitter)
+        self.places.update({k: emitter.places[k] for k in sorted(emitter.places) if k in tape or k in self.places})
+        for history in self.forward.histories:
+            if history.source in emitter.places:
+                self.places.setdefault(history.source, emitter.places[history.source])
+        self.storages.update(emitter.storages)
+        return tuple(emitter.body)
+
+    def _place_sources(self, emitter: Emitter, items: tuple[Item, ...]) -> None:
+        """What a loop makes and reads back goes straight into its history."""
+        looped = {k for item in items if item.direction for k in item.nodes}
+        for source, place in self.pasts.values():
+            if source in looped and source not in emitter.places:
+                emitter.places[source] = place
+
+    def _start(self, emitter: Emitter) -> None:
+        """The rows before step 0: the incoming state (the backend passes the initial value where there is none)."""
+        for history in self.forward.histories:
+            store = self.pasts[self._prevs(history.carries)[0]][1].storage
+            for lag, carry in enumerate(history.carries, 1):
+                node = self.nodes[history.source]
+                name = self._declare(self.tag("s", carry), "input", node.type, (BATCH,), "call")
+                loaded = f"{name}_row"
+                vtype = VType(node.type.dtype, (BATCH,), node.type.axes)
+                emitter.body.append(Load(loaded, name, (), vtype))
+                emitter.body.append(Store(store, (Affine(history.depth - lag),), loaded))
+
+    def _results(self, emitter: Emitter) -> None:
+        for k, (_, node) in enumerate(self.forward.outputs):
+            lead = (("t", STEPS), BATCH) if self.nodes[node].time else ()
+            name = self._declare(f"out{k}", "output", self.nodes[node].type, lead, "call")
+            emitter.body.append(Store(name, (), emitter.whole(node)))
+        for k, node in enumerate(self.loss_totals):
+            name = self._declare(f"loss{k}", "output", FLOAT, (), "call")
+            value = self._total(emitter, node)
+            emitter.body.append(Store(name, (), value))
+        for index, history in enumerate(self.forward.histories):
+            store = self.pasts[self._prevs(history.carries)[0]][1].storage
+            for lag, carry in enumerate(history.carries, 1):
+                source = self.nodes[history.source]
+                name = self._declare(self.tag("next", carry), "output", source.type, (BATCH,), "call")
+                loaded = f"last{index}_{lag}"
+                vtype = VType(source.type.dtype, (BATCH,), source.type.axes)
+                row = affine("T", 1, history.depth - lag)
+                emitter.body.append(Load(loaded, store, (row,), vtype))
+                emitter.body.append(Store(name, (), loaded))
+
+    def _start_entry(self) -> tuple[Stmt, ...]:
+        """The initial value of each history, from parameters and constants."""
+        inits = [h.init for h in self.forward.histories]
+        wanted = needed(self.nodes, inits, frozenset(self.places))
+        emitter = Emitter(self.nodes, self.places, self.names, "i")
+        emitter.run(schedule(self.nodes, wanted))
+        for k, init in enumerate(inits):
+            name = self._declare(f"init{k}", "output", self.nodes[init].type, (), "call")
+            emitter.body.append(Store(name, (), emitter.whole(init)))
+        return tuple(emitter.body)
+
+    def _total(self, emitter: Emitter, k: int) -> str:
+        """The value of an accumulate (or of a constant that took its place)."""
+        if k not in emitter.totals:
+            return emitter.whole(k)
+        name = f"{emitter.label(k)}_done"
+        node = emitter.nodes[k]
+        emitter.body.append(Load(name, emitter.totals[k], (), VType("float", (), node.type.axes)))
+        emitter.values[k] = name
+        return name
+
+    def _backward_entry(self, adjoints: list[Adjoint], prefix: str) -> tuple[Stmt, ...]:
+        body: list[Stmt] = []
+        for index, adjoint in enumerate(adjoints):
+            routing = self.plan.classes[index]
+            own = f"{prefix}{index}_" if len(adjoints) > 1 else prefix
+            body.extend(self._class_entry(adjoint, routing, own, index))
+        return tuple(body)
+
+    def _class_entry(self, adjoint: Adjoint, routing: RoutingClass, prefix: str, index: int) -> list[Stmt]:
+        nodes = adjoint.nodes
+        given = frozenset(self.places)
+        wanted = needed(nodes, [g for _, g in adjoint.gradients], given)
+        items = schedule(nodes, wanted)
+        windowed = routing.window.size is not None and not _immediate(routing)
+        emitter = Emitter(nodes, self.places, self.names, prefix, _domain(routing) if windowed else WHOLE)
+        emitter.stored = outside_uses(nodes, items, ())
+        before, inside, after = _phases(nodes, items)
+        emitter.run(before)
+        outer, emitter.body = emitter.body, []
+        if windowed:
+            self._mask_seeds(emitter, routing, wanted, nodes, prefix)
+        emitter.run(inside)
+        if windowed:
+            bound = Bound("min", (affine(f"windows{index}"),))
+            outer.append(For("u", Bound("max", (ZERO,)), bound, 1, tuple(emitter.body)))
+        else:
+            outer.extend(emitter.body)
+        emitter.body = outer
+        for k in sorted(emitter.totals):
+            self._total(emitter, k)
+        emitter.run(after)
+        for name, node in adjoint.gradients:
+            storage = self.tag("grad", name)
+            self._declare(storage, "output", nodes[node].type, (), "call")
+            emitter.body.append(Store(storage, (), emitter.whole(node)))
+        self.storages.update(emitter.storages)
+        return emitter.body
+
+    def _mask_seeds(
+        self, emitter: Emitter, routing: RoutingClass, wanted: set[int], nodes: tuple[TNode, ...], prefix: str
+    ) -> None:
+        """In overlapping windows only the losses of the newest `every` steps count."""
+        size, every = routing.window.size, routing.window.every
+        if size is None or size == every:
+            return
+        used = {arg for k in wanted for arg in nodes[k].args if nodes[arg].op == "cotangent"}
+        new = Bound("max", (affine("u", every),))
+        for k in sorted(used):
+            node, place = nodes[k], self.places[k]
+            name = emitter.declare(f"{prefix}{node.name}_due", "buffer", node.type, (("t", STEPS), BATCH), "call")
+            zero, due = f"{name}_zero", f"{name}_in"
+            emitter.body.append(
+                Op((zero,), "constant", (), (("value", 0.0),), (VType("float", (), node.type.axes),))
+            )
+            emitter.body.append(Store(name, (Range(emitter.domain.lo, Bound("min", new.parts)),), zero))
+            rows = Range(new, emitter.domain.hi)
+            lead = (("t", affine("W")), BATCH)
+            emitter.body.append(Load(due, place.storage, (rows,), VType("float", lead, node.type.axes)))
+            emitter.body.append(Store(name, (rows,), due))
+            emitter.places[k] = Place(name, 0)
+
+    def _interface(self) -> Interface:
+        names = self.storages
+        own = _own_names(len(self.weights))
+        inputs = [
+            (self.places[k].storage, n.name)
+            for k, n in enumerate(self.nodes)
+            if n.op in ("input", "step_number") and n.name not in own
+        ]
+        carries = [carry for history in self.forward.histories for carry in history.carries]
+        trained = [name for routing in self.plan.classes for name in routing.parameters]
+        return Interface(
+            inputs=tuple(inputs),
+            parameters=tuple(
+                (self.places[k].storage, n.name) for k, n in enumerate(self.nodes) if n.op == "parameter"
+            ),
+            states=tuple((self.tag("s", c), c) for c in carries),
+            weights=tuple(f"w{k}" for k in range(len(self.weights))),
+            cotangents=tuple(f"g{k}" for k in range(len(self.weights))),
+            output_cotangents=tuple((f"c{k}", n) for k, (n, _) in enumerate(self.forward.outputs)),
+            outputs=tuple((f"out{k}", n) for k, (n, _) in enumerate(self.forward.outputs)),
+            losses=tuple(f"loss{k}" for k in range(len(self.weights))),
+            next_states=tuple((self.tag("next", c), c) for c in carries),
+            inits=tuple((f"init{k}", h.carries) for k, h in enumerate(self.forward.histories)),
+            gradients=tuple((self.tag("grad", n), n) for n in trained if self.tag("grad", n) in names),
+        )
+
+
+def _own_names(losses: int) -> set[str]:
+    return {f"w{k}" for k in range(losses)}
+
+
+def _safe(name: str) -> str:
+    return "".join(c if c.isalnum() else "_" for c in name)
+
+
+class _Tags:
+    """Storage names: the user's name made safe, with a number where two would fall together."""
+
+    def __init__(self) -> None:
+        self._given: dict[tuple[str, str], str] = {}
+        self._taken: set[str] = set()
+
+    def __call__(self, kind: str, name: str) -> str:
+        if (kind, name) not in self._given:
+            base = f"{kind}_{_safe(name)}"
+            tag, number = base, 1
+            while tag in self._taken:
+                number += 1
+                tag = f"{base}_{number}"
+            self._taken.add(tag)
+            self._given[kind, name] = tag
+        return self._given[kind, name]
+
+
+def _immediate(routing: RoutingClass) -> bool:
+    """A window of one step has nothing to loop over: every crossing is cut."""
+    return routing.window.size == 1
+
+
+def _domain(routing: RoutingClass) -> Domain:
+    """The steps of window u: from where its carried values are cut to its last loss."""
+    size, every = routing.window.size or 0, routing.window.every
+    lo = Bound("max", (ZERO, affine("u", every, every - size)))
+    hi = Bound("min", (STEPS, affine("u", every, every)))
+    return Domain(lo, hi, affine("W"))
+
+
+def _split(nodes: tuple[TNode, ...], items: tuple[Item, ...]) -> tuple[list[Item], list[Item]]:
+    """What is computed once a call, then the rest; the order within each is kept."""
+    late = _late(nodes, items)
+    first = [i for i in items if not nodes[i.nodes[0]].time and i.nodes[0] not in late]
+    return first, [item for item in items if item not in first]
+
+
+def _late(nodes: tuple[TNode, ...], items: tuple[Item, ...]) -> set[int]:
+    """Nodes that need a sum over steps."""
+    late: set[int] = set()
+    for item in items:
+        for k in item.nodes:
+            if nodes[k].op in ("collect", "first") or any(arg in late for arg in nodes[k].args):
+                late.add(k)
+    return late
+
+
+def _phases(nodes: tuple[TNode, ...], items: tuple[Item, ...]) -> tuple[list[Item], list[Item], list[Item]]:
+    """Before, inside and after the windows of a reverse pass."""
+    late = _late(nodes, items)
+    before, inside, after = list[Item](), list[Item](), list[Item]()
+    for item in items:
+        node = nodes[item.nodes[0]]
+        if node.time or node.op in ("collect", "first"):
+            inside.append(item)
+        elif item.nodes[0] in late:
+            after.append(item)
+        else:
+            before.append(item)
+    return before, inside, after

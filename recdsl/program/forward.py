@@ -1,0 +1,116 @@
+"""Step graph -> forward timeline: carries become `prev`, delay lines one longer `prev`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from recdsl.graph.step import Carry, StepGraph
+from recdsl.program.timeline import TimelineBuilder, TNode
+
+
+@dataclass(frozen=True)
+class History:
+    """One sequence that is read back in time: `source` is kept for `depth` steps.
+
+    states[k] is the node of what stood k + 1 steps before step 0 (a row of `.state`, or the initial value).
+    `carries[k]` is the carry that holds it, and `init` the initial value of all of them.
+    """
+
+    source: int
+    depth: int
+    carries: tuple[str, ...]
+    init: int
+
+
+@dataclass(frozen=True)
+class Forward:
+    """The forward timeline with what the rest of the compiler asks of it.
+
+    values: step-graph node -> timeline node. reads: carry name -> its `prev` node.
+    """
+
+    nodes: tuple[TNode, ...]
+    values: tuple[int, ...]
+    reads: tuple[tuple[str, int], ...]
+    histories: tuple[History, ...]
+    losses: tuple[int, ...]
+    outputs: tuple[tuple[str, int], ...]
+
+
+def forward_timeline(graph: StepGraph) -> Forward:
+    """The forward equations of all steps. Pure; the graph is not changed."""
+    builder = TimelineBuilder()
+    values: list[int] = []
+    reads: dict[str, int] = {}
+    chains = _chains(graph)
+    by_read = {carry.read: carry for carry in graph.carries}
+    base = {carry.name: (head, lag) for head, links in chains.items() for lag, carry in enumerate(links, 1)}
+    for node in graph.nodes:
+        builder.span = node.span
+        args = [values[arg] for arg in node.args]
+        if node.id in by_read:
+            carry = by_read[node.id]
+            _, lag = base[carry.name]
+            value = builder.move("prev", [-1, -1], lag, node.type, carry.name)
+            reads[carry.name] = value
+        elif node.op in ("input", "target"):
+            value = builder.leaf("input", node.name, node.type, time=True)
+        elif node.op == "parameter":
+            value = builder.leaf("parameter", node.name, node.type, time=False)
+        elif node.op == "step_number":
+            value = builder.leaf("step_number", "t", node.type, time=True)
+        elif node.op == "constant":
+            value = builder.constant(node.attr("value"), node.type)
+        else:
+            value = builder.op(node.op, *args, **dict(node.attrs))
+        values.append(value)
+    histories = _link(builder, graph, chains, values, reads)
+    return Forward(
+        tuple(builder.nodes),
+        tuple(values),
+        tuple(sorted(reads.items())),
+        histories,
+        tuple(values[loss.node] for loss in graph.losses),
+        tuple((name, values[node]) for name, node in graph.outputs),
+    )
+
+
+def _chains(graph: StepGraph) -> dict[str, list[Carry]]:
+    """Delay lines as lists of links, keyed by the carry that heads them. A link's write is the read of the one before."""
+    by_read = {carry.read: carry.name for carry in graph.carries}
+    after = {by_read[c.write]: c for c in graph.carries if c.write in by_read}
+    chains: dict[str, list[Carry]] = {}
+    for carry in graph.carries:
+        if carry.write in by_read:
+            continue
+        links = [carry]
+        while links[-1].name in after and after[links[-1].name].init == carry.init:
+            links.append(after[links[-1].name])
+        chains[carry.name] = links
+    linked = {link.name for links in chains.values() for link in links}
+    for carry in graph.carries:
+        if carry.name not in linked:
+            chains[carry.name] = [carry]
+    return chains
+
+
+def _link(
+    builder: TimelineBuilder,
+    graph: StepGraph,
+    chains: dict[str, list[Carry]],
+    values: list[int],
+    reads: dict[str, int],
+) -> tuple[History, ...]:
+    """Aim every `prev` at the sequence it reads, and name its starting value."""
+    histories: list[History] = []
+    for head in sorted(chains):
+        links = chains[head]
+        source, init = values[links[0].write], values[links[0].init]
+        for link in links:
+            node = reads[link.name]
+            old = builder.nodes[node]
+            builder.nodes[node] = TNode("prev", (source, init), old.attrs, old.type, True, old.name, old.span)
+        histories.append(History(source, len(links), tuple(link.name for link in links), init))
+    return tuple(histories)
+
+

@@ -1,0 +1,368 @@
+"""Timeline -> program: each item of the schedule becomes statements; what outlives its place gets a storage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from recdsl.graph.types import Type
+from recdsl.program.ir import Add, Affine, Bound, For, If, Load, Op, Range, Stmt, Storage, Store, VType
+from recdsl.program.schedule import Item
+from recdsl.program.timeline import TNode
+
+VIEWS = ("slice", "rename", "transpose", "broadcast")
+ZERO = Affine()
+STEPS = Affine(0, (("T", 1),))
+BATCH = ("B", Affine(0, (("B", 1),)))
+
+
+def affine(symbol: str, coefficient: int = 1, const: int = 0) -> Affine:
+    return Affine(const, ((symbol, coefficient),))
+
+
+def shifted(value: Affine, by: int) -> Affine:
+    return Affine(value.const + by, value.terms)
+
+
+@dataclass(frozen=True)
+class Domain:
+    """The steps an entry works on: lo .. hi; `extent` is the length of its sequences."""
+
+    lo: Bound
+    hi: Bound
+    extent: Affine
+
+    def range(self, shift: int = 0) -> Range:
+        return Range(
+            Bound(self.lo.kind, tuple(shifted(part, shift) for part in self.lo.parts)),
+            Bound(self.hi.kind, tuple(shifted(part, shift) for part in self.hi.parts)),
+        )
+
+
+WHOLE = Domain(Bound("max", (ZERO,)), Bound("min", (STEPS,)), STEPS)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a sequence is stored: row `t + offset` of `storage` holds step t."""
+
+    storage: str
+    offset: int
+
+
+class Emitter:
+    """Writes the statements of one entry. `given` are sequences that already have a place (inputs, tape, histories)."""
+
+    def __init__(
+        self,
+        nodes: tuple[TNode, ...],
+        given: Mapping[int, Place],
+        names: Mapping[int, str],
+        prefix: str,
+        domain: Domain = WHOLE,
+    ) -> None:
+        self.nodes, self.names, self.prefix, self.domain = nodes, names, prefix, domain
+        self.places: dict[int, Place] = dict(given)
+        self.values: dict[int, str] = {}
+        self.storages: dict[str, Storage] = {}
+        self.body: list[Stmt] = []
+        self.stored: set[int] = set()
+        self.carried: dict[int, str] = {}
+        self.last: dict[int, str] = {}
+        self.totals: dict[int, str] = {}
+        self.pasts: dict[int, tuple[int, Place]] = {}
+        self._filled: set[str] = set()
+        self.lazy: set[int] = set()
+
+    # -- names and types ------------------------------------------------------------------------------------------
+    def label(self, k: int) -> str:
+        name = self.names.get(k) or self.nodes[k].name
+        safe = "".join(c if c.isalnum() else "_" for c in name)
+        return f"{self.prefix}{k}_{safe}" if safe else f"{self.prefix}{k}"
+
+    def vtype(self, k: int, *, step: bool = False) -> VType:
+        node = self.nodes[k]
+        lead = () if not node.time else (BATCH,) if step else (("t", self.domain.extent), BATCH)
+        return VType(node.type.dtype, lead, node.type.axes)
+
+    def declare(self, name: str, kind: str, type: Type, lead: tuple[tuple[str, Affine], ...], lifetime: str) -> str:
+        self.storages[name] = Storage(name, kind, VType(type.dtype, lead, type.axes), lifetime)
+        return name
+
+    def buffer(self, k: int, extra: int = 0) -> str:
+        """A sequence storage for node k, with `extra` rows more than there are steps."""
+        name = f"{self.label(k)}_seq"
+        if name not in self.storages:
+            lead = (("t", shifted(STEPS, extra)), BATCH)
+            self.declare(name, "buffer", self.nodes[k].type, lead, "call")
+        return name
+
+    # -- reading --------------------------------------------------------------------------------------------------
+    def whole(self, k: int) -> str:
+        """Node k for all steps of the domain (or, if it does not vary, its value)."""
+        if k in self.values:
+            return self.values[k]
+        if k not in self.places and self.nodes[k].op in VIEWS:
+            self._op(k, tuple(self.whole(arg) for arg in self.nodes[k].args), self.nodes[k].attrs)
+            return self.values[k]
+        place = self.places[k]
+        result = f"{self.label(k)}_all"
+        index = (self.domain.range(place.offset),) if self.nodes[k].time else ()
+        self.body.append(Load(result, place.storage, index, self.vtype(k)))
+        self.values[k] = result
+        return result
+
+    def placed(self, k: int) -> Place:
+        """A storage with node k's steps, making one of a value that has none."""
+        if k not in self.places:
+            value = self.whole(k)
+            name = self.buffer(k)
+            self.body.append(Store(name, (self.domain.range(),), value))
+            self.places[k] = Place(name, 0)
+        return self.places[k]
+
+    # -- writing --------------------------------------------------------------------------------------------------
+    def run(self, items: Iterable[Item]) -> None:
+        items = tuple(items)
+        self.lazy |= _only_collected(self.nodes, items) - self.stored
+        for item in items:
+            if item.direction == 0:
+                self.single(item.nodes[0])
+            else:
+                self.loop(item)
+
+    def single(self, k: int) -> None:
+        node = self.nodes[k]
+        if node.op != "prev" and (k in self.places or k in self.values or k in self.lazy):
+            return
+        if node.op == "constant":
+            self._op(k, (), node.attrs)
+        elif node.op == "prev":
+            self._past(k)
+        elif node.op == "next":
+            self._shift(k)
+        elif node.op in ("collect", "first"):
+            self._collect(k)
+        else:
+            self._op(k, tuple(self.whole(arg) for arg in node.args), node.attrs)
+        if k in self.stored and k not in self.places:
+            self.placed(k)
+
+    def _op(self, k: int, args: tuple[str, ...], attrs: tuple[tuple[str, object], ...]) -> None:
+        name = self.label(k)
+        node = self.nodes[k]
+        self.body.append(Op((name,), node.op, args, attrs, (self.vtype(k),), node.span))
+        self.values[k] = name
+
+    def _past(self, k: int) -> None:
+        """A `prev` outside of any loop reads a history that is filled here, once, from the whole sequence."""
+        source, place = self.pasts[k]
+        if place.storage not in self._filled and self.places.get(source) != place:
+            self._filled.add(place.storage)
+            self.body.append(Store(place.storage, (self.domain.range(place.offset),), self.whole(source)))
+
+    def _shift(self, k: int) -> None:
+        """`next` outside of any loop: a view of the sequence some rows later, zeros behind the last step."""
+        node = self.nodes[k]
+        source, lag = node.args[0], node.attr("lag")
+        name = self.tail(source, lag)
+        if self.places.get(source) != Place(name, 0):
+            self.body.append(Store(name, (self.domain.range(),), self.whole(source)))
+        result = self.label(k)
+        self.body.append(Load(result, name, (self.domain.range(lag),), self.vtype(k)))
+        self.values[k] = result
+
+    def tail(self, source: int, lag: int) -> str:
+        """The buffer of a cotangent sequence with zeros behind its last step."""
+        name = f"{self.label(source)}_tail"
+        if name not in self.storages:
+            lead = (("t", shifted(STEPS, lag)), BATCH)
+            self.declare(name, "buffer", self.nodes[source].type, lead, "call")
+        else:
+            extent = self.storages[name].type.lead[0][1].const
+            lead = (("t", shifted(STEPS, max(lag, extent))), BATCH)
+            self.declare(name, "buffer", self.nodes[source].type, lead, "call")
+        zero = f"{name}_zero{lag}"
+        hi = self.domain.hi
+        self.body.append(
+            Op((zero,), "constant", (), (("value", 0.0),), (VType("float", (), self.nodes[source].type.axes),))
+        )
+        end = Range(
+            Bound("max", tuple(shifted(part, 0) for part in hi.parts)) if len(hi.parts) == 1 else hi,
+            Bound(hi.kind, tuple(shifted(part, lag) for part in hi.parts)),
+        )
+        self.body.append(Store(name, (end,), zero))
+        return name
+
+    def _collect(self, k: int) -> None:
+        """Sums over steps and samples leave the entry's windows through an accumulate."""
+        node = self.nodes[k]
+        source = node.args[0]
+        total = self.declare(f"{self.label(k)}_sum", "accumulate", node.type, (), "call")
+        self.totals[k] = total
+        if node.op == "collect":
+            self.body.append(Add(total, (), self._joint(source), ("", str(k), self.prefix, ""), node.span))
+            return
+        lag = node.attr("lag")
+        result = f"{self.label(k)}_in"
+        stmts: list[Stmt] = []
+        if source in self.last and lag == 1:
+            stmts.append(Load(result, self.last[source], (), self.vtype(source, step=True)))
+        else:
+            place = self.placed(source)
+            rows = Range(Bound("max", (ZERO,)), Bound("min", (Affine(lag), STEPS)))
+            lead = (("t", Affine(lag)), BATCH)
+            vtype = VType("float", lead, self.nodes[source].type.axes)
+            stmts.append(Load(result, place.storage, (rows,), vtype))
+        fresh = f"{self.label(k)}_fresh"
+        weighted = f"{self.label(k)}_fresh_in"
+        axes = node.type.axes
+        stmts.append(Load(fresh, "fresh", (), VType("float", (), ())))
+        wide = f"{self.label(k)}_fresh_wide"
+        attrs = (("at", ()), ("axes", axes))
+        if axes:
+            stmts.append(Op((wide,), "broadcast", (fresh,), attrs, (VType("float", (), axes),)))
+        loaded = stmts[0]
+        assert isinstance(loaded, Load)
+        stmts.append(Op((weighted,), "mul", (result, wide if axes else fresh), (), (loaded.type,)))
+        stmts.append(Add(total, (), weighted, ("", str(k), self.prefix, ""), node.span))
+        last = self.domain.lo.parts[-1]
+        if len(self.domain.lo.parts) > 1:
+            self.body.append(If(("le", last, ZERO), tuple(stmts)))
+        else:
+            self.body.extend(stmts)
+
+    def _joint(self, source: int) -> str:
+        """The sum over steps and samples of a node; a contraction sums while it multiplies."""
+        node = self.nodes[source]
+        name = f"{self.label(source)}_total"
+        vtype = VType("float", (), node.type.axes)
+        if node.op in ("contract", "scatter") and source not in self.places and source not in self.values:
+            args = tuple(self.whole(arg) for arg in node.args)
+            self.body.append(Op((name,), node.op, args, node.attrs, (vtype,), node.span, "", ("t", "B")))
+        else:
+            self.body.append(
+                Op((name,), "collect", (self.whole(source),), (), (vtype,), node.span, "", ("t", "B"))
+            )
+        return name
+
+    # -- loops ----------------------------------------------------------------------------------------------------
+    def loop(self, item: Item) -> None:
+        """One loop over the steps; reads rows, writes rows of what is asked for outside."""
+        members = set(item.nodes)
+        outer = self._prepare(item, members)
+        body: list[Stmt] = []
+        local: dict[int, str] = dict(outer)
+        for k in item.nodes:
+            node = self.nodes[k]
+            if node.op == "prev":
+                local[k] = self._row(body, k, self.places[k])
+            elif node.op == "next":
+                local[k] = self._crossing(body, k)
+            else:
+                args = tuple(local[a] if a in local else self._operand(body, local, a) for a in node.args)
+                name = self.label(k)
+                body.append(Op((name,), node.op, args, node.attrs, (self.vtype(k, step=True),), node.span))
+                local[k] = name
+            if node.op != "prev":
+                for place in self._destinations(k):
+                    body.append(Store(place.storage, (affine("t", 1, place.offset),), local[k]))
+        for k in item.nodes:
+            if self.nodes[k].op == "next" and k in self.carried:
+                body.append(Store(self.carried[k], (), local[self.nodes[k].args[0]]))
+        self.body.append(For("t", self.domain.lo, self.domain.hi, item.direction, tuple(body)))
+
+    def _prepare(self, item: Item, members: set[int]) -> dict[int, str]:
+        """Before the loop: outside operands get a place, the loop's own results a buffer, crossings a carry."""
+        outer: dict[int, str] = {}
+        for k in item.nodes:
+            for arg in self.nodes[k].args if self.nodes[k].op not in ("prev", "next") else ():
+                if arg not in members:
+                    if self.nodes[arg].time:
+                        self.placed(arg)
+                    else:
+                        outer[arg] = self.whole(arg)
+        for k in item.nodes:
+            if self.nodes[k].op == "next":
+                self._open(k)
+        for k in item.nodes:
+            if k in self.stored and k not in self.places and self.nodes[k].op not in ("prev", "next"):
+                self.places[k] = Place(self.buffer(k), 0)
+        return outer
+
+    def _destinations(self, k: int) -> list[Place]:
+        """Every storage that takes node k's steps: its own place and the histories that it is the source of."""
+        found = [self.places[k]] if k in self.places else []
+        for source, place in self.pasts.values():
+            if source == k and place not in found:
+                found.append(place)
+        return found
+
+    def _open(self, k: int) -> None:
+        node = self.nodes[k]
+        source, lag = node.args[0], node.attr("lag")
+        if lag == 1:
+            name = f"{self.label(k)}_carry"
+            self.declare(name, "carry", node.type, (BATCH,), "call")
+            zero = f"{name}_zero"
+            vtype = VType("float", (), node.type.axes)
+            self.body.append(Op((zero,), "constant", (), (("value", 0.0),), (vtype,)))
+            self.body.append(Store(name, (), zero))
+            self.carried[k] = name
+            self.last[source] = name
+        else:
+            self.places[source] = Place(self.tail(source, lag), 0)
+
+    def _row(self, body: list[Stmt], k: int, place: Place) -> str:
+        name = f"{self.label(k)}_t"
+        vtype = self.vtype(k, step=True)
+        body.append(Load(name, place.storage, (affine("t", 1, place.offset),), vtype))
+        return name
+
+    def _operand(self, body: list[Stmt], local: dict[int, str], k: int) -> str:
+        local[k] = self._row(body, k, self.places[k])
+        return local[k]
+
+    def _crossing(self, body: list[Stmt], k: int) -> str:
+        node = self.nodes[k]
+        if k in self.carried:
+            name = f"{self.label(k)}_in"
+            body.append(Load(name, self.carried[k], (), self.vtype(k, step=True)))
+            return name
+        place = self.places[node.args[0]]
+        return self._row(body, k, Place(place.storage, place.offset + node.attr("lag")))
+
+
+def _only_collected(nodes: tuple[TNode, ...], items: Iterable[Item]) -> set[int]:
+    """Products that are summed over steps and samples and read by nothing else: never made for each step."""
+    found: set[int] = set()
+    others: set[int] = set()
+    for item in items:
+        for k in item.nodes:
+            for arg in nodes[k].args:
+                product = nodes[arg].op in ("contract", "scatter") and nodes[arg].time
+                (found if product and nodes[k].op == "collect" else others).add(arg)
+    return found - others
+
+
+def outside_uses(nodes: tuple[TNode, ...], items: tuple[Item, ...], extra: Iterable[int]) -> set[int]:
+    """Nodes of loops that something outside their loop reads, or that are asked for in `extra`.
+
+    A view is made anew outside, of what it looks at.
+    """
+    home = {k: i for i, item in enumerate(items) if item.direction for k in item.nodes}
+    stack = list(extra)
+    for i, item in enumerate(items):
+        for k in item.nodes:
+            node = nodes[k]
+            for arg in node.args:
+                if home.get(arg, i) != i and not (node.op == "first" and node.attr("lag") == 1):
+                    stack.append(arg)
+    found: set[int] = set()
+    while stack:
+        k = stack.pop()
+        if k in home and nodes[k].op in VIEWS:
+            stack.extend(nodes[k].args)
+        else:
+            found.add(k)
+    return found

@@ -1,0 +1,85 @@
+"""Order of work: what is done for all steps at once, and what needs a loop, in which direction.
+
+A recurrence is a strongly connected set of the timeline; each becomes a loop of its own (stacked layers so become
+one loop after the other, with everything between them done for all steps at once). The rest is ordered around them.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import networkx as nx
+
+from recdsl.program.timeline import TNode
+
+
+@dataclass(frozen=True)
+class Item:
+    """`direction` 0: one node for all steps; +1 or -1: a loop over `nodes`, listed in the order within a step."""
+
+    direction: int
+    nodes: tuple[int, ...]
+
+
+def needed(nodes: tuple[TNode, ...], roots: Iterable[int], given: frozenset[int]) -> set[int]:
+    """Everything the roots depend on, not looking behind `given`."""
+    found: set[int] = set()
+    stack = [root for root in roots if root not in given]
+    while stack:
+        k = stack.pop()
+        if k not in found:
+            found.add(k)
+            stack.extend(arg for arg in nodes[k].args if arg not in given)
+    return found
+
+
+def schedule(nodes: tuple[TNode, ...], wanted: set[int]) -> tuple[Item, ...]:
+    """Items in an order in which each finds its arguments. The lowest node first, so that the order is stable."""
+    graph: nx.DiGraph[int] = nx.DiGraph()
+    graph.add_nodes_from(sorted(wanted))
+    graph.add_edges_from((arg, k) for k in sorted(wanted) for arg in nodes[k].args if arg in wanted)
+    groups = [sorted(group) for group in nx.strongly_connected_components(graph)]
+    home = {k: group[0] for group in groups for k in group}
+    order = _order([(group[0], group) for group in groups], graph, home)
+    return tuple(_item(nodes, graph, group) for group in order)
+
+
+def _order(
+    groups: list[tuple[int, list[int]]], graph: nx.DiGraph[int], home: Mapping[int, int]
+) -> list[list[int]]:
+    """Kahn's order of the groups, the smallest head first."""
+    members = dict(groups)
+    before = {head: {home[p] for k in group for p in graph.predecessors(k)} - {head} for head, group in groups}
+    after: dict[int, list[int]] = {head: [] for head in members}
+    for head, sources in before.items():
+        for source in sources:
+            after[source].append(head)
+    ready = [head for head, sources in before.items() if not sources]
+    heapq.heapify(ready)
+    out: list[list[int]] = []
+    while ready:
+        head = heapq.heappop(ready)
+        out.append(members[head])
+        for user in after[head]:
+            before[user].discard(head)
+            if not before[user]:
+                heapq.heappush(ready, user)
+    return out
+
+
+def _item(nodes: tuple[TNode, ...], graph: nx.DiGraph[int], group: list[int]) -> Item:
+    looped = len(group) > 1 or graph.has_edge(group[0], group[0])
+    if not looped:
+        return Item(0, (group[0],))
+    moves = {nodes[k].op for k in group} & {"prev", "next"}
+    assert len(moves) == 1, "a recurrence runs in one direction"
+    inner = nx.DiGraph()
+    inner.add_nodes_from(group)
+    members = set(group)
+    for k in group:
+        if nodes[k].op not in ("prev", "next"):
+            inner.add_edges_from((arg, k) for arg in nodes[k].args if arg in members)
+    order = tuple(nx.lexicographical_topological_sort(inner))
+    return Item(1 if moves == {"prev"} else -1, order)
