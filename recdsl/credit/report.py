@@ -56,7 +56,8 @@ def _plain(row: Row) -> dict[str, Any]:
 
 def _cells(row: Row) -> tuple[str, ...]:
     first = "-" if row.first_dropped_lag is None else str(row.first_dropped_lag)
-    kept = "-" if row.longest_kept_lag is None else str(row.longest_kept_lag)
+    unbounded = "inf" if row.flops else "-"
+    kept = unbounded if row.longest_kept_lag is None else str(row.longest_kept_lag)
     verdict = row.verdict
     words = ", ".join(row.qualifiers)
     return row.parameter, row.rule, verdict, first, kept, f"{row.flops:,}", f"{row.bytes:,}", words
