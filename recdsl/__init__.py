@@ -1,0 +1,17 @@
+"""recdsl: recurrent networks as short specs, with the credit-assignment rule as part of the model."""
+
+from __future__ import annotations
+
+from recdsl.diagnostics import SpecError
+
+__version__ = "0.1.0"
+__all__ = ["SpecError", "__version__", "compile", "explain", "load"]
+
+
+def __getattr__(name: str) -> object:
+    """`compile`, `explain` and `load` are imported when first asked for, so that `import recdsl` stays quick."""
+    if name in ("compile", "explain", "load"):
+        from recdsl import driver
+
+        return getattr(driver, name)
+    raise AttributeError(f"module 'recdsl' has no attribute {name!r}")

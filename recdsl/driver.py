@@ -1,0 +1,99 @@
+"""The pipeline, in one straight line: text -> spec -> step graph -> credit plan -> program -> module.
+
+The only module that joins front, middle and back. torch is imported by `compile` alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from recdsl.credit.build import plan
+from recdsl.credit.plan import CreditPlan
+from recdsl.credit.report import Report
+from recdsl.graph.build import build
+from recdsl.graph.step import StepGraph
+from recdsl.syntax.ast import Spec
+from recdsl.syntax.printer import print_expression
+from recdsl.syntax.spec import read_spec
+from recdsl.training.catalogue import check_settings, data_sizes
+
+if TYPE_CHECKING:
+    import torch
+
+    from recdsl.program.assemble import Assembled
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """Every stage of one spec; the later ones are made when asked for."""
+
+    spec: Spec
+    graph: StepGraph
+    plan: CreditPlan
+
+    @cached_property
+    def credit(self) -> str:
+        """The rule as the spec writes it."""
+        named = [f"{item.selector.text}: {print_expression(item.rule)}" for item in self.spec.credit]
+        return ", ".join(named).removeprefix("default: ") if named else "bptt"
+
+    @cached_property
+    def program(self) -> Assembled:
+        """The program without mask and reset; the backends make the other variant by the same pass."""
+        from recdsl.program.assemble import assemble
+
+        return assemble(self.graph, self.plan)
+
+    @cached_property
+    def source(self) -> str:
+        """The generated PyTorch file."""
+        from recdsl.backends.torch.module import generate
+
+        return generate(self.graph, self.plan, self.credit)
+
+    @property
+    def seed(self) -> int:
+        """`train.seed`, 0 where the spec has none."""
+        for setting in self.spec.train:
+            if setting.name.text == "seed" and isinstance(setting.value.root.value, int):
+                return setting.value.root.value
+        return 0
+
+
+def analyse(path_or_text: str, overrides: Sequence[str] = ()) -> Compilation:
+    """Everything short of code. Raises SpecError with all problems of the first phase that has any."""
+    spec = read_spec(path_or_text, overrides)
+    check_settings(spec)
+    graph = build(spec, data_sizes(spec))
+    return Compilation(spec, graph, plan(graph, spec.credit, spec.require))
+
+
+def compile(
+    path_or_text: str,
+    backend: str = "torch",
+    dtype: torch.dtype | None = None,
+    overrides: Sequence[str] = (),
+) -> torch.nn.Module:
+    """A spec as an ordinary `torch.nn.Module` (see `recdsl.backends.torch.runtime.CompiledModel`).
+
+    path_or_text: a path, or the text itself if it holds a newline. dtype: of parameters and floats (torch's default).
+    overrides: such as "sizes.hidden=64". Raises SpecError; ValueError for a backend that does not exist.
+    """
+    from recdsl.backends import find
+
+    return find(backend).module(analyse(path_or_text, overrides), dtype)
+
+
+def explain(path_or_text: str, overrides: Sequence[str] = ()) -> Report:
+    """Verdict, lags, dropped edges and cost of every parameter. Printable; `.rows`, `.to_dict()`."""
+    return Report(analyse(path_or_text, overrides).plan.rows)
+
+
+def load(run: str) -> Any:
+    """The trained model of a run folder, with `predict` and, for language models, `sample`."""
+    from recdsl.training.loading import load as load_run
+
+    return load_run(run)
