@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from recdsl.backends.torch.fuse import fuse
 from recdsl.backends.torch.loops import LoopWriter
-from recdsl.backends.torch.operations import Operand, expression
-from recdsl.program.ir import Add, Affine, Bound, For, If, Index, Load, Op, Program, Range, Stmt, Storage, Store
+from recdsl.backends.torch.operations import VIEWS, Operand, expression, in_place
+from recdsl.program.ir import Add, Affine, Bound, For, If, Index, Load, Op, Program, Range, Stmt, Storage, Store, VType
 
 
 def affine_text(value: Affine) -> str:
@@ -42,6 +43,9 @@ class Entry:
     def __post_init__(self) -> None:
         self.storages: dict[str, Storage] = {s.name: s for s in self.program.storages}
         self.windowed = False
+        self.lo = self.hi = ""
+        self.base: dict[str, str] = {}
+        self.leased: dict[str, int] = {}
         self.plain: set[str] = set()
         self.head: list[str] = []
 
@@ -78,8 +82,27 @@ class Entry:
             self.constant(op)
             return
         args = [self.values[arg] for arg in op.args]
-        self.line(f"{name} = {expression(op, args)}")
+        self.line(f"{name} = {self.compute(op, args, vtype)}")
         self.values[name] = Operand(name, len(vtype.lead), vtype.axes)
+        if op.op in ALIASING:
+            self.base[name] = self.base.get(args[0].text, args[0].text)
+
+    def compute(self, op: Op, args: Sequence[Operand], vtype: VType) -> str:
+        """The op for all steps at once, into leased room where that is large and the op can write."""
+        extents = [affine_text(extent) for _, extent in vtype.lead]
+        leads = {arg.lead for arg in args if not arg.number}
+        fits = len(extents) == 2 and not op.joint and not (op.op == "contract" and leads != {0, 2})
+        out = self.lease(op.results[0], [*extents, *(str(axis.size) for axis in vtype.axes)], "")
+        written = in_place(op, args, out) if fits and vtype.dtype == "float" and max(leads) == 2 else None
+        if written is None:
+            self.leased.pop(op.results[0], None)
+            return expression(op, args)
+        return written
+
+    def lease(self, name: str, sizes: Sequence[str], dtype: str) -> str:
+        """Text that asks for room; whether it comes from the arena is decided when all uses are known."""
+        self.leased[name] = len(self.lines)
+        return f"@{name}@({''.join(size + ', ' for size in sizes)}{dtype})".replace(", )", ")")
 
     def constant(self, op: Op) -> None:
         value, vtype = dict(op.attrs)["value"], op.types[0]
@@ -99,6 +122,7 @@ class Entry:
         name = text if text.isidentifier() else load.result
         if text != name:
             self.line(f"{name} = {text}")
+            self.base[name] = self.base.get(base, base)
         self.values[load.result] = Operand(name, lead, load.type.axes, plain=direct and not self.loose(storage))
 
     def loose(self, storage: Storage) -> bool:
@@ -125,13 +149,27 @@ class Entry:
 
     def rows(self, storage: Storage, part: Range) -> str:
         """A slice of a sequence; nothing where it is the whole of it."""
-        lo, hi = bound_text(part.lo), bound_text(part.hi)
+        lo, hi = self.bound(part.lo), self.bound(part.hi)
         extent = affine_text(storage.type.lead[0][1])
         if lo == "0" and hi == extent:
             return ""
         if storage.name in self.aliases and self.windowed and storage.name in self.local:
             return ""
         return f"[{'' if lo == '0' else lo}:{'' if hi == extent else hi}]"
+
+    def bound(self, bound: Bound) -> str:
+        """A bound by the name it has in the current window."""
+        if self.windowed:
+            shifts = {part.const - own.const for part, own in zip(bound.parts, self.window(bound).parts, strict=False)}
+            same = len(bound.parts) == len(self.window(bound).parts) and len(shifts) == 1
+            terms = [part.terms for part in bound.parts] == [part.terms for part in self.window(bound).parts]
+            if same and terms and len(bound.parts) > 1:
+                shift, name = shifts.pop(), "lo" if bound.kind == "max" else "hi"
+                return name if shift == 0 else f"{name} + {shift}" if shift > 0 else f"{name} - {-shift}"
+        return bound_text(bound)
+
+    def window(self, bound: Bound) -> Bound:
+        return self.range.lo if bound.kind == "max" else self.range.hi
 
     @property
     def local(self) -> set[str]:
@@ -169,11 +207,15 @@ class Entry:
     partial: set[str] = field(default_factory=set)
 
     def carry(self, storage: Storage, value: Operand) -> None:
-        sizes = ", ".join(["B", *(str(axis.size) for axis in storage.type.axes)])
-        self.line(f"{storage.name} = like.new_{'zeros' if value.number else 'empty'}(({sizes},))")
-        if not value.number:
-            self.line(f"{storage.name}.copy_({value.text})")
-        self.allocated.add(storage.name)
+        sizes = ["B", *(str(axis.size) for axis in storage.type.axes)]
+        if storage.name not in self.allocated:
+            self.allocated.add(storage.name)
+            text = f"{storage.name} = {self.lease(storage.name, sizes, '')}"
+            if self.windowed:
+                self.head.append("    " + text)
+            else:
+                self.line(text)
+        self.line(f"{storage.name}.fill_({value.text})" if value.number else f"{storage.name}.copy_({value.text})")
 
     def allocate(self, storage: Storage) -> None:
         """Room for a sequence, before the first loop that writes it."""
@@ -181,9 +223,9 @@ class Entry:
             return
         self.allocated.add(storage.name)
         extents = [affine_text(extent) for _, extent in storage.type.lead]
-        sizes = ", ".join([*extents, *(str(axis.size) for axis in storage.type.axes)])
-        kind = {"int": ", dtype=torch.long", "bool": ", dtype=torch.bool"}.get(storage.type.dtype, "")
-        text = f"{storage.name} = like.new_empty(({sizes}){kind})"
+        sizes = [*extents, *(str(axis.size) for axis in storage.type.axes)]
+        kind = {"int": "dtype=torch.long", "bool": "dtype=torch.bool"}.get(storage.type.dtype, "")
+        text = f"{storage.name} = {self.lease(storage.name, sizes, kind)}"
         if self.windowed:
             self.head.append("    " + text)
         else:
@@ -221,8 +263,11 @@ class Entry:
         outer = self.head
         self.head = []
         self.partial = partial_stores(loop.body)
+        self.range = span_of(loop.body)
         self.line(f"for {loop.var} in range({self.argument(bound_text(loop.hi))}):")
         self.depth += 1
+        self.line(f"lo, hi = {bound_text(self.range.lo)}, {bound_text(self.range.hi)}")
+        self.line("W = hi - lo")
         self.windowed = True
         self.write(loop.body)
         self.windowed = False
@@ -235,11 +280,78 @@ class Entry:
 
     # -- function -------------------------------------------------------------------------------------------------
     def finish(self) -> str:
-        arguments = ", ".join(["like", "T", "B", *self.arguments])
-        body = "\n".join([*self.head, *self.lines])
+        """The function's text: room is leased from the arena unless a result shares it, and given back after use."""
         tape = [self.aliases.get(name, name) for name in sorted(self.tape)]
         names = [*self.results.values(), *tape]
-        return f"def {self.name}({arguments}):\n{body}\n    return ({''.join(name + ', ' for name in names)})\n"
+        escaping = {self.root(name) for name in self.results.values()}
+        kept = escaping | {self.root(name) for name in tape}
+        lines = [*self.head, *self.lines]
+        out: list[str] = []
+        last = self.last_lines(lines)
+        for number, line in enumerate(lines):
+            out.append(ROOM.sub(lambda m: "like.new_empty" if m[1] in escaping else "arena.take", line))
+            done = sorted(n for n, at in last.items() if at == number and n not in kept)
+            if done:
+                out.append(f"    arena.give({', '.join(done)})")
+        out = [fix_empty(line) for line in out]
+        arguments = ", ".join(["like", "arena", "T", "B", *self.arguments])
+        returned = "".join(name + ", " for name in names)
+        return f"def {self.name}({arguments}):\n" + "\n".join(out) + f"\n    return ({returned})\n"
+
+    def root(self, name: str) -> str:
+        """The tensor whose memory a name shares."""
+        head = name.split("[")[0].split(".")[0]
+        return self.base.get(head, head)
+
+    def last_lines(self, lines: Sequence[str]) -> dict[str, int]:
+        """The last line that reads each leased tensor, counting views; a tensor used in a loop lives to its end."""
+        last: dict[str, int] = {}
+        for number, line in enumerate(lines):
+            for name in NAME.findall(line):
+                for leased in {name, self.base.get(name, name)}:
+                    if leased in self.leased:
+                        last[leased] = number
+        ends: dict[int, int] = {}
+        end = len(lines) - 1
+        for number in range(len(lines) - 1, -1, -1):
+            deeper = lines[number].startswith("     ") or lines[number] == "    ):"
+            if not deeper:
+                end = number
+            ends[number] = end
+        for number in range(len(lines)):
+            if lines[number].startswith("     ") or lines[number] == "    ):":
+                ends[number] = max(k for k in _block(lines, number))
+        return {name: ends[number] for name, number in last.items()}
+
+
+ROOM = re.compile(r"@(\w+)@")
+NAME = re.compile(r"[A-Za-z_]\w*")
+ALIASING = (*VIEWS, "straight_through")
+
+
+def _block(lines: Sequence[str], number: int) -> range:
+    """The indented lines around a line, with the line that opens them."""
+    first = last = number
+    while last + 1 < len(lines) and (lines[last + 1].startswith("     ") or lines[last + 1] == "    ):"):
+        last += 1
+    return range(first, last + 1)
+
+
+def fix_empty(line: str) -> str:
+    """`new_empty` takes its extents as one tuple."""
+    return EMPTY.sub(lambda m: f"like.new_empty(({m[1]}){', ' + m[2] if m[2] else ''})", line)
+
+
+EMPTY = re.compile(r"like\.new_empty\(([^()]*?),?\s?(dtype=[\w.]+)?\)")
+
+
+def span_of(body: Sequence[Stmt]) -> Range:
+    """The steps of a window: the bounds of its loops, or of the sequences it reads."""
+    for statement in body:
+        if isinstance(statement, For):
+            return Range(statement.lo, statement.hi)
+    found = [i for s in body if isinstance(s, Load | Store) for i in s.index if isinstance(i, Range)]
+    return next(part for part in found if len(part.lo.parts) > 1 and len(part.hi.parts) > 1)
 
 
 def full_text(storage: Storage, value: Operand) -> str:

@@ -138,9 +138,9 @@ class LoopWriter:
             count = sum(1 for tensor in self.entry.allocated if tensor.rsplit("_", 1)[0] == f"{family}")
             tensor = f"{family}_{'abcdefghijklmnopqrstuvwxyz'[count % 26]}{count // 26 or ''}"
             self.entry.allocated.add(tensor)
-            extent = ", ".join(["B", *map(str, sizes)])
-            dtype = {"bool": ", dtype=torch.bool", "int": ", dtype=torch.long"}.get(vtype.dtype, "")
-            self.entry.line(f"{tensor} = like.new_empty(({extent},){dtype})")
+            dtype = {"bool": "dtype=torch.bool", "int": "dtype=torch.long"}.get(vtype.dtype, "")
+            room = self.entry.lease(tensor, ["B", *map(str, sizes)], dtype)
+            self.entry.line(f"{tensor} = {room}")
         self.scratch[name] = tensor
         return tensor
 
@@ -200,7 +200,8 @@ class LoopWriter:
         other = f"{carry}_new"
         if other not in self.entry.allocated:
             self.entry.allocated.add(other)
-            self.entry.line(f"{other} = torch.empty_like({carry})")
+            sizes = ["B", *(str(axis.size) for axis in self.entry.storages[carry].type.axes)]
+            self.entry.line(f"{other} = {self.entry.lease(other, sizes, '')}")
         return other
 
     def _store(self, store: Store, destinations: dict[str, Store]) -> None:

@@ -5,6 +5,8 @@ It needs torch only; the text of this file and of `backends/init.py` is part of 
 
 from __future__ import annotations
 
+import math
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -43,6 +45,7 @@ class CompiledModel(torch.nn.Module):
         dtype = dtype or torch.get_default_dtype()
         for name, value in initial(described(self.description["parameters"]), seed, dtype).items():
             self._register(name, value, self.description["parameters"][name]["frozen"])
+        self._arena = Arena()
         self.register_buffer("_like", torch.zeros((), dtype=dtype), persistent=False)
 
     def _register(self, name: str, value: Tensor, frozen: bool) -> None:
@@ -83,6 +86,7 @@ class CompiledModel(torch.nn.Module):
             call.finish(results)
         else:
             call.finish(call.forward([value.detach() for value in values]))
+            call.lease.close()
         return call.output()
 
 
@@ -114,6 +118,7 @@ class Call:
         about = model.description
         self.variant = "plain" if mask is None and reset is None else "ragged"
         self.like: Tensor = model._like  # type: ignore[assignment]
+        self.lease = model._arena.lease(self.like)
         self.given = self._read(batch)
         self.steps, self.size = self._extent()
         self.scored = all(name in self.given for name, info in about["inputs"].items() if info["target"])
@@ -215,9 +220,9 @@ class Call:
         return self.valid & ((steps + 1) % at[1] == 0)
 
     # -- running --------------------------------------------------------------------------------------------------
-    def _call(self, entry: str) -> dict[str, Any]:
+    def _call(self, entry: str, lease: Lease) -> dict[str, Any]:
         function, arguments, results = self.model.functions[f"{self.variant}.{entry}"]
-        values = function(self.like, self.steps, self.size, *(self.data[name] for name in arguments))
+        values = function(self.like, lease, self.steps, self.size, *(self.data[name] for name in arguments))
         return dict(zip(results, values, strict=True))
 
     def forward(self, parameters: list[Tensor]) -> tuple[Tensor, ...]:
@@ -228,7 +233,7 @@ class Call:
             steps = torch.arange(self.t0, self.t0 + self.steps, dtype=self.like.dtype, device=self.like.device)
             self.data["in_t"] = steps[:, None].expand(self.steps, self.size)
         self._start()
-        found = self._call("forward")
+        found = self._call("forward", self.lease)
         self.data.update(found)
         losses = [found[f"loss{k}"] for k in range(len(about["losses"]))]
         loss = self.like.new_zeros(())
@@ -243,7 +248,7 @@ class Call:
         given = self.state or {}
         wanted = {carry: shape for carry, shape in about["carries"].items()}
         if self.state is None:
-            found = self._call("start")
+            found = self._call("start", self.lease)
             for init, carries in about["inits"]:
                 for carry in carries:
                     start = found[init]
@@ -264,7 +269,9 @@ class Call:
         entry = "backward" if all(value is None for value in outputs) else "backward_outputs"
         for k, value in enumerate(outputs):
             self.data[f"c{k}"] = torch.zeros_like(self.data[f"out{k}"]) if value is None else value
-        found = self._call(entry)
+        lease = self.model._arena.lease(self.like)
+        found = self._call(entry, lease)
+        lease.close()
         return [found.get(about["gradients"].get(name)) for name in about["parameters"]]
 
     # -- result ---------------------------------------------------------------------------------------------------
@@ -281,6 +288,62 @@ class Call:
         return Output(dict(zip(about["outputs"], outputs, strict=True)), loss if self.scored else None, losses, state)
 
 
+class Arena:
+    """Room for sequences, kept from call to call: fresh pages cost more than the arithmetic on small models.
+
+    Used on the CPU only; elsewhere the device's own caching allocator does this.
+    """
+
+    def __init__(self) -> None:
+        self.free: list[Tensor] = []
+
+    def lease(self, like: Tensor) -> Lease:
+        """Room for one forward or backward pass."""
+        return Lease(self, like)
+
+
+class Lease:
+    """What one pass holds of an arena."""
+
+    def __init__(self, arena: Arena, like: Tensor) -> None:
+        self.arena, self.like = arena, like
+        self.held: dict[int, Tensor] = {}
+        self.pooled = like.device.type == "cpu"
+
+    def take(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        """An uninitialised tensor of that shape."""
+        dtype = dtype or self.like.dtype
+        size = math.prod(shape)
+        if not self.pooled or size == 0:
+            return self.like.new_empty(shape, dtype=dtype)
+        room = self._find(size, dtype)
+        found = room[:size].view(shape)
+        self.held[found.data_ptr()] = room
+        return found
+
+    def _find(self, size: int, dtype: torch.dtype) -> Tensor:
+        """The smallest free room that fits without wasting more than it holds."""
+        best = -1
+        for place, room in enumerate(self.arena.free):
+            fits = room.dtype == dtype and size <= room.numel() <= 2 * size + 64
+            if fits and (best < 0 or room.numel() < self.arena.free[best].numel()):
+                best = place
+        return self.arena.free.pop(best) if best >= 0 else self.like.new_empty((size,), dtype=dtype)
+
+    def give(self, *tensors: Tensor) -> None:
+        """Hand back what is done with."""
+        for tensor in tensors:
+            room = self.held.pop(tensor.data_ptr(), None)
+            if room is not None:
+                self.arena.free.append(room)
+
+    def close(self) -> None:
+        """Hand back everything; what the pool holds beyond a few passes' worth is let go."""
+        self.arena.free.extend(self.held.values())
+        self.held = {}
+        del self.arena.free[:-256]
+
+
 class Run(torch.autograd.Function):
     """The one place where gradients enter and leave: the generated backward functions do all the work."""
 
@@ -291,12 +354,16 @@ class Run(torch.autograd.Function):
         ctx.parameters = parameters
         ctx.versions = [parameter._version for parameter in parameters]
         results = call.forward(list(parameters))
+        tape = torch.empty(0)
+        ctx.save_for_backward(tape)
+        weakref.finalize(tape, call.lease.close)
         ctx.mark_non_differentiable(*(value for value in results if not value.is_floating_point()))
         return results
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        _ = ctx.saved_tensors  # raises PyTorch's own error once the graph is freed
         if [parameter._version for parameter in ctx.parameters] != ctx.versions:
             raise RuntimeError("a parameter was changed in place between the call and backward()")
         return None, *ctx.call.backward(cotangents[0], cotangents[1:])
