@@ -1,0 +1,579 @@
+"""What can be wrong with names (RD03xx) and with axes and types (RD04xx) once a spec has the right form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from recdsl.diagnostics import Problem
+
+
+@dataclass(frozen=True)
+class UnknownName(Problem):
+    """A name that nothing defines."""
+
+    code = "RD0301"
+    message = "unknown name `{name}`"
+    hint = "{suggestion}"
+    explain = (
+        "An expression may use inputs, parameters, sizes, `t`, and names that the step assigns, in any order. Inside "
+        "a block only the block's own arguments, sizes, parameters and names can be seen."
+    )
+
+    name: str
+    suggestion: str = ""
+
+
+@dataclass(frozen=True)
+class DefinedTwice(Problem):
+    """One name, two definitions."""
+
+    code = "RD0302"
+    message = "`{name}` is defined twice"
+    hint = "give each value its own name; the value of the step before is `{name}[t-1]`"
+    explain = "A name has one definition: as a size, input, target or parameter, or by one equation."
+
+    name: str
+
+
+@dataclass(frozen=True)
+class ReservedName(Problem):
+    """A name that means something else."""
+
+    code = "RD0303"
+    message = "`{name}` cannot be the name of {what}: {why}"
+    hint = "choose another name"
+    explain = (
+        "`t` is the step number. Inputs may not be called `mask`, `reset` or `state`, which every model accepts. A "
+        "parameter becomes an attribute of a torch.nn.Module, so names that the module owns are refused."
+    )
+
+    name: str
+    what: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Cycle(Problem):
+    """Equations that need each other within one step."""
+
+    code = "RD0304"
+    message = "{chain}: these need each other within one step"
+    hint = "use the value of the step before somewhere, as in `{name}[t-1]`"
+    explain = "Equations may stand in any order, but the values of one step must not depend on themselves."
+
+    chain: str
+    name: str
+
+
+@dataclass(frozen=True)
+class NeverAssigned(Problem):
+    """A state without an equation."""
+
+    code = "RD0305"
+    message = "state `{name}` is never assigned"
+    hint = "{suggestion}"
+    explain = "`h[t-1]` is what the step before assigned to `h`, so the step needs an equation `h = ...`."
+
+    name: str
+    suggestion: str = ""
+
+
+@dataclass(frozen=True)
+class UnknownFunction(Problem):
+    """A call of something that is neither a function nor a block."""
+
+    code = "RD0306"
+    message = "unknown function or block `{name}`"
+    hint = "{suggestion}"
+    explain = "Functions are built in; blocks come from `blocks:`, from files beside the spec, or from the library."
+
+    name: str
+    suggestion: str = ""
+
+
+@dataclass(frozen=True)
+class NestedBlock(Problem):
+    """A block call that is not the whole right-hand side."""
+
+    code = "RD0307"
+    message = "block `{name}` is called inside an expression"
+    hint = "a block's parameters live under the name it is assigned to; write\n  {first}\n  {second}"
+    explain = "A block is called by an equation of its own: `inner = gru(x, size=hidden)`."
+
+    name: str
+    first: str
+    second: str
+
+
+@dataclass(frozen=True)
+class BadCall(Problem):
+    """Arguments that a function, block or initialiser does not take, or lacks."""
+
+    code = "RD0308"
+    message = "`{name}`: {what}"
+    hint = "{use}"
+    explain = "The hint shows how the function or block is called."
+
+    name: str
+    what: str
+    use: str = ""
+
+
+@dataclass(frozen=True)
+class TargetInStep(Problem):
+    """The model looks at the answer."""
+
+    code = "RD0309"
+    message = "target `{name}` is used in an equation"
+    hint = "targets are for losses; what the model may see is declared under `inputs`"
+    explain = "Targets at masked steps are never read, and at inference there are none."
+
+    name: str
+
+
+@dataclass(frozen=True)
+class NoHistory(Problem):
+    """`[t-k]` on something that has no steps."""
+
+    code = "RD0310"
+    message = "`{name}[t-{lag}]`: {what} has no previous value"
+    hint = "{suggestion}"
+    explain = "`[t-k]` reads an earlier value of an input or of a name that the step assigns."
+
+    name: str
+    lag: int
+    what: str
+    suggestion: str = ""
+
+
+@dataclass(frozen=True)
+class ResultCount(Problem):
+    """More names on the left than results on the right."""
+
+    code = "RD0311"
+    message = "{targets} names are assigned, but `{name}` gives {results}"
+    hint = "{suggestion}"
+    explain = "Only a block has several results. Fewer names than results is fine."
+
+    targets: int
+    name: str
+    results: int
+    suggestion: str = ""
+
+
+@dataclass(frozen=True)
+class UnknownLoss(Problem):
+    """A loss that is not in the list."""
+
+    code = "RD0312"
+    message = "unknown loss `{name}`"
+    hint = "{suggestion}"
+    explain = "Losses: mse, mae, huber, cross_entropy, binary_cross_entropy, nll, kl, td."
+
+    name: str
+    suggestion: str = ""
+
+
+@dataclass(frozen=True)
+class NoMatch(Problem):
+    """A selector in `trains` that names no parameter."""
+
+    code = "RD0313"
+    message = "`{selector}` matches no parameter"
+    hint = "{suggestion}"
+    explain = "`trains` takes parameter names and patterns such as `enc.*`; frozen parameters do not count."
+
+    selector: str
+    suggestion: str = ""
+
+
+@dataclass(frozen=True)
+class Unreached(Problem):
+    """A parameter that would never be trained."""
+
+    code = "RD0314"
+    message = "no loss reaches parameter `{name}`"
+    hint = "{suggestion}"
+    explain = (
+        "A path from the parameter to a loss must carry gradient: `stop`, comparisons, `floor` and `sign` do not. With "
+        "`trains`, only the losses that train the parameter count. A constant is declared with `frozen`."
+    )
+
+    name: str
+    suggestion: str = "use it, take it out, or write `frozen` at the end of its declaration"
+
+
+@dataclass(frozen=True)
+class Recursive(Problem):
+    """Blocks that contain themselves, or nest too deeply."""
+
+    code = "RD0315"
+    message = "block `{name}` {what}: {chain}"
+    hint = "a block may call other blocks, at most 32 deep, but not itself"
+    explain = "Blocks are expanded in place, so a block that calls itself would never end."
+
+    name: str
+    what: str
+    chain: str
+
+
+@dataclass(frozen=True)
+class NotYet(Problem):
+    """Part of the language that is not built yet."""
+
+    code = "RD0316"
+    message = "{what} is not supported yet"
+    hint = "{suggestion}"
+    explain = "The word is reserved for a part of the language that this version does not compile."
+
+    what: str
+    suggestion: str = ""
+
+
+@dataclass(frozen=True)
+class NotALoss(Problem):
+    """A loss entry that is not a call of a loss."""
+
+    code = "RD0317"
+    message = "a loss is a call such as `mse(v, y)`"
+    hint = "call one of mse, mae, huber, cross_entropy, binary_cross_entropy, nll, kl"
+    explain = "The arguments of the loss may be any expressions of the step's names and the targets."
+
+
+@dataclass(frozen=True)
+class NoResult(Problem):
+    """A block that does not assign what it returns."""
+
+    code = "RD0318"
+    message = "block `{block}` returns `{name}` but its step does not assign it"
+    hint = "{suggestion}"
+    explain = "Each name under `returns` needs an equation in the block's step."
+
+    block: str
+    name: str
+    suggestion: str = ""
+
+
+@dataclass(frozen=True)
+class SizeFromData(Problem):
+    """`data` as a size, without data that gives it."""
+
+    code = "RD0319"
+    message = "size `{name}` comes from the data, which does not give it"
+    hint = "write a number, or name a data set under `data:` that has `{name}`"
+    explain = "A size declared as `data` is filled in from the data set, such as the number of distinct characters."
+
+    name: str
+
+
+@dataclass(frozen=True)
+class NotConstant(Problem):
+    """Something that must be known when compiling."""
+
+    code = "RD0320"
+    message = "{what} must be {kind}"
+    hint = "{suggestion}"
+    explain = "Sizes, axes, options and arguments of initialisers are known before the model runs."
+
+    what: str
+    kind: str
+    suggestion: str = ""
+
+
+@dataclass(frozen=True)
+class MatmulAxes(Problem):
+    """`@` on axes that differ."""
+
+    code = "RD0401"
+    message = "`@` sums over the last axis of {left} and the first of {right}: `{a}` is not `{b}`"
+    hint = "{suggestion}"
+    explain = (
+        "`a @ b` contracts the last axis of `a` with the first of `b`. They must have the same name, also where their "
+        "extents are equal. `M.T` swaps the axes of a matrix, `dot(a, b, over=axis)` names it, `rename` changes it."
+    )
+
+    left: str
+    right: str
+    a: str
+    b: str
+    suggestion: str = ""
+
+
+@dataclass(frozen=True)
+class MatmulScalar(Problem):
+    """`@` on a scalar."""
+
+    code = "RD0402"
+    message = "`@` of {left} and {right}: a scalar has no axis to sum over"
+    hint = "use `*`"
+    explain = "`@` is for values with axes."
+
+    left: str
+    right: str
+
+
+@dataclass(frozen=True)
+class Ambiguous(Problem):
+    """Elementwise operands that repeat a name differently."""
+
+    code = "RD0403"
+    message = "{what} of {left} and {right}: an axis name repeats, so they do not align by name"
+    hint = "give one of them another name: `rename(x, {axis}=other)`"
+    explain = "Values that repeat a name align by position, which needs equal axes."
+
+    what: str
+    left: str
+    right: str
+    axis: str
+
+
+@dataclass(frozen=True)
+class NoAxis(Problem):
+    """An axis that a value does not have."""
+
+    code = "RD0404"
+    message = "{type} has no axis `{axis}`"
+    hint = "{suggestion}"
+    explain = "Axes go by name. The message shows the axes that the value has."
+
+    axis: str
+    type: str
+    suggestion: str = ""
+
+
+@dataclass(frozen=True)
+class AxisNeeded(Problem):
+    """A reduction that does not say over which axis."""
+
+    code = "RD0405"
+    message = "`{name}` of {type} needs an axis"
+    hint = "{suggestion}"
+    explain = "A reduction names its axis, `sum(x, axis=hid)`; it may be left out where there is only one."
+
+    name: str
+    type: str
+    suggestion: str
+
+
+@dataclass(frozen=True)
+class WrongKind(Problem):
+    """A number of the wrong kind."""
+
+    code = "RD0406"
+    message = "{what} of {type}"
+    hint = "{suggestion}"
+    explain = "Classes and tokens are names, not amounts: `onehot(x)` or a row `W[vocab=x]` makes numbers of them."
+
+    what: str
+    type: str
+    suggestion: str = ""
+
+
+@dataclass(frozen=True)
+class CannotInfer(Problem):
+    """A state whose axes nothing determines."""
+
+    code = "RD0407"
+    message = "the axes of state `{name}` cannot be inferred"
+    hint = 'declare it: `states: {{{name}: "float[...]"}}`'
+    explain = (
+        "A state takes the type of what is assigned to it; where that depends only on the state itself, declare it."
+    )
+
+    name: str
+
+
+@dataclass(frozen=True)
+class StateType(Problem):
+    """A state that would change its type."""
+
+    code = "RD0408"
+    message = "state `{name}` is {declared}, but is assigned {found}"
+    hint = "{suggestion}"
+    explain = "A state has the same axes at every step; their order does not matter."
+
+    name: str
+    declared: str
+    found: str
+    suggestion: str = ""
+
+
+@dataclass(frozen=True)
+class BadSize(Problem):
+    """A size that is not a positive whole number."""
+
+    code = "RD0409"
+    message = "size `{name}` is {value}"
+    hint = "a size is a whole number from 1 to 2**48"
+    explain = "Sizes are computed exactly; a quotient must come out even."
+
+    name: str
+    value: str
+
+
+@dataclass(frozen=True)
+class TooLarge(Problem):
+    """More memory than can be meant."""
+
+    code = "RD0410"
+    message = "{what} needs {bytes} bytes ({numel} numbers)"
+    hint = "the limit is {limit} bytes; make an axis smaller"
+    explain = "Sizes are multiplied out before anything is allocated."
+
+    what: str
+    numel: int
+    bytes: int
+    limit: int
+
+
+@dataclass(frozen=True)
+class OutOfRange(Problem):
+    """An index past the end."""
+
+    code = "RD0411"
+    message = "index {index} is outside axis `{axis}`, which has {size} entries"
+    hint = "entries count from 0"
+    explain = "Literal indices and slices are checked when compiling."
+
+    index: str
+    axis: str
+    size: int
+
+
+@dataclass(frozen=True)
+class LiteralShape(Problem):
+    """Nested numbers of the wrong shape."""
+
+    code = "RD0412"
+    message = "a literal of shape {found} for {type}"
+    hint = "write one list per axis, in order: shape {wanted}"
+    explain = "A nested literal has one level for each axis, each of the axis's extent."
+
+    found: str
+    type: str
+    wanted: str
+
+
+@dataclass(frozen=True)
+class ConcatAxes(Problem):
+    """Pieces that do not fit together."""
+
+    code = "RD0413"
+    message = "`[...; ...]` of {left} and {right}"
+    hint = "pieces share all axes but the one along which they are joined"
+    explain = "Pieces are joined along the one axis in which they differ, else along the last. A scalar is one entry."
+
+    left: str
+    right: str
+
+
+@dataclass(frozen=True)
+class ArgumentType(Problem):
+    """A block argument of the wrong type."""
+
+    code = "RD0414"
+    message = "block `{block}` takes `{name}: {declared}`, but gets {found}"
+    hint = "{suggestion}"
+    explain = "An argument's axes are matched in order; a size that is given must be the axis of that name."
+
+    block: str
+    name: str
+    declared: str
+    found: str
+    suggestion: str = ""
+
+
+@dataclass(frozen=True)
+class LossAxes(Problem):
+    """Loss operands that do not fit each other."""
+
+    code = "RD0415"
+    message = "`{name}` of {left} and {right}"
+    hint = "{suggestion}"
+    explain = "Prediction and target have the same axes; a class is looked up on the axis it was declared with."
+
+    name: str
+    left: str
+    right: str
+    suggestion: str = "both need the same axes"
+
+
+@dataclass(frozen=True)
+class InitialVaries(Problem):
+    """An initial value that depends on the step."""
+
+    code = "RD0416"
+    message = "the initial value of `{name}` depends on the step"
+    hint = "use numbers and parameters"
+    explain = "A state starts from a constant or from parameters (then it is learned)."
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Refused(Problem):
+    """Operands that an operation refuses."""
+
+    code = "RD0417"
+    message = "{what}"
+    hint = "{suggestion}"
+    explain = "The operation cannot take operands of these types."
+
+    what: str
+    suggestion: str = ""
+
+
+@dataclass(frozen=True)
+class NotAMatrix(Problem):
+    """Something that needs two axes."""
+
+    code = "RD0418"
+    message = "{what} of {type}: it takes exactly two axes"
+    hint = "{suggestion}"
+    explain = "`.T` and orthogonal initialisation are for matrices."
+
+    what: str
+    type: str
+    suggestion: str = ""
+
+
+@dataclass(frozen=True)
+class RenameClash(Problem):
+    """A new axis name that does not fit."""
+
+    code = "RD0419"
+    message = "axis `{axis}` cannot be renamed to `{new}`: {why}"
+    hint = "choose another name"
+    explain = "The new name must be free in the value, and where it is a size, that size."
+
+    axis: str
+    new: str
+    why: str
+
+
+@dataclass(frozen=True)
+class BadNumber(Problem):
+    """Arithmetic on literals that has no result."""
+
+    code = "RD0420"
+    message = "{what}"
+    hint = "{suggestion}"
+    explain = "Numbers are computed when compiling; the result must be finite and in range."
+
+    what: str
+    suggestion: str = ""
+
+
+@dataclass(frozen=True)
+class BadMask(Problem):
+    """A mask that does not fit its matrix."""
+
+    code = "RD0421"
+    message = "mask `{name}` on {type}: {why}"
+    hint = "{suggestion}"
+    explain = "`sparse(density)` keeps a fixed random part of the entries, `blocks(n)` keeps n equal diagonal blocks."
+
+    name: str
+    type: str
+    why: str
+    suggestion: str = ""

@@ -1,0 +1,109 @@
+"""Spec to step graph: the second stage of the compiler."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+from recdsl.errors.graph import CannotInfer, TooLarge, Unreached
+from recdsl.graph import histories, losses
+from recdsl.graph.context import Context
+from recdsl.graph.declare import top_scope
+from recdsl.graph.infer import state_types
+from recdsl.graph.reach import reached
+from recdsl.graph.scope import Ref, Scope
+from recdsl.graph.step import Carry, Loss, StepGraph
+from recdsl.graph.steps import evaluator, run
+from recdsl.syntax.ast import BlockDecl, Spec
+
+LARGEST = 2**33
+"""Bytes that one parameter or value may take (as 32-bit floats)."""
+
+
+def build(spec: Spec, sizes: Mapping[str, int] | None = None) -> StepGraph:
+    """The step graph of a spec. `sizes` gives the sizes declared as `data`.
+
+    Raises SpecError with all problems that were found.
+    """
+    library: dict[str, BlockDecl | None] = {}
+    given = dict(sizes or {})
+    ctx = Context(spec, given, state_types(spec, given, library), False, library)
+    scope = top_scope(ctx)
+    run(ctx, scope, spec.step)
+    found = _losses(ctx, scope)
+    carries = histories.carries(ctx, evaluator(ctx, scope))
+    if not ctx.problems.found:
+        for full, span in histories.unresolved(ctx).items():
+            ctx.problems.add(CannotInfer(span, full))
+    if not ctx.problems.found:
+        _check_reach(ctx, carries, found)
+        _check_memory(ctx)
+    ctx.problems.check()
+    outputs = tuple(
+        (target.text, entry.id)
+        for equation in spec.step
+        for target in equation.targets
+        if isinstance(entry := scope.names.get(target.text), Ref)
+    )
+    return StepGraph(
+        spec.name,
+        tuple(ctx.emit.nodes),
+        tuple(ctx.inputs),
+        tuple(ctx.parameters.values()),
+        tuple(carries),
+        outputs,
+        tuple(found),
+        spec.reduce,
+    )
+
+
+def _losses(ctx: Context, scope: Scope) -> list[Loss]:
+    """All losses, in a scope that sees the targets too."""
+    scope.losses = True
+    found = [losses.build(ctx, scope, decl) for decl in ctx.spec.losses]
+    for decl in ctx.spec.losses:
+        losses.check_selectors(ctx, decl)
+    scope.losses = False
+    return [loss for loss in found if loss is not None]
+
+
+def _check_reach(ctx: Context, carries: Sequence[Carry], found: Sequence[Loss]) -> None:
+    """Each trainable parameter needs a path to a loss that trains it."""
+    if not found:
+        return
+    nodes = ctx.emit.nodes
+    leaf = {node.name: node.id for node in nodes if node.op == "parameter"}
+    reach = {loss.name: reached(nodes, carries, [loss]) for loss in found}
+    for name, parameter in ctx.parameters.items():
+        if parameter.frozen or parameter.span is None:
+            continue
+        own = [loss for loss in found if not loss.trains or any(losses.matches(s, name) for s in loss.trains)]
+        if not any(leaf[name] in reach[loss.name] for loss in own):
+            if own or not found:
+                ctx.problems.add(Unreached(parameter.span, name))
+            else:
+                ctx.problems.add(Unreached(parameter.span, name, "no `trains` names it: add it, or write `frozen`"))
+
+
+def _check_memory(ctx: Context) -> None:
+    """Bytes in Python integers, before anything is allocated."""
+    whole = 0
+    for parameter in ctx.parameters.values():
+        whole += 4 * parameter.type.numel
+    for node in ctx.emit.nodes:
+        size = 4 * node.type.numel
+        if size > LARGEST and node.span is not None:
+            what = f"parameter `{node.name}`" if node.op == "parameter" else f"a value of type {node.type}"
+            ctx.problems.add(TooLarge(node.span, what, node.type.numel, size, LARGEST))
+    limit = _memory() * 4 // 5
+    if not ctx.problems.found and whole > limit:
+        numel = whole // 4
+        ctx.problems.add(TooLarge(ctx.spec.span, "all parameters together", numel, whole, limit))
+
+
+def _memory() -> int:
+    """Bytes of physical memory; where the system does not say, a number that never limits."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return 2**62

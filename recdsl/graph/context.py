@@ -1,0 +1,70 @@
+"""What is shared by everything that builds one graph: nodes, problems, parameters, inferred state types."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from recdsl.diagnostics import Problems
+from recdsl.graph.emit import UNKNOWN, Emitter
+from recdsl.graph.scope import Scope
+from recdsl.graph.step import Input, Parameter
+from recdsl.graph.types import Axis, Type
+from recdsl.source import Span
+from recdsl.syntax.ast import BlockDecl, Spec, StateDecl
+
+
+@dataclass
+class History:
+    """A value read at earlier steps: its leaves, one for each lag up to the largest read."""
+
+    name: str
+    type: Type
+    kind: str
+    links: list[int]
+    span: Span
+    source: int = UNKNOWN
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """A state's declaration, the scope that it stands in, and its type where it gives one."""
+
+    decl: StateDecl
+    scope: Scope
+    type: Type | None
+
+
+@dataclass
+class Context:
+    """One pass over a spec.
+
+    `optimistic` passes find state types: unknown operands take the others' type, problems are thrown away. The
+    final pass reports problems; a value that could not be built silences what depends on it.
+    """
+
+    spec: Spec
+    sizes: Mapping[str, int]
+    inferred: dict[str, Type]
+    optimistic: bool
+    library: dict[str, BlockDecl | None]
+    emit: Emitter = field(default_factory=Emitter)
+    problems: Problems = field(default_factory=Problems)
+    inputs: list[Input] = field(default_factory=list[Input])
+    parameters: dict[str, Parameter] = field(default_factory=dict[str, Parameter])
+    histories: dict[str, History] = field(default_factory=dict[str, History])
+    declared: dict[str, Declaration] = field(default_factory=dict[str, Declaration])
+    values: dict[str, int] = field(default_factory=dict[str, int])
+    unknown: dict[str, Span] = field(default_factory=dict[str, Span])
+    index_axis: dict[int, Axis] = field(default_factory=dict[int, Axis])
+    onehot: dict[int, int] = field(default_factory=dict[int, int])
+    input_names: dict[int, str] = field(default_factory=dict[int, str])
+    changed: list[str] = field(default_factory=list[str])
+    growth: dict[str, int] = field(default_factory=dict[str, int])
+    delayed: dict[int, int] = field(default_factory=dict[int, int])
+
+    def known(self, value: int) -> bool:
+        """Whether a value has a type, all of its axes included."""
+        if value == UNKNOWN:
+            return False
+        return not self.optimistic or all(axis.size for axis in self.emit.type(value).axes)
