@@ -1,0 +1,80 @@
+"""Sequences that end and begin inside a batch: `reset` and `mask` as ordinary nodes of the step.
+
+Reset acts first: a step reads `where(reset, init, carried)`. A masked step gives back what it has read, delay lines
+included, so nothing shifts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from recdsl.graph.emit import Emitter
+from recdsl.graph.step import Carry, Input, Node, StepGraph
+from recdsl.graph.types import BOOL, Axis
+
+
+@dataclass
+class _Rebuild:
+    """A copy of a graph in the making; `new` maps old ids to new ones."""
+
+    graph: StepGraph
+    emit: Emitter = field(default_factory=Emitter)
+    new: dict[int, int] = field(default_factory=dict[int, int])
+    wide: dict[tuple[str, tuple[Axis, ...]], int] = field(default_factory=dict[tuple[str, tuple[Axis, ...]], int])
+
+    def copy(self, node: Node) -> int:
+        self.emit.span = node.span
+        args = tuple(self.new[arg] for arg in node.args)
+        return self.emit.append(node.op, args, node.attrs, node.type, node.name)
+
+    def flag(self, name: str, axes: tuple[Axis, ...]) -> int:
+        """The bool of that name for every entry."""
+        found = self.wide.get((name, axes))
+        if found is None:
+            leaf = self.emit.leaf("input", name, BOOL)
+            found = self.wide[name, axes] = self.emit.op("broadcast", leaf, axes=axes, at=()) if axes else leaf
+        return found
+
+    def choose(self, flag: str, then: int, other: int, carry: Carry) -> int:
+        type = self.emit.type(then)
+        self.emit.span = carry.span
+        return self.emit.append("where", (self.flag(flag, type.axes), then, other), (), type)
+
+
+def ragged(graph: StepGraph) -> StepGraph:
+    """The graph with two more inputs, `reset` and `mask`, obeyed by every carry."""
+    return ragged_map(graph)[0]
+
+
+def ragged_map(graph: StepGraph) -> tuple[StepGraph, dict[int, int]]:
+    """The same, with the map from the old nodes to the new ones: a carried read becomes the state after resets."""
+    work, carried = _Rebuild(graph), {carry.read: carry for carry in graph.carries}
+    for node in graph.nodes:  # what does not vary comes first: initial values are needed at the leaves
+        if node.id not in graph.varying:
+            work.new[node.id] = work.copy(node)
+    for node in graph.nodes:
+        if node.id in graph.varying:
+            leaf = work.copy(node)
+            carry = carried.get(node.id)
+            work.new[node.id] = leaf if carry is None else work.choose("reset", work.new[carry.init], leaf, carry)
+    reads = {node.name: node.id for node in work.emit.nodes if node.op == "carry"}
+    kept: dict[int, int] = {}
+    carries: list[Carry] = []
+    for carry in graph.carries:
+        write = work.choose("mask", work.new[carry.write], work.new[carry.read], carry)
+        if carry.kind == "state":
+            kept.setdefault(carry.write, write)
+        carries.append(replace(carry, read=reads[carry.name], write=write, init=work.new[carry.init]))
+    states = {carry.name: carry.write for carry in carries if carry.kind == "state"}
+    flags = tuple(Input(name, "bool", BOOL, 0, False, None) for name in ("reset", "mask"))
+    for name in ("reset", "mask"):
+        work.emit.leaf("input", name, BOOL)
+    made = replace(
+        graph,
+        nodes=tuple(work.emit.nodes),
+        inputs=(*graph.inputs, *flags),
+        carries=tuple(carries),
+        outputs=tuple((name, states.get(name, kept.get(old, work.new[old]))) for name, old in graph.outputs),
+        losses=tuple(replace(loss, node=work.new[loss.node]) for loss in graph.losses),
+    )
+    return made, work.new
