@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pprint
+from dataclasses import replace
 from typing import Any
 
 from recdsl.backends.torch.codegen import Entry
 from recdsl.credit.plan import CreditPlan
-from recdsl.graph.ragged import ragged
+from recdsl.graph.ragged import ragged_map
 from recdsl.graph.step import StepGraph
 from recdsl.program.assemble import Assembled, assemble
 from recdsl.resources import read_text
@@ -69,7 +70,9 @@ def _body(text: str) -> str:
 
 def ragged_pair(graph: StepGraph, plan: CreditPlan) -> tuple[StepGraph, CreditPlan]:
     """The graph with reset and mask as ops, and the plan on its nodes."""
-    return ragged(graph, plan)
+    made, new = ragged_map(graph)
+    classes = tuple(replace(c, cuts=frozenset((new[a], new[b]) for a, b in c.cuts)) for c in plan.classes)
+    return made, replace(plan, classes=classes)
 
 
 def write_entries(assembled: Assembled) -> list[tuple[str, str, tuple[str, ...], tuple[str, ...]]]:

@@ -17,13 +17,12 @@ from recdsl.program.timeline import LEAVES, TimelineBuilder, TNode
 
 @dataclass(frozen=True)
 class Credit:
-    """What a reverse pass keeps, on the timeline: seeds (node, cotangent node), cut edges, wanted leaves.
+    """What a reverse pass keeps, on the timeline: seeds (node, cotangent node) and wanted leaves.
 
     severed: `prev` nodes whose crossing of a step is cut at every step (the initial value still gets its share).
     """
 
     seeds: tuple[tuple[int, int], ...]
-    cuts: frozenset[tuple[int, int]]
     severed: frozenset[int]
     parameters: frozenset[str]
 
@@ -97,8 +96,7 @@ class _Reverse:
         elif total is not None and node.op not in LEAVES:
             given = primitive(node.op).vjp(self.builder, node.args, k, total, node.attrs)
             for arg, cotangent in zip(node.args, given, strict=True):
-                if (arg, k) not in self.credit.cuts:
-                    self._give(arg, cotangent)
+                self._give(arg, cotangent)
 
     def _sweep_prev(self, k: int, node: TNode, total: int | None) -> None:
         source = self.builder.const(0.0, k) if total is None else total
@@ -155,7 +153,7 @@ def _gradient_args(nodes: tuple[TNode, ...], k: int, credit: Credit) -> list[int
     return [
         arg
         for place, arg in enumerate(node.args)
-        if nodes[arg].type.dtype == "float" and (arg, k) not in credit.cuts and place >= skip
+        if nodes[arg].type.dtype == "float" and place >= skip
     ]
 
 

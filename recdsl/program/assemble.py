@@ -53,16 +53,15 @@ class Assembled:
 
 def assemble(graph: StepGraph, plan: CreditPlan, *, optimise: bool = True) -> Assembled:
     """All entries of one model (plain or ragged, as the graph is). Pure."""
-    forward = forward_timeline(graph)
-    forward, used = forward_passes(forward, _cut_edges(forward, plan)) if optimise else (forward, _cut_edges(forward, plan))
-    return _Assembly(graph, plan, forward, used, optimise).run()
+    forward = forward_timeline(graph, _cuts(plan))
+    return _Assembly(graph, plan, forward_passes(forward) if optimise else forward, optimise).run()
 
 
-def _cut_edges(forward: Forward, plan: CreditPlan) -> tuple[frozenset[tuple[int, int]], ...]:
-    """The cuts of each class, on timeline nodes."""
-    return tuple(
-        frozenset((forward.values[a], forward.values[b]) for a, b in routing.cuts) for routing in plan.classes
-    )
+def _cuts(plan: CreditPlan) -> frozenset[tuple[int, int]]:
+    """The cut edges, which hold for all classes: they belong to edges, not to parameters."""
+    found = {routing.cuts for routing in plan.classes}
+    assert len(found) <= 1, "cuts of one class only"
+    return next(iter(found), frozenset())
 
 
 class _Assembly:
@@ -73,10 +72,9 @@ class _Assembly:
         graph: StepGraph,
         plan: CreditPlan,
         forward: Forward,
-        cuts: tuple[frozenset[tuple[int, int]], ...],
         optimise: bool,
     ) -> None:
-        self.graph, self.plan, self.cuts, self.optimise = graph, plan, cuts, optimise
+        self.graph, self.plan, self.optimise = graph, plan, optimise
         self.tag = _Tags()
         builder = TimelineBuilder(forward.nodes)
         self.weights = [builder.leaf("input", f"w{k}", FLOAT, time=True) for k in range(len(graph.losses))]
@@ -165,7 +163,7 @@ class _Assembly:
             seeds += [(node, self.output_seeds[k]) for k, (_, node) in enumerate(self.forward.outputs)
                       if self.nodes[node].type.dtype == "float"]
         severed = frozenset(k for k, n in enumerate(self.nodes) if n.op == "prev") if _immediate(routing) else frozenset()
-        credit = Credit(tuple(seeds), self.cuts[index], severed, frozenset(routing.parameters))
+        credit = Credit(tuple(seeds), severed, frozenset(routing.parameters))
         adjoint = adjoint_timeline(self.nodes, credit)
         return backward_passes(adjoint, len(self.nodes)) if self.optimise else adjoint
 

@@ -34,7 +34,7 @@ from recdsl.program.text import line, vtype
 Lead = tuple[tuple[str, Affine], ...]
 # Where each kind of effect acts: kinds of storage, or nothing where the resource is only a name.
 RESOURCES: dict[str, tuple[str, ...]] = {
-    **{kind: ("store",) for kind in ("read", "append", "overwrite", "evict", "touch", "search")},
+    **dict.fromkeys(("read", "append", "overwrite", "evict", "touch", "search"), ("store",)),
     "update": ("parameter", "carry"),
     "guard": (),
     "emit": (),

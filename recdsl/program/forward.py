@@ -37,8 +37,12 @@ class Forward:
     outputs: tuple[tuple[str, int], ...]
 
 
-def forward_timeline(graph: StepGraph) -> Forward:
-    """The forward equations of all steps. Pure; the graph is not changed."""
+def forward_timeline(graph: StepGraph, cuts: frozenset[tuple[int, int]] = frozenset()) -> Forward:
+    """The forward equations of all steps. Pure; the graph is not changed.
+
+    cuts: edges (source, consumer) of the step graph that carry no gradient; they become a `stop`, so that no later
+    simplification can lose them.
+    """
     builder = TimelineBuilder()
     values: list[int] = []
     reads: dict[str, int] = {}
@@ -47,7 +51,7 @@ def forward_timeline(graph: StepGraph) -> Forward:
     base = {carry.name: (head, lag) for head, links in chains.items() for lag, carry in enumerate(links, 1)}
     for node in graph.nodes:
         builder.span = node.span
-        args = [values[arg] for arg in node.args]
+        args = [builder.op("stop", values[a]) if (a, node.id) in cuts else values[a] for a in node.args]
         if node.id in by_read:
             carry = by_read[node.id]
             _, lag = base[carry.name]

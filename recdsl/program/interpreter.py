@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from recdsl.graph.types import Type
 from recdsl.ops import primitive
 from recdsl.program import noise, stores
 from recdsl.program.affine import evaluate, evaluate_bound

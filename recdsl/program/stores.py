@@ -117,7 +117,7 @@ def search(xp: Any, slots: Slots, scores: Cell, rank: tuple[str, int]) -> Cell:
         place = tuple(position[others.index(axis)] for axis in slots.rest)
         valid = [k for k in range(sizes[slot]) if bool(slots.valid.array[(k, *place)])]
         ages = {k: int(slots.age.array[(k, *place)]) for k in valid}
-        best = sorted(valid, key=lambda k: (-float(array[(*position, k)]), ages[k]))[:count]  # noqa: B023
+        best = sorted(valid, key=lambda k: (-float(array[(*position, k)]), ages[k]))[:count]
         for r, k in enumerate(best):
             found[(*position, r)] = k
     return Cell(found, (*others, label), INT)

@@ -33,8 +33,7 @@ from recdsl.program.ir import (
 from recdsl.source import Span
 
 KEYWORDS = frozenset(
-    "program storage function entry edge scalars scalar fields after load store add tag at for in by if call vjp jvp "
-    "over do sum because max min true false none inf nan divides indivisible".split()
+    ["program", "storage", "function", "entry", "edge", "scalars", "scalar", "fields", "after", "load", "store", "add", "tag", "at", "for", "in", "by", "if", "call", "vjp", "jvp", "over", "do", "sum", "because", "max", "min", "true", "false", "none", "inf", "nan", "divides", "indivisible"]
 )
 # The parser knows a keyword only where one may stand: an op or an attribute may share its name.
 _BEHIND_EQUALS = frozenset(("scalar", "load", "call", "vjp", "jvp"))

@@ -1,18 +1,31 @@
-"""The optimising passes and their one order. Each is timeline -> timeline and keeps the meaning."""
+"""The optimising passes and their one order. Each is timeline -> timeline and keeps the meaning.
+
+Constant folding, common subexpressions and the algebra of zeros and ones happen as nodes are built (`timeline`);
+dead code is what no result needs (`schedule.needed`); hoisting out of time is the schedule itself.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from recdsl.program.adjoint import Adjoint
 from recdsl.program.forward import Forward
+from recdsl.program.passes.factor import factor
+from recdsl.program.passes.pack import pack
 
-Cuts = tuple[frozenset[tuple[int, int]], ...]
+FORWARD: tuple[Callable[[Forward], Forward], ...] = (pack,)
+BACKWARD: tuple[Callable[[Adjoint, int], Adjoint], ...] = (factor,)
 
 
-def forward_passes(forward: Forward, cuts: Cuts) -> tuple[Forward, Cuts]:
-    """Passes on the forward timeline; cut edges follow their nodes."""
-    return forward, cuts
+def forward_passes(forward: Forward) -> Forward:
+    """The passes on the forward timeline, in order."""
+    for step in FORWARD:
+        forward = step(forward)
+    return forward
 
 
 def backward_passes(adjoint: Adjoint, own: int) -> Adjoint:
-    """Passes on the adjoint; nodes below `own` are the forward's and stay as they are."""
+    """The passes on an adjoint, in order; nodes below `own` are the forward's and stay as they are."""
+    for step in BACKWARD:
+        adjoint = step(adjoint, own)
     return adjoint
