@@ -87,7 +87,7 @@ def view(xp: Any, cell: Cell, lead: Sequence[str], type: Type) -> Cell:
 
 def rows(xp: Any, storage: Cell, index: Cell) -> Cell:
     """Rows of the storage's first leading axis at an integer value; -1 gives zeros. Other axes align by name."""
-    slot, *rest = storage.lead
+    rest = storage.lead[1:]
     lead = (*index.lead, *(label for label in rest if label not in index.lead))
     sizes = {**{label: storage.extents[label] for label in rest}, **index.extents}
     places = spread(xp, index, lead, sizes)

@@ -45,9 +45,7 @@ def _mixed(adds: Sequence[Place]) -> Iterator[str]:
 
 def check_table(program: Program) -> Iterator[str]:
     """Edges that are kept, scaled, replaced or diverted, but that no statement uses."""
-    used = {
-        place.stmt.tag for _, body in program.entries for place in places(body) if isinstance(place.stmt, Add)
-    }
+    used = {place.stmt.tag for _, body in program.entries for place in places(body) if isinstance(place.stmt, Add)}
     for edge in program.edges:
         if edge.policy != "cut" and edge.tag not in used:
             yield f"the edge ({', '.join(edge.tag)}) is {edge.policy}, but never used"
@@ -78,7 +76,7 @@ def _meet(first: Place, second: Place, around: list[Condition]) -> bool:
 
 
 def check_updates(body: Sequence[Stmt]) -> Iterator[str]:
-    """Values of a parameter taken before a loop that updates it, and used inside: from the second iteration on stale."""
+    """Values of a parameter taken before a loop that updates it and used inside: stale from the second iteration on."""
     yield from _stale(body, {})
 
 

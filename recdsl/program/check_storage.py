@@ -187,9 +187,7 @@ def _ends(store: Place, var: str, step: int, at_level: bool, touched: Sequence[C
     return found or [here]
 
 
-def _overwritten(
-    load: Place, target: Target, store: Place, storage: Storage, around: list[Condition]
-) -> bool:
+def _overwritten(load: Place, target: Target, store: Place, storage: Storage, around: list[Condition]) -> bool:
     """Whether a later row may have taken the place of the one that is loaded from a ring."""
     assert isinstance(store.stmt, Store)
     touched = _target(store, store.stmt.index, storage, free=False)

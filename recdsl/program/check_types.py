@@ -177,7 +177,9 @@ def _simple(
         known[label] = kind
 
 
-def _check_op(scope: Scope, stmt: Op, known: dict[str, VType], symbols: set[str], out: list[tuple[str, VType]]) -> Iterator[str]:
+def _check_op(
+    scope: Scope, stmt: Op, known: dict[str, VType], symbols: set[str], out: list[tuple[str, VType]]
+) -> Iterator[str]:
     out.append((stmt.results[0], stmt.types[0]))
     yield from op_types(stmt, known)
 
@@ -206,7 +208,12 @@ def _rest(scope: Scope, index: Sequence[Index], storage: Storage, known: Mapping
 
 
 def _access(
-    scope: Scope, name: str, index: Sequence[Index], kinds: tuple[str, ...], known: Mapping[str, VType], symbols: set[str]
+    scope: Scope,
+    name: str,
+    index: Sequence[Index],
+    kinds: tuple[str, ...],
+    known: Mapping[str, VType],
+    symbols: set[str],
 ) -> Iterator[str]:
     """Whether a storage may be accessed so."""
     storage = scope.storages.get(name)

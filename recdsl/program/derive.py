@@ -87,11 +87,16 @@ def _fresh_names(function: Function, stem: str, items: Sequence[str]) -> list[st
     return found
 
 
+def _floats(labels: Sequence[str], kinds: Sequence[Type]) -> tuple[tuple[str, VType], ...]:
+    """Derivatives are numbers, whatever they are derivatives of."""
+    return tuple((label, vtype(Type("float", kind.axes))) for label, kind in zip(labels, kinds, strict=True))
+
+
 def vjp(function: Function) -> Function:
     """Cotangents of the arguments from those of the results."""
     kinds = {op.results[0]: own(op.types[0]) for op in function.body} | {n: own(k) for n, k in function.args}
     labels = _fresh_names(function, "cot", function.results)
-    extra = tuple((label, vtype(Type("float", kinds[r].axes))) for label, r in zip(labels, function.results, strict=True))
+    extra = _floats(labels, [kinds[result] for result in function.results])
     body = _Body(function)
     cotangents: dict[int, list[int]] = {}
     for (label, kind), result in zip(extra, function.results, strict=True):
@@ -121,7 +126,7 @@ def _pull(body: _Body, op: Op, cotangents: dict[int, list[int]]) -> None:
 def jvp(function: Function) -> Function:
     """Tangents of the results from those of the arguments."""
     labels = _fresh_names(function, "tan", [label for label, _ in function.args])
-    extra = tuple((label, vtype(Type("float", kind.axes))) for label, (_, kind) in zip(labels, function.args, strict=True))
+    extra = _floats(labels, [own(kind) for _, kind in function.args])
     body = _Body(function)
     tangents: dict[int, int | None] = {}
     for (label, kind), (argument, kind_of) in zip(extra, function.args, strict=True):
@@ -133,9 +138,7 @@ def jvp(function: Function) -> Function:
         none = op.op == "constant" or all(tangent is None for tangent in inner)
         out = body.known[op.results[0]]
         tangents[out] = None if none else primitive(op.op).jvp(body, args, out, inner, op.attrs)
-    results = tuple(
-        body.operand(tangents.get(body.known[r]), body.types[body.known[r]]) for r in function.results
-    )
+    results = tuple(body.operand(tangents.get(body.known[r]), body.types[body.known[r]]) for r in function.results)
     return Function(f"{function.name}.jvp", function.args + extra, tuple(body.ops), results)
 
 

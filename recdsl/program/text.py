@@ -33,7 +33,11 @@ from recdsl.program.ir import (
 from recdsl.source import Span
 
 KEYWORDS = frozenset(
-    ["program", "storage", "function", "entry", "edge", "scalars", "scalar", "fields", "after", "load", "store", "add", "tag", "at", "for", "in", "by", "if", "call", "vjp", "jvp", "over", "do", "sum", "because", "max", "min", "true", "false", "none", "inf", "nan", "divides", "indivisible"]
+    (
+        *("program", "storage", "function", "entry", "edge", "scalars", "fields", "after"),
+        *("scalar", "load", "store", "add", "tag", "at", "for", "in", "by", "if", "call", "vjp", "jvp", "over", "do"),
+        *("sum", "because", "max", "min", "true", "false", "none", "inf", "nan", "divides", "indivisible"),
+    )
 )
 # The parser knows a keyword only where one may stand: an op or an attribute may share its name.
 _BEHIND_EQUALS = frozenset(("scalar", "load", "call", "vjp", "jvp"))
@@ -93,7 +97,7 @@ def bound(value: Bound, plain: str = "max") -> str:
 
 def vtype(value: VType) -> str:
     """`float[T, B; hid=4]`."""
-    lead = ", ".join(name(axis) if affine(size) == axis else f"{name(axis)}={affine(size)}" for axis, size in value.lead)
+    lead = ", ".join(name(axis) + ("" if affine(size) == axis else f"={affine(size)}") for axis, size in value.lead)
     own = ", ".join(map(_axis, value.axes))
     if lead:
         return f"{value.dtype}[{lead};{' ' if own else ''}{own}]"

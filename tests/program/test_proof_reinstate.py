@@ -87,9 +87,8 @@ def test_the_size_of_chunks_changes_nothing(chunk: int) -> None:
         ("d_chunk = load danew[c..c + 3]", "d_chunk = load danew[0..3]"),  # a chunk credited with another's cotangent
         ("vjp enc(x_back, We, d_chunk)", "vjp enc(x_back, We, chunk)"),
         ("fresh = view(e_all)", "fresh = view(keys)"),  # reads what is stored, credits what is not read
-        ('evict="oldest"', 'evict="least_used"'),  # the same here: nothing is touched
+        ("do append episodic(e, y_t)", ""),  # nothing is written
     ],
 )
 def test_mutants_differ(old: str, new: str) -> None:
-    gap = worst(run(mutant("reinstate", (old, new)), 3), script(3))
-    assert gap < TOLERANCE if "evict" in old else gap > 1e-3
+    assert worst(run(mutant("reinstate", (old, new)), 3), script(3)) > 1e-3

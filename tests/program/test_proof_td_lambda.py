@@ -15,9 +15,8 @@ VALUES = {"w": randn(1, 4, scale=0.7), "W": randn(2, 4, 3, scale=0.6), "u": rand
 DATA = {"x": randn(4, LENGTH, B, 3), "cumulant": randn(5, LENGTH, B)}
 RESET = torch.zeros(LENGTH, B, dtype=torch.bool)
 RESET[4, 1] = True
-ZERO = ("s", "v_last", "g_last", "trace_w", "trace_W") + tuple(
-    f"{kind}_{name}" for name in VALUES for kind in ("credit", "elig", "m", "n")
-)
+TRACES = [f"{kind}_{name}" for name in VALUES for kind in ("credit", "elig", "m", "n")]
+ZERO = ("s", "v_last", "g_last", "trace_w", "trace_W", *TRACES)
 
 
 def values_of(history: list[dict[str, Tensor]], shift: dict[str, Tensor], b: int) -> Tensor:
@@ -60,7 +59,7 @@ def script() -> dict[str, Tensor]:
 
 
 def run(what: Program) -> dict[str, Tensor]:
-    start = {**VALUES, **DATA, "reset": RESET, **{name: 0.0 for name in ZERO}, "power1": 1.0, "power2": 1.0}
+    start = {**VALUES, **DATA, "reset": RESET, **dict.fromkeys(ZERO, 0.0), "power1": 1.0, "power2": 1.0}
     m = machine(what, start, T=LENGTH, B=B)
     assert m.run("online")
     return {name: m.get(name) for name in VALUES}

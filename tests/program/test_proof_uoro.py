@@ -31,7 +31,7 @@ def script(length: int, batch: int) -> dict[str, Tensor]:
 
 def expectation(what: Program, length: int, batch: int) -> dict[str, Tensor]:
     """The mean over every pattern of signs."""
-    zero = {name: 0.0 for name in ("h", "s", "th_W", "th_U")}
+    zero = dict.fromkeys(("h", "s", "th_W", "th_U"), 0.0)
     found = {f"g{name}": torch.zeros_like(value) for name, value in VALUES.items()}
     size = length * batch * 2
     for signs in product((-1.0, 1.0), repeat=size):
