@@ -24,6 +24,8 @@ _SURROGATES: dict[str, Callable[[Tensor], Tensor]] = {
 def value(op: str, args: list[Tensor], attrs: Attrs, types: list[Type], dtype: torch.dtype) -> Tensor:
     """The value of a primitive, differentiable by autograd as the op declares."""
     result: Tensor = primitive(op).value(torch, args, (*attrs, ("dtype", dtype)), types)
+    if op == "softplus":
+        return torch.logaddexp(args[0], torch.zeros_like(args[0]))  # autograd of |x| in the op's value fails at 0
     if op == "spike":
         named: dict[str, Any] = dict(attrs)
         slope = _SURROGATES[named["surrogate"]](args[0].detach() / named["width"])

@@ -59,10 +59,10 @@ def make_case(draws: Draws, rules: Sequence[tuple[str, str]] | None = None) -> C
     batch = {i.name: _random(i, steps, samples, generator) for i in model.graph.inputs}
     mask, gaps = _mask(draws, steps, samples, generator)
     reset = _flags(steps, samples, 0.2, generator) if draws.chance(30) else None
-    if mask is not None:
-        _spoil(batch, mask)
     state = _state(model.graph, samples, generator) if draws.chance(20) else None
     cotangents = _cotangents(model.graph, steps, samples, generator) if draws.chance(25) else {}
+    if mask is not None:
+        _spoil(batch, cotangents, mask)
     params = initial(model.graph.parameters, draws.below(1_000_000))
     return Case(model, params, batch, mask, reset, state, cotangents, gaps)
 
@@ -95,10 +95,15 @@ def _mask(draws: Draws, steps: int, samples: int, generator: Generator) -> tuple
     return mask, bool((~mask[:-1] & mask[1:]).any())
 
 
-def _spoil(batch: Mapping[str, Tensor], mask: Tensor) -> None:
-    """What stands at masked steps must not matter: not-a-number, or a class that does not exist."""
+def _spoil(batch: Mapping[str, Tensor], cotangents: Mapping[str, Tensor], mask: Tensor) -> None:
+    """What stands at masked steps must not matter: not-a-number, or a class that does not exist.
+
+    Outputs have no meaning there, so they get no cotangent.
+    """
     for tensor in batch.values():
         tensor[~mask] = torch.nan if tensor.is_floating_point() else 10_000
+    for tensor in cotangents.values():
+        tensor[~mask] = 0.0
 
 
 def _state(graph: StepGraph, samples: int, generator: Generator) -> dict[str, Tensor]:

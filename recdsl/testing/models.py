@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from recdsl.credit.flow import Flow
 from recdsl.credit.select import state_uses
-from recdsl.graph.step import StepGraph
+from recdsl.graph.step import LEAVES, StepGraph
 from recdsl.graph.types import Axis, Type
 from recdsl.ops import primitive
 from recdsl.syntax.ast import CreditDecl
@@ -22,7 +22,7 @@ ROUGH = ("relu", "abs")
 
 @dataclass(frozen=True)
 class Model:
-    """text: the spec. graph: the same, built by hand. credit: its rules. smooth: no op has a kink or a jump."""
+    """text: the spec. graph: the same, built by hand. credit: its rules. smooth: finite differences are its derivative."""
 
     text: str
     graph: StepGraph
@@ -41,11 +41,8 @@ def random_model(draws: Draws, rules: Sequence[tuple[str, str]] | None = None) -
     reduce = "sum" if draws.chance(20) else "mean"
     graph = _freeze(maker, reduce)
     chosen = tuple(rules) if rules is not None else random_rules(draws, graph)
-    smooth = all(node.op in _PLAIN or primitive(node.op).smooth for node in graph.nodes)
+    smooth = all(node.op in LEAVES or (primitive(node.op).smooth and node.op != "stop") for node in graph.nodes)
     return Model(maker.text(reduce, chosen), graph, chosen, smooth)
-
-
-_PLAIN = ("input", "target", "parameter", "carry", "constant", "step_number")
 
 
 def _freeze(maker: Maker, reduce: str) -> StepGraph:
@@ -81,12 +78,17 @@ def _rule(draws: Draws) -> str:
 
 
 class _Writer:
-    """Writes one random model with a Maker."""
+    """Writes one random model with a Maker.
+
+    rough: ops with kinks and jumps may occur. forward: states read only states that are assigned before them, so that
+    every influence ends after a few steps.
+    """
 
     def __init__(self, draws: Draws) -> None:
         self.draws, self.maker = draws, Maker()
         self.axes = tuple(Axis(name, draws.between(1, 3)) for name in ("a", "b")[: draws.between(1, 2)])
         self.rough = draws.chance(40)
+        self.forward = draws.chance(25)
         self.made: list[Value] = []
 
     def write(self) -> Maker:
@@ -97,8 +99,11 @@ class _Writer:
         for k in range(1, draws.choose((1, 1, 2, 2, 3, 4)) + 1):
             self._state(f"h{k}")
         for name, state in maker.states.items():
+            if draws.chance(8):
+                self.made.append(maker.assign(name, self._leaf(state.type.axes)))
+                continue
             value = self._value(state.type.axes, draws.between(1, 3))
-            if draws.chance(60):
+            if not self.forward and draws.chance(50):
                 value = self._recur(name, value)
             self.made.append(maker.assign(name, maker.unary("tanh", value)))
         for k in range(1, draws.choose((1, 1, 2, 3)) + 1):
@@ -153,7 +158,8 @@ class _Writer:
     def _leaf(self, axes: Axes) -> Value:
         draws, maker = self.draws, self.maker
         options: list[Value] = [v for v in self.made if maker.type(v).axes == axes]
-        options += [Value(-1, name) for name, state in maker.states.items() if state.type.axes == axes]
+        known = [v.text for v in self.made] if self.forward else list(maker.states)
+        options += [Value(-1, name) for name in known if name in maker.states and maker.states[name].type.axes == axes]
         options += [Value(-2, i.name) for i in maker.inputs.values() if i.type.axes == axes and not i.target]
         if not options or draws.chance(30):
             return self._parameter(axes)
