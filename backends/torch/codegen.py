@@ -257,7 +257,8 @@ class Entry:
 
     def loop(self, loop: For) -> None:
         if loop.var == "t":
-            LoopWriter(self, loop, fuse(loop.body)).write()
+            ones = frozenset(name for name, value in self.values.items() if value.number and value.text == "1.0")
+            LoopWriter(self, loop, fuse(loop.body, ones)).write()
             return
         start = len(self.lines)
         outer = self.head

@@ -8,11 +8,11 @@ from dataclasses import replace
 from recdsl.program.ir import For, Load, Op, Stmt, Store
 
 
-def fuse(body: Sequence[Stmt]) -> tuple[Stmt, ...]:
+def fuse(body: Sequence[Stmt], ones: frozenset[str] = frozenset()) -> tuple[Stmt, ...]:
     """The body with fused ops named "lerp", "addcmul", "subcmul" and "addmm" in place of pairs.
 
     A statement is absorbed only where nothing else reads its result, and moves down to its one reader; every operand
-    is still there, as values are assigned once.
+    is still there, as values are assigned once. `ones`: values from outside the loop that are the number 1.
     """
     made = {op.results[0]: op for op in body if isinstance(op, Op)}
     uses: dict[str, int] = {}
@@ -23,7 +23,7 @@ def fuse(body: Sequence[Stmt]) -> tuple[Stmt, ...]:
     out: dict[str, Op] = {}
     for statement in body:
         if isinstance(statement, Op) and statement.op in ("add", "sub"):
-            fused = _lerp(statement, made, uses, gone) or _multiply_add(statement, made, uses, gone, out)
+            fused = _lerp(statement, made, uses, gone, ones) or _multiply_add(statement, made, uses, gone, out)
             if fused is not None:
                 out[statement.results[0]] = fused
     kept: list[Stmt] = []
@@ -49,7 +49,9 @@ def _single(name: str, kind: str, made: dict[str, Op], uses: dict[str, int], gon
     return op if op is not None and op.op == kind and uses.get(name) == 1 and name not in gone else None
 
 
-def _lerp(op: Op, made: dict[str, Op], uses: dict[str, int], gone: set[str]) -> Op | None:
+def _lerp(
+    op: Op, made: dict[str, Op], uses: dict[str, int], gone: set[str], ones: frozenset[str]
+) -> Op | None:
     """(1 - w) * a + w * b."""
     if op.op != "add":
         return None
@@ -59,7 +61,7 @@ def _lerp(op: Op, made: dict[str, Op], uses: dict[str, int], gone: set[str]) -> 
             continue
         for k, name in enumerate(first.args):
             flip = made.get(name)
-            if flip is None or flip.op != "sub" or not _is_one(flip.args[0], made):
+            if flip is None or flip.op != "sub" or flip.args[0] not in ones:
                 continue
             weight = flip.args[1]
             if weight in second.args:
@@ -70,11 +72,6 @@ def _lerp(op: Op, made: dict[str, Op], uses: dict[str, int], gone: set[str]) -> 
                     gone.add(name)
                 return replace(op, op="lerp", args=(first.args[1 - k], end, weight))
     return None
-
-
-def _is_one(name: str, made: dict[str, Op]) -> bool:
-    op = made.get(name)
-    return op is not None and op.op == "constant" and dict(op.attrs)["value"] == 1.0
 
 
 def _multiply_add(

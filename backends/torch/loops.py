@@ -19,6 +19,8 @@ class LoopWriter:
     def __init__(self, entry: Entry, loop: For, body: Sequence[Stmt]) -> None:
         self.entry, self.loop, self.body = entry, loop, body
         self.rows: dict[str, str] = {}
+        self.origin: dict[str, tuple[str, bool]] = {}
+        self.parts: dict[str, tuple[str, int, int]] = {}
         self.scratch: dict[str, str] = {}
         self.free: dict[str, list[str]] = {}
         self.values: dict[str, Operand] = {}
@@ -30,6 +32,7 @@ class LoopWriter:
     def write(self) -> None:
         """Header and body; allocations and transposed matrices come before."""
         destinations = self._destinations()
+        self._plan_parts(destinations)
         for place, statement in enumerate(self.body):
             if isinstance(statement, Load):
                 self._load(statement)
@@ -42,7 +45,7 @@ class LoopWriter:
         self._hoist()
         names, sequences = list(self.rows.values()), list(self.rows)
         direction = "" if self.loop.step > 0 else "[::-1]"
-        unbound = [f"{text}.unbind(0){direction}" for text in sequences]
+        unbound = [f"arena.rows({text}){direction}" for text in sequences]
         entry.line(f"for {', '.join(names)}{',' if len(names) == 1 else ''} in zip(")
         for text in unbound:
             entry.line(f"    {text},")
@@ -71,11 +74,24 @@ class LoopWriter:
         base = entry.source(storage)
         lo = Bound(self.loop.lo.kind, tuple(Affine(p.const + index.const, p.terms) for p in self.loop.lo.parts))
         hi = Bound(self.loop.hi.kind, tuple(Affine(p.const + index.const, p.terms) for p in self.loop.hi.parts))
-        text = base + entry.rows(storage, Range(lo, hi))
+        part = entry.rows(storage, Range(lo, hi))
+        first, last = part[1:-1].split(":") if part else ("", "")
+        text = f"{base}, {first or 0}, {last or None}" if part else base
         if text not in self.rows:
             suffix = f"_{index.const}" if index.const > 0 else f"_m{-index.const}" if index.const < 0 else ""
             self.rows[text] = f"{name}{suffix}_t"
+            self.origin[self.rows[text]] = (text, bool(part))
         return self.rows[text]
+
+    def _part(self, row: str, start: int, stop: int) -> str | None:
+        """The loop variable for columns start:stop of a row; None where `row` is no row."""
+        if row not in self.origin:
+            return None
+        text, ranged = self.origin[row]
+        whole = f"{text}, {start}, {stop}" if ranged else f"{text}, 0, None, {start}, {stop}"
+        if whole not in self.rows:
+            self.rows[whole] = f"{row.removesuffix('_t')}_{start}_{stop}_t"
+        return self.rows[whole]
 
     def _load(self, load: Load) -> None:
         storage = self.entry.storages[load.storage]
@@ -97,6 +113,23 @@ class LoopWriter:
                 if old is None or (not old.index and statement.index):
                     found[statement.value] = statement
         return found
+
+    def _plan_parts(self, destinations: dict[str, Store]) -> None:
+        """A stack that goes to a row is written piece by piece, each value into its columns."""
+        reads: dict[str, int] = {}
+        for statement in self.body:
+            for name in statement.args if isinstance(statement, Op) else ():
+                reads[name] = reads.get(name, 0) + 1
+        for op in self.made.values():
+            row = destinations.get(op.results[0])
+            if op.op != "concat" or row is None or not row.index or len(op.types[0].axes) != 1:
+                continue
+            if all(reads.get(a) == 1 and self._writes(a) and a not in destinations for a in op.args):
+                start = 0
+                for arg in op.args:
+                    size = self.made[arg].types[0].axes[0].size
+                    self.parts[arg] = (op.results[0], start, start + size)
+                    start += size
 
     def _writes(self, name: str) -> bool:
         """Whether the value is made in this loop by something that can write in place."""
@@ -156,13 +189,21 @@ class LoopWriter:
         args = [self._operand(arg) for arg in op.args]
         if op.op in VIEWS:
             text = expression(op, args)
+            attrs = dict(op.attrs)
+            if op.op == "slice" and len(vtype.axes) == 1 and args[0].lead == 1:
+                part = self._part(args[0].text, attrs["start"], attrs["start"] + attrs["axis"].size)
+                if part is not None:
+                    self.values[name] = Operand(part, 1, vtype.axes)
+                    return
             if op.op == "slice" or op.op == "transpose" or op.op == "broadcast":
                 self.text.append(f"{name} = {text}")
                 text = name
             self.values[name] = Operand(text, args[0].lead, vtype.axes)
             return
+        if op.op == "concat" and all(arg in self.parts and self.parts[arg][0] == name for arg in op.args):
+            self.values[name] = Operand(self._destination(name, vtype, destinations), 1, vtype.axes)
+            return
         out = self._destination(name, vtype, destinations)
-        args = [self._hoisted(op, arg) for arg in args]
         written = fused_in_place(op, args, out) or in_place(op, args, out)
         if written is None:
             target = out if name in destinations else None
@@ -182,10 +223,12 @@ class LoopWriter:
         if tensor is not None:
             self.free.setdefault(tensor.rsplit("_", 1)[0], []).append(tensor)
 
-    def _hoisted(self, op: Op, arg: Operand) -> Operand:
-        return arg
-
     def _destination(self, name: str, vtype: VType, destinations: dict[str, Store]) -> str:
+        if name in self.parts:
+            whole, start, stop = self.parts[name]
+            part = self._part(self._destination(whole, vtype, destinations), start, stop)
+            assert part is not None
+            return part
         store = destinations.get(name)
         if store is None:
             return self._scratch(name, vtype)

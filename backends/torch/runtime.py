@@ -288,6 +288,23 @@ class Call:
         return Output(dict(zip(about["outputs"], outputs, strict=True)), loss if self.scored else None, losses, state)
 
 
+class Room:
+    """A piece of memory with the shapes it has been given and the rows that loops have asked for."""
+
+    def __init__(self, size: int, like: Tensor, dtype: torch.dtype) -> None:
+        self.flat = like.new_empty((size,), dtype=dtype)
+        self.shapes: dict[tuple[int, ...], Tensor] = {}
+        self.rows: dict[tuple[Any, ...], tuple[Tensor, ...]] = {}
+
+    def shaped(self, shape: tuple[int, ...]) -> Tensor:
+        """The memory's beginning in that shape; the same tensor each time."""
+        if shape not in self.shapes:
+            if len(self.shapes) > 8:
+                self.shapes, self.rows = {}, {}
+            self.shapes[shape] = self.flat[: math.prod(shape)].view(shape)
+        return self.shapes[shape]
+
+
 class Arena:
     """Room for sequences, kept from call to call: fresh pages cost more than the arithmetic on small models.
 
@@ -295,7 +312,8 @@ class Arena:
     """
 
     def __init__(self) -> None:
-        self.free: list[Tensor] = []
+        self.free: list[Room] = []
+        self.known: weakref.WeakValueDictionary[int, Room] = weakref.WeakValueDictionary()
 
     def lease(self, like: Tensor) -> Lease:
         """Room for one forward or backward pass."""
@@ -307,7 +325,7 @@ class Lease:
 
     def __init__(self, arena: Arena, like: Tensor) -> None:
         self.arena, self.like = arena, like
-        self.held: dict[int, Tensor] = {}
+        self.held: dict[int, Room] = {}
         self.pooled = like.device.type == "cpu"
 
     def take(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
@@ -317,18 +335,36 @@ class Lease:
         if not self.pooled or size == 0:
             return self.like.new_empty(shape, dtype=dtype)
         room = self._find(size, dtype)
-        found = room[:size].view(shape)
+        found = room.shaped(shape)
         self.held[found.data_ptr()] = room
         return found
 
-    def _find(self, size: int, dtype: torch.dtype) -> Tensor:
+    def _find(self, size: int, dtype: torch.dtype) -> Room:
         """The smallest free room that fits without wasting more than it holds."""
-        best = -1
+        best, least = -1, 2 * size + 65
         for place, room in enumerate(self.arena.free):
-            fits = room.dtype == dtype and size <= room.numel() <= 2 * size + 64
-            if fits and (best < 0 or room.numel() < self.arena.free[best].numel()):
-                best = place
-        return self.arena.free.pop(best) if best >= 0 else self.like.new_empty((size,), dtype=dtype)
+            extent = room.flat.numel()
+            if size <= extent < least and room.flat.dtype == dtype:
+                best, least = place, extent
+                if extent == size:
+                    break
+        if best >= 0:
+            return self.arena.free.pop(best)
+        room = Room(size, self.like, dtype)
+        self.arena.known[room.flat.data_ptr()] = room
+        return room
+
+    def rows(self, x: Tensor, lo: int = 0, hi: int | None = None, start: int = 0, stop: int | None = None) -> Any:
+        """The steps lo:hi of a sequence one by one (columns start:stop of each); made once for a leased one."""
+        room = self.arena.known.get(x.data_ptr())
+        if room is None or room.shapes.get(tuple(x.shape)) is not x:
+            return (x[lo:hi] if stop is None else x[lo:hi, ..., start:stop]).unbind(0)
+        key = (x.shape, lo, hi, start, stop)
+        if key not in room.rows:
+            if len(room.rows) > 64:
+                room.rows = {}
+            room.rows[key] = (x[lo:hi] if stop is None else x[lo:hi, ..., start:stop]).unbind(0)
+        return room.rows[key]
 
     def give(self, *tensors: Tensor) -> None:
         """Hand back what is done with."""

@@ -182,7 +182,8 @@ class _Assembly:
             seen.add(k)
             if k in self.places:
                 continue
-            if node.op in VIEWS or node.op in COMPARISONS:
+            constant = node.op in ("add", "sub", "mul") and any(self.nodes[a].op == "constant" for a in node.args)
+            if node.op in VIEWS or node.op in COMPARISONS or constant:
                 stack.extend(node.args)
             else:
                 found.add(k)

@@ -53,11 +53,13 @@ def _inside(place: Place, index: Sequence[Index], storage: Storage, around: list
         if isinstance(part, At) or (storage.kind == "ring" and k == 0):
             continue
         if isinstance(part, Range):
-            wrong = [less(low, Affine()) for low in part.lo.parts if len(part.lo.parts) == 1]
-            wrong += [less(extent, high) for high in part.hi.parts if len(part.hi.parts) == 1]
+            low, high = [less(p, Affine()) for p in part.lo.parts], [less(extent, p) for p in part.hi.parts]
+            # The largest of several lower ends is negative if all are; one of them is enough for the smallest.
+            wrong = [low] if part.lo.kind == "max" else [[one] for one in low]
+            wrong += [high] if part.hi.kind == "min" else [[one] for one in high]
         else:
-            wrong = [less(part, Affine()), at_most(extent, part)]
-        if any(not empty([*region, bad]) for bad in wrong):
+            wrong = [[less(part, Affine())], [at_most(extent, part)]]
+        if any(not empty([*region, *bad]) for bad in wrong):
             yield f"`{line(place.stmt)}`: the index may leave axis `{label}` of `{storage.name}`"
 
 

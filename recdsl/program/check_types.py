@@ -39,6 +39,8 @@ RESOURCES: dict[str, tuple[str, ...]] = {
     "guard": (),
     "emit": (),
 }
+# The extent of a range with several ends: no affine expression, so whatever the value's type says.
+ANY = Affine(0, (("?", 1),))
 PREDICATES = ("lt", "le", "eq", "ge", "ne", "divides", "indivisible")
 
 
@@ -201,7 +203,7 @@ def _rest(scope: Scope, index: Sequence[Index], storage: Storage, known: Mapping
             found.append((label, extent))
         elif isinstance(part, Range):
             plain = len(part.lo.parts) == len(part.hi.parts) == 1
-            found.append((label, add(part.hi.parts[0], part.lo.parts[0], -1) if plain else extent))
+            found.append((label, add(part.hi.parts[0], part.lo.parts[0], -1) if plain else ANY))
     rows = [known[part.value].lead for part in index if isinstance(part, At)]
     taken = {label for one in rows for label, _ in one}
     return (*(item for one in rows for item in one), *(item for item in found if item[0] not in taken))
@@ -253,7 +255,7 @@ def _check_load(
 
 
 def _within(inner: Lead, outer: Lead) -> bool:
-    return all(dict(outer).get(label) == extent for label, extent in inner)
+    return all(label in dict(outer) and extent in (ANY, dict(outer)[label]) for label, extent in inner)
 
 
 def _check_store(
@@ -274,7 +276,7 @@ def _check_store(
     for label, extent in value.lead:
         if label not in rest and isinstance(stmt, Store):
             yield f"{shown}: leading axis `{label}` is lost"
-        if rest.get(label, extent) != extent:
+        if rest.get(label, extent) not in (ANY, extent):
             yield f"{shown}: leading axis `{label}` has two extents"
 
 

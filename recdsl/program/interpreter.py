@@ -36,6 +36,7 @@ from recdsl.program.ir import (
     VType,
 )
 from recdsl.program.stores import Slots
+from recdsl.program.text import affine as affine_text
 
 
 class _Left(Exception):
@@ -80,6 +81,9 @@ class Machine:
 
     def __init__(self, program: Program, xp: Any, symbols: Mapping[str, int], seed: int = 0) -> None:
         self.program, self.xp, self.symbols, self.seed = program, xp, dict(symbols), seed
+        for fact in program.facts:
+            if evaluate(fact, self.symbols) < 0:
+                raise ValueError(f"the program's `fact {affine_text(fact)}` does not hold")
         self.declared = {storage.name: storage for storage in program.storages}
         self.functions: dict[tuple[str, str], Function] = {}
         self.emitted: list[tuple[str, Any]] = []
@@ -184,9 +188,13 @@ class Machine:
 
     def _declared(self, cell: Cell, kind: VType, symbols: Mapping[str, int]) -> Cell:
         """The value with the leading axes of its declared type."""
-        sizes = {label: evaluate(size, symbols) for label, size in kind.lead}
-        lead = tuple(sizes)
-        return Cell(spread(self.xp, cell, lead, {**cell.extents, **sizes}), lead, own(kind))
+        sizes = cell.extents
+        for label, size in kind.lead:
+            # What a range kept has the extent it has: its symbol (`t=W`) is nobody's.
+            if label not in sizes or all(name in symbols for name, _ in size.terms):
+                sizes[label] = evaluate(size, symbols)
+        lead = tuple(label for label, _ in kind.lead)
+        return Cell(spread(self.xp, cell, lead, sizes), lead, own(kind))
 
     # values
     def _op(self, stmt: Op, args: Sequence[Cell], kind: VType) -> Cell:

@@ -42,7 +42,8 @@ Conventions that every execution relies on:
   `Op.joint`, over which the result is summed, and those that an `Add` sums because its storage lacks them.
 - Two ops are not primitives: `view` turns leading axes into own ones and back (lane, slot, rank), and `constant`
   holds its `value` (a number for every entry, or nested numbers). The primitive `collect` sums all leading axes.
-- An own axis never varies in extent; `T`, `B` and other symbols extend leading axes only.
+- An own axis never varies in extent; `T`, `B` and other symbols extend leading axes only. A value loaded from a
+  range with several ends may name its extent by a symbol of its own (`t=W`), which stands for whatever it is.
 - Loop variables of one name denote one coordinate (a step, a window) wherever they occur in an entry; the
   instance of a tagged `Add` is `at`, or all loop variables around it.
 - An accumulate is zero when its lifetime starts and after a `Store` of zeros; a buffer and a carry hold nothing.
@@ -279,8 +280,8 @@ class Edge:
 class Program:
     """Storages, functions, and the bodies of its entries (forward, backward, step, ...).
 
-    `scalars` are the integers an entry is called with beside sizes (a step counter, a flag); `follows` says which
-    entry runs on the storages of which.
+    `scalars` are the integers an entry is called with beside sizes (a step counter, a flag, a number of windows) and
+    `facts` what holds of them: each is >= 0. `follows` says which entry runs on the storages of which.
     """
 
     name: str
@@ -290,3 +291,4 @@ class Program:
     scalars: tuple[str, ...] = ()
     edges: tuple[Edge, ...] = ()
     follows: tuple[tuple[str, str], ...] = ()
+    facts: tuple[Affine, ...] = ()

@@ -287,6 +287,9 @@ class _Builder(Transformer[Token, Any]):
     def edge(self, c: list[Any]) -> Edge:
         return Edge(c[0], c[1])
 
+    def fact(self, c: list[Any]) -> _Part:
+        return _Part("fact", c[0])
+
     def scalars(self, c: list[Any]) -> _Part:
         return _Part("scalars", tuple(c))
 
@@ -299,5 +302,6 @@ class _Builder(Transformer[Token, Any]):
             entries=tuple((label, body) for label, body, _ in entries),
             scalars=_pick(c, "scalars", ()),
             edges=tuple(item for item in c if isinstance(item, Edge)),
+            facts=tuple(part.value for part in c if isinstance(part, _Part) and part.kind == "fact"),
             follows=tuple((label, first) for label, _, after in entries for first in after),
         )

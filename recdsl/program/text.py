@@ -34,7 +34,7 @@ from recdsl.source import Span
 
 KEYWORDS = frozenset(
     (
-        *("program", "storage", "function", "entry", "edge", "scalars", "fields", "after"),
+        *("program", "storage", "function", "entry", "edge", "scalars", "fact", "fields", "after"),
         *("scalar", "load", "store", "add", "tag", "at", "for", "in", "by", "if", "call", "vjp", "jvp", "over", "do"),
         *("sum", "because", "max", "min", "true", "false", "none", "inf", "nan", "divides", "indivisible"),
     )
@@ -56,6 +56,7 @@ def _program(program: Program, spans: bool) -> Iterator[str]:
     yield ""
     if program.scalars:
         yield f"scalars {names(program.scalars)}"
+    yield from (f"fact {affine(fact)}" for fact in program.facts)
     yield from (f"edge ({names(edge.tag)}) {name(edge.policy)}" for edge in program.edges)
     yield from (_storage(storage) for storage in program.storages)
     for function in program.functions:

@@ -87,9 +87,10 @@ def condition(predicate: tuple[str, Affine, Affine]) -> list[Condition]:
 
 
 def sizes(program: Program) -> list[Condition]:
-    """Every size is at least 1."""
+    """Every size is at least 1, and the program's facts hold."""
     found = {name for s in program.storages for _, extent in s.type.lead for name, _ in extent.terms}
-    return [Ge(make(-1, {name: 1})) for name in sorted({"T", "B", *found} - set(program.scalars))]
+    least = [Ge(make(-1, {name: 1})) for name in sorted({"T", "B", *found} - set(program.scalars))]
+    return [*least, *(Ge(fact) for fact in program.facts)]
 
 
 def group(program: Program, entry: str) -> list[Place]:

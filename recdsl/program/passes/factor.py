@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from recdsl.program.adjoint import Adjoint, topological
 from recdsl.program.passes.rewrite import recurrent
+from recdsl.program.schedule import needed
 from recdsl.program.timeline import LEAVES, MOVES, TimelineBuilder, TNode
 
 ONE = -1
@@ -34,23 +35,24 @@ class _Factor:
 
     def __init__(self, adjoint: Adjoint, own: int) -> None:
         self.adjoint, self.nodes, self.own = adjoint, adjoint.nodes, own
-        self.cycle = recurrent(self.nodes)
+        self.cycle = {k for k in recurrent(self.nodes) if k >= own}
         self.builder = TimelineBuilder(self.nodes[:own])
         self.new: dict[int, int] = {k: k for k in range(own)}
         self.forms: dict[int, Form] = {}
         self.readers: dict[int, int] = {}
-        for node in self.nodes:
-            for arg in node.args:
+        self.live = needed(self.nodes, [k for _, k in adjoint.gradients], frozenset())
+        for k in sorted(self.live):
+            for arg in self.nodes[k].args:
                 self.readers[arg] = self.readers.get(arg, 0) + 1
 
     def run(self) -> Adjoint:
-        moves = [k for k in range(self.own, len(self.nodes)) if self.nodes[k].op in MOVES]
+        moves = [k for k in sorted(self.live) if k >= self.own and self.nodes[k].op in MOVES]
         for k in moves:
             node = self.nodes[k]
             self.builder.span = node.span
             self.new[k] = self.builder.move(node.op, [-1], node.attr("lag"), node.type, node.name)
         for k in topological(self.nodes):
-            if k >= self.own and k not in self.new:
+            if k >= self.own and k not in self.new and k in self.live:
                 self._visit(k)
         for k in moves:
             self.builder.aim(self.new[k], self._value(self.nodes[k].args[0]))
@@ -61,9 +63,11 @@ class _Factor:
     def _visit(self, k: int) -> None:
         node = self.nodes[k]
         self.builder.span = node.span
-        form = self._form(k, node) if k in self.cycle and k >= self.own else None
+        form = self._form(k, node) if k in self.cycle else None
         if form is None:
-            self.new[k] = self._made(node, [self._value(arg) for arg in node.args])
+            waits = node.op == "concat" and k in self.cycle and self.readers.get(k, 0) == 1
+            if not waits:  # a stack of cotangents waits for the factor that its one reader may have
+                self._value(k)
         else:
             self.forms[k] = form
             if len(form.terms) + (form.rest is not None) > 1 and self.readers.get(k, 0) > 1:
@@ -107,23 +111,15 @@ class _Factor:
         return Form(terms, None if form.rest is None else b.op("mul", form.rest, factor))
 
     def _through_concat(self, k: int, factor: int) -> int | None:
-        """A factor of stacked cotangents goes to each of them, where it can join their own factors."""
+        """A factor of stacked cotangents goes to each of them, where it joins their own factors."""
         node = self.nodes[k]
         if node.op != "concat" or self.readers.get(k, 0) != 1 or k in self.new:
-            return self._made_concat(k, node, factor)
-        return None
-
-    def _made_concat(self, k: int, node: TNode, factor: int) -> int | None:
-        if node.op != "concat" or self.readers.get(k, 0) != 1:
             return None
         at, start, parts = node.attr("at"), 0, list[int]()
         for arg in node.args:
             axis = self.nodes[arg].type.axes[at]
             piece = self.builder.op("slice", factor, at=at, start=start, axis=axis)
-            form = self._scaled(self._of(arg), piece) if arg in self.cycle else None
-            parts.append(
-                self._written(form, arg) if form is not None else self.builder.op("mul", self._value(arg), piece)
-            )
+            parts.append(self._written(self._scaled(self._of(arg), piece), arg))
             start += axis.size
         return self.builder.op("concat", *parts, at=at, axis=node.attr("axis"))
 
@@ -162,7 +158,11 @@ class _Factor:
 
     def _value(self, k: int) -> int:
         if k not in self.new:
-            self.new[k] = self._written(self.forms[k], k)
+            node = self.nodes[k]
+            if k in self.forms:
+                self.new[k] = self._written(self.forms[k], k)
+            else:
+                self.new[k] = self._made(node, [self._value(arg) for arg in node.args])
         return self.new[k]
 
     def _written(self, form: Form, k: int) -> int:
