@@ -28,12 +28,11 @@ Items_ = Mapping[str, Item]
 def define_step(ev: Evaluator, params: Sequence[ParamDecl], step: Sequence[Equation]) -> None:
     """Parameters of a step, and a claim on each name that it assigns."""
     for param in params:
-        ev.b.span = param.name.span
-        ev.attempt(lambda: _parameter(ev, param))  # noqa: B023
+        ev.attempt(param.name.span, lambda: _parameter(ev, param))  # noqa: B023
         ev.scope.names.setdefault(param.name.text, Ref(UNKNOWN))
     for equation in step:
         for target in equation.targets:
-            ev.attempt(lambda: ev.scope.claim(target))  # noqa: B023
+            ev.attempt(target.span, lambda: ev.scope.claim(target))  # noqa: B023
 
 
 def _parameter(ev: Evaluator, param: ParamDecl) -> None:
@@ -127,8 +126,7 @@ class Expansion:
             raise Stop(ReservedName(self.call.span, root, "a block", "torch.nn.Module has an attribute of that name"))
         define_step(inner, block.params, block.step)
         for state in block.states:
-            inner.b.span = state.name.span
-            inner.attempt(lambda: histories.declare(inner, state))  # noqa: B023
+            inner.attempt(state.name.span, lambda: histories.declare(inner, state))  # noqa: B023
         self.run(ctx, scope, block.step)
         if not ctx.optimistic:
             self._blame(first)

@@ -27,13 +27,11 @@ def top_scope(ctx: Context) -> Scope:
     ev = evaluator(ctx, scope)
     _sizes(ev, spec.sizes, ctx.sizes)
     for declared, target in [*((d, False) for d in spec.inputs), *((d, True) for d in spec.targets)]:
-        ctx.emit.span = declared.name.span
-        ev.attempt(lambda: _leaf(ev, declared, target))  # noqa: B023
+        ev.attempt(declared.name.span, lambda: _leaf(ev, declared, target))  # noqa: B023
         scope.names.setdefault(declared.name.text, Ref(UNKNOWN))
     define_step(ev, spec.params, spec.step)
     for state in spec.states:
-        ctx.emit.span = state.name.span
-        ev.attempt(lambda: histories.declare(ev, state))  # noqa: B023
+        ev.attempt(state.name.span, lambda: histories.declare(ev, state))  # noqa: B023
     return scope
 
 
@@ -47,14 +45,12 @@ def _sizes(ev: Evaluator, sizes: tuple[SizeDecl, ...], given: Mapping[str, int])
         what = f"size `{cycle.span.text}`"
         ev.ctx.problems.add(NotConstant(cycle.span, what, "known without itself", "write a number", notes=cycle.notes))
     for size in sizes:
-        ev.b.span = size.name.span
-        ev.attempt(lambda: _given(ev, size, given))  # noqa: B023
+        ev.attempt(size.name.span, lambda: _given(ev, size, given))  # noqa: B023
         if size.value is None or cycles:
             ev.scope.names.setdefault(size.name.text, Ref(UNKNOWN))
     for equation in [] if cycles else order:
         (name,) = equation.targets
-        ev.b.span = equation.value.span
-        ev.attempt(lambda: _computed(ev, equation))  # noqa: B023
+        ev.attempt(equation.value.span, lambda: _computed(ev, equation))  # noqa: B023
         ev.scope.names.setdefault(name.text, Ref(UNKNOWN))
 
 

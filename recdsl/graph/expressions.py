@@ -79,15 +79,15 @@ class Evaluator:
             pass
         return Ref(UNKNOWN)
 
-    def attempt(self, work: Callable[[], None]) -> None:
-        """Do the work, or note why it cannot be done."""
-        assert self.b.span is not None
+    def attempt(self, span: Span, work: Callable[[], None]) -> None:
+        """Do the work at a place, or note why it cannot be done."""
+        self.b.span = span
 
         def wrapped() -> Item:
             work()
             return Ref(UNKNOWN)
 
-        self.guard(self.b.span, wrapped)
+        self.guard(span, wrapped)
 
     def _node(self, node: Node, items: Sequence[Item], word: bool, root: bool) -> Item:
         args = [items[arg] for arg in node.args]
