@@ -20,6 +20,8 @@ class LoopWriter:
         self.entry, self.loop, self.body = entry, loop, body
         self.rows: dict[str, str] = {}
         self.origin: dict[str, tuple[str, bool]] = {}
+        self.carries = {s.storage for s in body if isinstance(s, Store) and not s.index}
+        self.carries |= {f"{name}_new" for name in self.carries}
         self.parts: dict[str, tuple[str, int, int]] = {}
         self.scratch: dict[str, str] = {}
         self.free: dict[str, list[str]] = {}
@@ -195,6 +197,12 @@ class LoopWriter:
                 if part is not None:
                     self.values[name] = Operand(part, 1, vtype.axes)
                     return
+            fixed = args[0].text in self.entry.leased and args[0].text not in self.carries
+            if op.op == "slice" and fixed and name not in self.entry.values:
+                self.entry.line(f"{name} = {text}")
+                self.entry.base[name] = args[0].text
+                self.values[name] = Operand(name, 1, vtype.axes)
+                return
             if op.op == "slice" or op.op == "transpose" or op.op == "broadcast":
                 self.text.append(f"{name} = {text}")
                 text = name

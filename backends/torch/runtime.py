@@ -312,8 +312,27 @@ class Arena:
     """
 
     def __init__(self) -> None:
-        self.free: list[Room] = []
+        self.free: dict[tuple[torch.dtype, int], list[Room]] = {}
         self.known: weakref.WeakValueDictionary[int, Room] = weakref.WeakValueDictionary()
+
+    def find(self, size: int, like: Tensor, dtype: torch.dtype) -> Room:
+        """A free room of just that size, else one of up to twice it, else a new one."""
+        exact = self.free.get((dtype, size))
+        if exact:
+            return exact.pop()
+        near = [extent for (kind, extent), rooms in self.free.items() if rooms and kind == dtype]
+        fit = min((extent for extent in near if size < extent <= 2 * size), default=0)
+        if fit:
+            return self.free[dtype, fit].pop()
+        room = Room(size, like, dtype)
+        self.known[room.flat.data_ptr()] = room
+        return room
+
+    def put(self, room: Room) -> None:
+        """A room that is done with. Many sizes in turn mean that lengths vary: then what is not in use is let go."""
+        self.free.setdefault((room.flat.dtype, room.flat.numel()), []).append(room)
+        if len(self.free) > 64:
+            self.free = {}
 
     def lease(self, like: Tensor) -> Lease:
         """Room for one forward or backward pass."""
@@ -334,25 +353,10 @@ class Lease:
         size = math.prod(shape)
         if not self.pooled or size == 0:
             return self.like.new_empty(shape, dtype=dtype)
-        room = self._find(size, dtype)
+        room = self.arena.find(size, self.like, dtype)
         found = room.shaped(shape)
         self.held[found.data_ptr()] = room
         return found
-
-    def _find(self, size: int, dtype: torch.dtype) -> Room:
-        """The smallest free room that fits without wasting more than it holds."""
-        best, least = -1, 2 * size + 65
-        for place, room in enumerate(self.arena.free):
-            extent = room.flat.numel()
-            if size <= extent < least and room.flat.dtype == dtype:
-                best, least = place, extent
-                if extent == size:
-                    break
-        if best >= 0:
-            return self.arena.free.pop(best)
-        room = Room(size, self.like, dtype)
-        self.arena.known[room.flat.data_ptr()] = room
-        return room
 
     def rows(self, x: Tensor, lo: int = 0, hi: int | None = None, start: int = 0, stop: int | None = None) -> Any:
         """The steps lo:hi of a sequence one by one (columns start:stop of each); made once for a leased one."""
@@ -371,13 +375,13 @@ class Lease:
         for tensor in tensors:
             room = self.held.pop(tensor.data_ptr(), None)
             if room is not None:
-                self.arena.free.append(room)
+                self.arena.put(room)
 
     def close(self) -> None:
-        """Hand back everything; what the pool holds beyond a few passes' worth is let go."""
-        self.arena.free.extend(self.held.values())
+        """Hand back everything."""
+        for room in self.held.values():
+            self.arena.put(room)
         self.held = {}
-        del self.arena.free[:-256]
 
 
 class Run(torch.autograd.Function):

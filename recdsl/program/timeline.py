@@ -277,7 +277,14 @@ def _concat(b: TimelineBuilder, args: Sequence[int], attrs: dict[str, Any]) -> i
     merged = _merge_slices(b, args, at)
     if len(merged) < len(args):
         return b.op("concat", *merged, **attrs)
+    if any(b.nodes[arg].op == "concat" and b.nodes[arg].attr("at") == at for arg in args):
+        flat = [k for arg in args for k in (b.nodes[arg].args if _stacked(b.nodes[arg], at) else (arg,))]
+        return b.op("concat", *flat, **attrs)
     return None
+
+
+def _stacked(node: TNode, at: int) -> bool:
+    return node.op == "concat" and node.attr("at") == at
 
 
 def _merge_slices(b: TimelineBuilder, args: Sequence[int], at: int) -> list[int]:
