@@ -106,6 +106,36 @@ def test_rings(size: int, shift: str, valid: int) -> None:
     assert (check(parse(RING.format(size=size, shift=shift))) == []) == bool(valid)
 
 
+WINDOWS = """
+program windows
+scalars n
+fact 2*n - T
+{fact}
+storage x: input float[t=T, B;] call
+storage y: buffer float[t=T, B;] call
+storage z: output float[t=T, B;] call
+entry forward {{
+  for u in 0..n {{
+    some = load x[2*u..min(T, 2*u + 2)] : float[t=W, B;]
+    store y[2*u..min(T, 2*u + 2)] some
+    for t in max(0, 2*u - 1)..min(T, 2*u + 2) {{
+      one = load y[t] : float[B;]
+      store z[t] one
+    }}
+  }}
+  all = load y : float[t=T, B;]
+}}
+"""
+
+
+def test_facts_bound_a_number_of_windows() -> None:
+    """Windows cover the sequence by the one fact, and stay inside it by the other."""
+    assert check(parse(WINDOWS.format(fact="fact T + 1 - 2*n"))) == []
+    found = "\n".join(map(str, check(parse(WINDOWS.format(fact="")))))
+    assert "may leave axis `t` of `x`" in found
+    assert "nothing was stored" not in found
+
+
 def test_effects_are_listed_in_order() -> None:
     chains = effects(program("sab_chunk"), "forward")
     assert chains == {"past": ["t:read", "t:search", "t:read", "t:append"]}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from itertools import product
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -164,6 +167,21 @@ def test_derived_vjp_and_jvp_are_adjoint() -> None:
     right = sum((given_[f"d{k}"] * m.get(f"g{k}")).sum() for k in "arq")
     assert abs(float(left - right)) < 1e-12
     assert abs(float(left)) > 1e-3
+
+
+def test_facts_are_held_to() -> None:
+    what = parse("program p scalars n fact T - n entry forward {}")
+    Machine(what, torch, {"T": 3, "B": 1, "n": 3})
+    with pytest.raises(ValueError, match="fact T - n"):
+        Machine(what, torch, {"T": 3, "B": 1, "n": 4})
+
+
+def test_the_program_layer_needs_no_torch() -> None:
+    modules = ("checker", "cost", "derive", "interpreter", "parse", "text")
+    code = (
+        ";".join(f"import recdsl.program.{name}" for name in modules) + ";import sys;sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
 
 
 def test_philox_known_answer() -> None:

@@ -98,6 +98,12 @@ def test_long_bodies_do_not_recurse() -> None:
     assert parse(show(what)) == what
 
 
+def test_facts_survive() -> None:
+    what = parse("program p scalars n fact 2*n - T fact T - 1 entry e {}")
+    assert what.facts == (make(0, {"n": 2, "T": -1}), make(-1, {"T": 1}))
+    assert parse(show(what)) == what
+
+
 def test_affine_text() -> None:
     body = (Scalar("x", Affine(-1, (("T", 1), ("s", -2))), VType("float", (), ())),)
     assert "scalar T - 2*s - 1" in show(Program("p", (), (), (("e", body),)))
