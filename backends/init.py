@@ -104,6 +104,14 @@ def _blocks(shape: Shape, g: Generator, count: int) -> Tensor:
     return (rows[:, None] == columns[None, :]).to(torch.float64).expand(shape).clone()
 
 
+def _mask(shape: Shape, g: Generator, *masks: tuple[str, float]) -> Tensor:
+    """The product of several masks, such as ("sparse", 0.1) and ("blocks", 4)."""
+    made = _ones(shape, g)
+    for kind, argument in masks:
+        made = made * _DRAWS[kind](shape, g, argument)
+    return made
+
+
 def _constant(shape: Shape, g: Generator, value: float) -> Tensor:
     return torch.full(shape, float(value), dtype=torch.float64)
 
@@ -129,4 +137,5 @@ _DRAWS: dict[str, Callable[..., Tensor]] = {
     "values": _values,
     "sparse": _sparse,
     "blocks": _blocks,
+    "mask": _mask,
 }

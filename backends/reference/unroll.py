@@ -26,6 +26,7 @@ class Unroll:
     def run(self, stop: int, boundary: int) -> tuple[list[Values], dict[str, Tensor]]:
         """Values of steps 0 .. stop - 1 and what is carried out of the last of them.
 
+        In a masked row, `values[carry.write]` is what was carried in: an output that is a state stands still.
         Everything carried is detached on entering step `boundary`, where that is above 0.
         """
         carried = self._start()
@@ -40,7 +41,7 @@ class Unroll:
     def _start(self) -> dict[str, Tensor]:
         state = self.call.state
         if state is not None:
-            return {carry.name: state[carry.name].detach().to(self.dtype) for carry in self.graph.carries}
+            return {carry.name: self._given(state[carry.name], carry) for carry in self.graph.carries}
         fixed = self._invariant()
         return {carry.name: self._wide(fixed[carry.init], carry) for carry in self.graph.carries}
 
@@ -56,11 +57,15 @@ class Unroll:
             if node.id not in values:
                 values[node.id] = self._node(node, values, t)
         leaving: dict[str, Tensor] = {}
+        shown: Values = {}
         for carry in self.graph.carries:
             new = self._wide(values[carry.write], carry)
+            valid = _column(self.call.valid[t], new)
+            if carry.kind == "state":
+                shown[carry.write] = torch.where(valid, new, entering[carry.name])
             new = new.detach() if (carry.write, carry.read) in self.cuts else new
-            leaving[carry.name] = torch.where(_column(self.call.valid[t], new), new, entering[carry.name])
-        return values, leaving
+            leaving[carry.name] = torch.where(valid, new, entering[carry.name])
+        return values | shown, leaving
 
     def _invariant(self) -> Values:
         values: Values = {}
@@ -84,6 +89,10 @@ class Unroll:
 
     def _dtype(self, node: Node) -> torch.dtype:
         return {"float": self.dtype, "int": torch.int64, "bool": torch.bool}[node.type.dtype]
+
+    def _given(self, value: Tensor, carry: Carry) -> Tensor:
+        """A row of an incoming state: a constant."""
+        return value.detach().to(self._dtype(self.graph.nodes[carry.read]))
 
     def _wide(self, value: Tensor, carry: Carry) -> Tensor:
         """With the batch in front."""

@@ -11,7 +11,7 @@ from recdsl.credit.read import read
 from recdsl.credit.select import near, parameters
 from recdsl.credit.verdict import Case, Judge
 from recdsl.diagnostics import Problems
-from recdsl.errors.credit import BadRequire, NoMatch, NoOwner, Weaker
+from recdsl.errors.credit import BadRequire, NoMatch, Weaker
 from recdsl.graph.step import StepGraph
 from recdsl.syntax.ast import CreditDecl, Name
 
@@ -22,7 +22,6 @@ _RANK = {"exact": 0, "frozen": 0, "unbiased": 1, "biased": 2}
 def plan(graph: StepGraph, credit: Sequence[CreditDecl] = (), require: Name | None = None) -> CreditPlan:
     """All reverse passes of a model and the verdict of each parameter. Raises SpecError with every problem found."""
     problems = Problems()
-    _owners(graph, problems)
     reading = read(graph, credit, problems)
     problems.check()
     trained = [p.name for p in graph.parameters if not p.frozen]
@@ -41,14 +40,6 @@ def plan(graph: StepGraph, credit: Sequence[CreditDecl] = (), require: Name | No
         _required(graph, made, require, problems)
     problems.check()
     return made
-
-
-def _owners(graph: StepGraph, problems: Problems) -> None:
-    """Owner sets must name parameters."""
-    for loss in graph.losses:
-        for selector in loss.trains:
-            if loss.span is not None and not parameters(graph, selector):
-                problems.add(NoOwner(loss.span, loss.name, selector, near(graph, selector)))
 
 
 def _required(graph: StepGraph, made: CreditPlan, require: Name, problems: Problems) -> None:

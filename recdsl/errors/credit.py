@@ -140,17 +140,3 @@ class BadRequire(Problem):
     explain = "`require` takes a verdict, `exact` or `unbiased`, and optionally `for` with a selector of parameters."
 
     words: str
-
-
-@dataclass(frozen=True)
-class NoOwner(Problem):
-    """A loss whose `trains` names no parameter."""
-
-    code = "RD0510"
-    message = "`trains: {selector}` of loss `{loss}` matches no parameter"
-    hint = "{suggestion}"
-    explain = "`trains` lists the parameters that a loss may change: names, or patterns such as `rebuilt.*`."
-
-    loss: str
-    selector: str
-    suggestion: str

@@ -99,7 +99,8 @@ class _Sample:
         reads = {carry.read: self.carried[carry.name] for carry in self.graph.carries}
         self.now = {}
         for node in self.graph.nodes:
-            self.now[node.id] = reads[node.id] if node.id in reads else self._evaluate(node, self.now, t)
+            found = reads.get(node.id)
+            self.now[node.id] = self._evaluate(node, self.now, t) if found is None else found
         for carry in self.graph.carries:
             value, tangent = self.now[carry.write]
             cut = (carry.write, carry.read) in self.routing.cuts
@@ -117,7 +118,7 @@ class _Sample:
         if not node.args and node.op in ("constant", "input", "target", "step_number"):
             return self.b.put(self._leaf(node, t), node.type), None
         args = [known[arg] for arg in node.args]
-        moves = [None if (arg, node.id) in self.routing.cuts else known[arg][1] for arg in node.args]
+        moves: list[int | None] = [None if (arg, node.id) in self.routing.cuts else known[arg][1] for arg in node.args]
         out = self.b.op(node.op, *(value for value, _ in args), **dict(node.attrs))
         if all(move is None for move in moves):
             return out, None

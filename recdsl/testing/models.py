@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from recdsl.credit.classes import admitted
 from recdsl.credit.flow import Flow
 from recdsl.credit.select import state_uses
 from recdsl.graph.step import LEAVES, StepGraph
@@ -22,7 +23,7 @@ ROUGH = ("relu", "abs")
 
 @dataclass(frozen=True)
 class Model:
-    """text: the spec. graph: the same, built by hand. credit: its rules. smooth: finite differences are its derivative."""
+    """text: the spec. graph: the same, built by hand. credit: its rules. smooth: whether differences measure it."""
 
     text: str
     graph: StepGraph
@@ -46,12 +47,24 @@ def random_model(draws: Draws, rules: Sequence[tuple[str, str]] | None = None) -
 
 
 def _freeze(maker: Maker, reduce: str) -> StepGraph:
-    """A parameter that no loss reaches is refused unless it is frozen."""
+    """A parameter that none of its losses reaches is refused unless it is frozen."""
     graph = maker.graph(reduce)
-    live = Flow(graph).backward([loss.node for loss in graph.losses])
-    for name, parameter in maker.params.items():
-        if graph.leaf[f"parameter:{name}"] not in live:
-            maker.params[name] = replace(parameter, frozen=True)
+    flow = Flow(graph)
+    live = [flow.backward([loss.node]) for loss in graph.losses]
+    while True:
+        dead = set[str]()
+        for name in maker.params:
+            leaf, own = graph.leaf[f"parameter:{name}"], admitted(maker.graph(reduce), name)
+            if not any(leaf in live[k] for k in own):
+                dead.add(name)
+        empty = [k for k, (loss, _) in enumerate(maker.losses) if loss.trains and dead.issuperset(loss.trains)]
+        if not empty:
+            break
+        for k in empty:  # an owner set of frozen parameters only is refused as well
+            loss, text = maker.losses[k]
+            maker.losses[k] = (replace(loss, trains=()), text)
+    for name in dead:
+        maker.params[name] = replace(maker.params[name], frozen=True)
     return maker.graph(reduce)
 
 

@@ -20,7 +20,7 @@ def run(case: Case, made: CreditPlan | None = None) -> Result:
 
 
 def witness_error(case: Case, result: Result, made: CreditPlan | None = None) -> float:
-    """Largest difference, relative to 1 + |expected|, between the result's and the witness's directional derivatives."""
+    """Largest difference between the result's and the witness's directional derivatives, over 1 + the latter."""
     made = made or plan(case.graph, case.model.credit)
     generator = torch.Generator().manual_seed(7)
     directions = {n: torch.randn(v.shape, generator=generator, dtype=v.dtype) for n, v in case.params.items()}
