@@ -1,0 +1,204 @@
+"""The training loop: what is carried from update to update, one update, an evaluation, a snapshot of it all."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from recdsl.errors.training import CheckpointMismatch, NothingToTrain, OutOfMemory, RunError
+from recdsl.training import guard
+from recdsl.training.batches import Request, Sampler, Source
+from recdsl.training.binding import Binding, Call
+from recdsl.training.checkpoint import Checkpoint
+from recdsl.training.metrics import Tally, measure
+from recdsl.training.optim import factor, flatten, optimizer, unflatten
+from recdsl.training.settings import Settings
+
+
+@dataclass
+class Trainer:
+    """Everything that a resumed run needs is in here and in nothing else; see `snapshot`."""
+
+    module: nn.Module
+    source: Source
+    binding: Binding
+    settings: Settings
+    step: int = 0
+    last_good: str = "none"
+    state: Mapping[str, Tensor] | None = None
+    tally: Tally = field(default_factory=Tally)
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.named = [(name, p) for name, p in self.module.named_parameters() if p.requires_grad]
+        if not self.named:
+            raise RunError(NothingToTrain())
+        self.optimizer = optimizer(self.settings.optimizer, [parameter for _, parameter in self.named])
+        self.rate = float(self.settings.optimizer.options["lr"])
+        self.sampler = self._sampler("train")
+
+    def _sampler(self, split: str) -> Sampler:
+        return self.source.draw(self._request(split))
+
+    def _request(self, split: str) -> Request:
+        return Request(split, self.settings["batch"], self.settings["seed"], self.settings["stream"])
+
+    # -- one update ------------------------------------------------------------------------------------------------
+    def update(self) -> None:
+        """One batch, one step of the optimizer. Raises RD0654, RD0701 and RD0711 before anything has changed."""
+        began = time.perf_counter()
+        call = self.binding.call(self.sampler.next(), str(self.step))
+        try:
+            self._update(call)
+        except (RuntimeError, MemoryError) as error:
+            if isinstance(error, MemoryError) or "memory" in str(error).lower():
+                raise RunError(OutOfMemory(self.step, str(error).splitlines()[0][:200])) from error
+            raise
+        self.step += 1
+        self.seconds += time.perf_counter() - began
+
+    def _update(self, call: Call) -> None:
+        self.module.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        output = run(self.module, call, self.state)
+        loss = guard.check_output(output.loss, output.outputs, self.step, self.last_good)
+        output.loss.backward()
+        norm = guard.clip(self.named, self.settings["clip"], self.step, self.last_good)
+        rate = self.rate * factor(self.settings.schedule, self.step, self.settings["steps"])
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        if self.settings["stream"]:
+            self.state = {name: value.detach() for name, value in output.state.items()}
+        self._count(call, output, loss, norm, rate)
+
+    def _count(self, call: Call, output: Any, loss: float, norm: float, rate: float) -> None:
+        self.tally.add("loss", loss, 1)
+        if len(output.losses) > 1:
+            for name, value in output.losses.items():
+                self.tally.add(f"loss.{name}", float(value), 1)
+        self.tally.add("norm", norm, 1)
+        self.tally.add("lr", rate, 1)
+        if (self.step + 1) % self.settings["log"] == 0:
+            measure(self.settings.metrics, output.outputs, call.tensors, call.mask, self.tally)
+
+    def report(self) -> dict[str, float]:
+        """Means since the last report; metrics are of the latest batch."""
+        means = self.tally.means()
+        self.tally = Tally()
+        return means
+
+    # -- evaluation ------------------------------------------------------------------------------------------------
+    def evaluate(self, split: str, batches: int | None) -> dict[str, float]:
+        """Loss and metrics of a split: `batches` of it, or one pass (None).
+
+        Draws from generators of its own, so that training goes on as if it had not happened.
+        """
+        return evaluate(self.module, self.source, self.binding, self.settings, split, batches)
+
+    # -- snapshots -------------------------------------------------------------------------------------------------
+    def snapshot(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All tensors and all else: weights, optimizer, carried state, generators, place in the data, sums."""
+        slots, numbers = flatten(self.optimizer.state_dict())
+        tensors = {f"model/{name}": value for name, value in self.module.state_dict().items()}
+        tensors |= {f"optimizer/{name}": value for name, value in slots.items()}
+        tensors |= {f"state/{name}": value for name, value in (self.state or {}).items()}
+        tensors["random/torch"] = torch.get_rng_state()
+        if self.binding.device.startswith("cuda"):
+            tensors["random/cuda"] = torch.cuda.get_rng_state()
+        numpy_state = np.random.get_state(legacy=False)
+        tensors["random/numpy"] = torch.from_numpy(np.asarray(numpy_state["state"]["key"]).astype(np.int64))
+        rest = {
+            "step": self.step,
+            "optimizer": numbers,
+            "carried": self.state is not None,
+            "sampler": self.sampler.state(),
+            "numpy": [numpy_state["state"]["pos"], numpy_state["has_gauss"], numpy_state["gauss"]],
+            "python": random.getstate(),
+            "tally": [self.tally.sums, self.tally.counts],
+            "seconds": self.seconds,
+            "fingerprint": self.source.fingerprint,
+        }
+        return tensors, rest
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Put a snapshot back. Raises RD0705 if it is of another model."""
+        parts = split_names(checkpoint.tensors)
+        load_weights(self.module, parts.get("model", {}), str(checkpoint.path))
+        state = checkpoint.state
+        unflatten(self.optimizer, parts.get("optimizer", {}), state["optimizer"])
+        self.step, self.seconds, self.last_good = state["step"], state["seconds"], str(checkpoint.path)
+        device = self.binding.device
+        carried = {name: value.to(device) for name, value in parts.get("state", {}).items()}
+        self.state = carried if state["carried"] else None
+        self.sampler.restore(state["sampler"])
+        self.tally = Tally(dict(state["tally"][0]), dict(state["tally"][1]))
+        torch.set_rng_state(parts["random"]["torch"])
+        if "cuda" in parts["random"] and device.startswith("cuda"):
+            torch.cuda.set_rng_state(parts["random"]["cuda"])
+        key = parts["random"]["numpy"].numpy().astype(np.uint32)
+        position, has_gauss, gauss = state["numpy"]
+        np.random.set_state(("MT19937", key, position, has_gauss, gauss))
+        version, internal, gauss_next = state["python"]
+        random.setstate((version, tuple(internal), gauss_next))
+
+
+def run(module: nn.Module, call: Call, state: Mapping[str, Tensor] | None) -> Any:
+    """Call a compiled module. A reset that resets nothing is left out: modules are faster without."""
+    reset = call.reset if call.reset is not None and bool(call.reset.any()) else None
+    return module(call.tensors, mask=call.mask, reset=reset, state=state)
+
+
+def evaluate(
+    module: nn.Module, source: Source, binding: Binding, settings: Settings, split: str, batches: int | None
+) -> dict[str, float]:
+    """See `Trainer.evaluate`."""
+    request = Request(split, settings["batch"], settings["seed"], settings["stream"])
+    passes = source.passes(request)
+    count = passes if batches is None else min(batches, passes or batches)
+    sampler, tally, state = source.draw(request), Tally(), None
+    training = module.training
+    module.eval()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings["seed"])
+            for index in range(count or settings["evaluation_batches"]):
+                call = binding.call(sampler.next(), f"{index} of {split}")
+                output = run(module, call, state)
+                state = output.state if settings["stream"] else None
+                steps = call.shape[0] * call.shape[1] if call.mask is None else int(call.mask.sum())
+                tally.add("loss", float(output.loss) * steps, steps)
+                measure(settings.metrics, output.outputs, call.tensors, call.mask, tally)
+    finally:
+        module.train(training)
+    return tally.means()
+
+
+def split_names(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """`{"model/W": w}` as `{"model": {"W": w}}`."""
+    parts: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        head, _, tail = name.partition("/")
+        parts.setdefault(head, {})[tail] = tensor
+    return parts
+
+
+def load_weights(module: nn.Module, weights: Mapping[str, Tensor], path: str) -> None:
+    """Load a state dict whose names and shapes must all agree. Raises RD0705."""
+    own = module.state_dict()
+    for name in sorted(own.keys() | weights.keys()):
+        if name not in weights or name not in own:
+            where = "the checkpoint" if name not in weights else "the model"
+            raise RunError(CheckpointMismatch(path, f"{where} has no `{name}`"))
+        if own[name].shape != weights[name].shape or own[name].dtype != weights[name].dtype:
+            given, wanted = list(weights[name].shape), list(own[name].shape)
+            reason = f"`{name}` is {weights[name].dtype} {given}, the model's is {own[name].dtype} {wanted}"
+            raise RunError(CheckpointMismatch(path, reason))
+    module.load_state_dict(dict(weights))

@@ -1,0 +1,57 @@
+"""The seam between training and the compiler: a spec becomes a tree, and a module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from recdsl.graph.step import Input
+from recdsl.source import Span
+from recdsl.syntax.ast import Spec
+from recdsl.training.settings import settings
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A compiled spec: the tree, what a batch holds, the module, and the spec with everything filled in."""
+
+    spec: Spec
+    inputs: tuple[Input, ...]
+    module: nn.Module
+    resolved: str
+
+
+@dataclass(frozen=True)
+class Compiler:
+    """Both take a path or a text and overrides, and raise SpecError."""
+
+    read: Callable[[str, Sequence[str]], Spec]
+    build: Callable[[str, Sequence[str]], Compiled]
+
+
+def _read(path_or_text: str, overrides: Sequence[str]) -> Spec:
+    from recdsl.syntax.spec import read_spec
+
+    return read_spec(path_or_text, overrides)
+
+
+def _build(path_or_text: str, overrides: Sequence[str]) -> Compiled:
+    from recdsl.backends import find
+    from recdsl.driver import analyse
+    from recdsl.syntax.printer import print_spec
+
+    compilation = analyse(path_or_text, overrides)
+    dtype = getattr(torch, settings(compilation.spec)["dtype"])
+    module = find("torch").module(compilation, dtype)
+    return Compiled(compilation.spec, compilation.graph.inputs, module, print_spec(compilation.spec))
+
+
+COMPILER = Compiler(_read, _build)
+
+
+def spans(spec: Spec) -> dict[str, Span]:
+    """Where each input and target is declared."""
+    return {item.name.text: item.name.span for item in (*spec.inputs, *spec.targets)}

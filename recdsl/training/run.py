@@ -1,0 +1,297 @@
+"""Train, resume and evaluate: a spec on one side, a run folder on the other."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from recdsl.errors.training import CheckpointMismatch, DataChanged, NonFinite, RunError
+from recdsl.training import checkpoint, folder, store
+from recdsl.training.batches import Place, Source
+from recdsl.training.binding import Binding, bind_data
+from recdsl.training.catalogue import beside, open_data, used_sizes
+from recdsl.training.folder import Folder
+from recdsl.training.interrupt import Interruption
+from recdsl.training.loop import Trainer
+from recdsl.training.pipeline import COMPILER, Compiled, Compiler, spans
+from recdsl.training.progress import Reporter, reporter, shown
+from recdsl.training.settings import Settings, settings
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended. `status` is the exit status: 0, or after a checkpoint 130 (Ctrl-C) or 143 (SIGTERM)."""
+
+    folder: Path
+    step: int
+    status: int
+    checkpoint: str
+    valid: dict[str, float] = field(default_factory=dict[str, float])
+    test: dict[str, float] = field(default_factory=dict[str, float])
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A compiled spec with its opened data."""
+
+    compiled: Compiled
+    settings: Settings
+    source: Source
+    binding: Binding
+
+
+def setup(compiled: Compiled, where: Place) -> Setup:
+    """Open the data and match it with the inputs. Raises SpecError and RunError."""
+    chosen = settings(compiled.spec)
+    if chosen["threads"]:
+        torch.set_num_threads(chosen["threads"])
+    name, source = open_data(compiled.spec, where)
+    fields = bind_data(compiled.inputs, name, source, spans(compiled.spec))
+    device = chosen["device"]
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    compiled.module.to(device)
+    binding = Binding(compiled.inputs, fields, getattr(torch, chosen["dtype"]), device)
+    return Setup(compiled, chosen, source, binding)
+
+
+def train(
+    path_or_text: str,
+    overrides: Sequence[str] = (),
+    *,
+    root: str | Path = "runs",
+    resume: str | None = None,
+    trust: bool = False,
+    progress: str = "auto",
+    compiler: Compiler = COMPILER,
+) -> Result:
+    """Train a spec in a new folder under `root`, or go on with a run.
+
+    resume: "last" (the newest run of this spec's name under `root`) or the path of a run or checkpoint. A resumed run
+    ends with the same bits as one that was never interrupted. trust: may run the user's own data function.
+    progress: auto, bar, lines or silent. Raises SpecError (RD06xx) and RunError (RD065x, RD07xx).
+    """
+    talk = reporter(progress)
+    try:
+        if resume is None:
+            return _start(path_or_text, overrides, Path(root), trust, talk, compiler)
+        return _resume(path_or_text, overrides, Path(root), resume, trust, talk, compiler)
+    finally:
+        talk.close()
+
+
+def _start(
+    path_or_text: str, overrides: Sequence[str], root: Path, trust: bool, talk: Reporter, compiler: Compiler
+) -> Result:
+    compiled = compiler.build(path_or_text, overrides)
+    where = beside(compiled.spec, trust)
+    made = setup(compiled, where)
+    torch.manual_seed(made.settings["seed"])
+    trainer = Trainer(compiled.module, made.source, made.binding, made.settings)
+    run = folder.create(root, compiled.spec.name)
+    describe(run, made, path_or_text, overrides, where)
+    with store.locked(run.path):
+        talk.note(f"run {run.path}")
+        return Session(run, trainer, talk).work()
+
+
+def _resume(
+    path_or_text: str,
+    overrides: Sequence[str],
+    root: Path,
+    resume: str,
+    trust: bool,
+    talk: Reporter,
+    compiler: Compiler,
+) -> Result:
+    run = folder.find(root, compiler.read(path_or_text, ()).name if resume == "last" else "", resume)
+    with store.locked(run.path):
+        store.tidy(run.path)
+        store.tidy(run.checkpoints)
+        if resume == "last" and compiler.read(path_or_text, ()).span.source.text != run.read("spec.yaml"):
+            raise RunError(CheckpointMismatch(str(run.path), "its spec.yaml differs from the spec given"))
+        made = reopen(run, overrides, trust, compiler)
+        trainer = Trainer(made.compiled.module, made.source, made.binding, made.settings)
+        whole = pick(run, resume, talk)
+        if whole.state["fingerprint"] != made.source.fingerprint:
+            raise RunError(DataChanged(whole.state["fingerprint"], made.source.fingerprint))
+        trainer.restore(whole)
+        run.rewind(trainer.step)
+        talk.note(f"run {run.path}: goes on from step {trainer.step}" + _changes(overrides))
+        run.log(f"resumed from {whole.path}" + _changes(overrides))
+        return Session(run, trainer, talk).work()
+
+
+def _changes(overrides: Sequence[str]) -> str:
+    return f", with {' '.join(overrides)}" if overrides else ""
+
+
+def pick(run: Folder, resume: str, talk: Reporter) -> checkpoint.Checkpoint:
+    """The checkpoint that is named, or else the newest one that is whole; those passed over are noted."""
+    if Path(resume).name.startswith("step-"):
+        return checkpoint.load(Path(resume))
+
+    def note(text: str) -> None:
+        talk.note(f"note: {text}")
+        with suppress(RunError):
+            run.log(f"note: {text}")
+
+    return checkpoint.newest(run.checkpoints, note)
+
+
+def describe(run: Folder, made: Setup, path_or_text: str, overrides: Sequence[str], where: Place) -> None:
+    """Write what a run folder says about itself (see `folder`)."""
+    spec = made.compiled.spec
+    run.write("spec.yaml", spec.span.source.text)
+    run.write("resolved.yaml", made.compiled.resolved)
+    run.write("overrides.json", json.dumps(list(overrides)))
+    about = folder.environment(made.settings["seed"], where.folder, overrides)
+    about["spec_path"] = os.path.abspath(path_or_text) if "\n" not in path_or_text else None
+    run.write("environment.json", json.dumps(about, indent=1))
+    known = {size.name.text for size in spec.sizes if size.value is None}
+    sizes = {item.type.axes[0].name: item.size for item in made.compiled.inputs if item.type.axes}
+    sizes |= dict(made.source.sizes)
+    data = {
+        "fingerprint": made.source.fingerprint,
+        "symbols": list(made.source.symbols),
+        "sizes": _data_sizes(made, known, sizes),
+    }
+    run.write("data.json", json.dumps(data))
+    code = getattr(made.compiled.module, "source", None)
+    if isinstance(code, str):
+        run.write("generated/model.py", code)
+
+
+def _data_sizes(made: Setup, known: set[str], sizes: dict[str, int]) -> dict[str, int]:
+    """The sizes that came from the data, so that the model can be built again without it."""
+    if not known:
+        return {}
+    found = sizes | dict(used_sizes(made.compiled.spec, made.source))
+    return {name: found[name] for name in sorted(known) if name in found}
+
+
+def stored(run: Folder, overrides: Sequence[str], compiler: Compiler) -> Compiled:
+    """Build the spec of a run again: its own overrides, the data's sizes, then further overrides.
+
+    The file that it came from is used where it is unchanged, since blocks may stand beside it; otherwise the copy.
+    """
+    text, about = run.read("spec.yaml"), run.json("environment.json")
+    path = about.get("spec_path")
+    with suppress(OSError, UnicodeDecodeError):
+        if path and Path(path).read_text(encoding="utf-8") != text:
+            path = None
+    if not path or not Path(path).is_file():
+        path = str(run.path / "spec.yaml")
+    sizes = [f"sizes.{name}={size}" for name, size in run.json("data.json")["sizes"].items()]
+    return compiler.build(path, (*run.json("overrides.json"), *sizes, *overrides))
+
+
+def reopen(run: Folder, overrides: Sequence[str], trust: bool, compiler: Compiler) -> Setup:
+    """The setup of a run, its data read from where it was."""
+    compiled = stored(run, overrides, compiler)
+    return setup(compiled, Place(run.json("environment.json")["spec_folder"], trust))
+
+
+class Session:
+    """One stretch of a run, from start or resumption to its end or interruption."""
+
+    def __init__(self, run: Folder, trainer: Trainer, talk: Reporter) -> None:
+        self.run, self.trainer, self.talk = run, trainer, talk
+        self.settings = trainer.settings
+
+    def work(self) -> Result:
+        """Update until done or interrupted. A run that failed says where its last good checkpoint is."""
+        with Interruption() as interruption:
+            self.talk.start(self.settings["steps"], self.trainer.step)
+            try:
+                while self.trainer.step < self.settings["steps"] and interruption.signal is None:
+                    self.trainer.update()
+                    self._after()
+            except RunError as error:
+                self._failed(error)
+            return self._end(interruption)
+
+    def _failed(self, error: RunError) -> None:
+        problem = error.problem
+        if isinstance(problem, NonFinite):
+            error = RunError(replace(problem, step=self.trainer.step, checkpoint=self.trainer.last_good))
+        with suppress(RunError):
+            self.run.log(str(error))
+        raise error
+
+    def _due(self, name: str) -> bool:
+        every = self.settings[name]
+        return bool(every) and self.trainer.step % every == 0
+
+    def _after(self) -> None:
+        trainer = self.trainer
+        self.talk.advance(trainer.step)
+        if self._due("log"):
+            self._measure("train", trainer.report())
+        if self._due("evaluate") and trainer.step < self.settings["steps"]:
+            self._measure("valid", trainer.evaluate("valid", self.settings["evaluation_batches"]))
+        if self._due("checkpoint"):
+            self._save()
+
+    def _measure(self, split: str, values: dict[str, float]) -> None:
+        self.talk.values(self.trainer.step, split, values)
+        self.run.measure(
+            {"step": self.trainer.step, "split": split, **values, "seconds": round(self.trainer.seconds, 3)}
+        )
+
+    def _save(self) -> None:
+        tensors, state = self.trainer.snapshot()
+        path = checkpoint.save(self.run.checkpoints, self.trainer.step, tensors, state, self.settings["keep"])
+        self.trainer.last_good = str(path)
+
+    def _end(self, interruption: Interruption) -> Result:
+        trainer = self.trainer
+        if not trainer.last_good.endswith(f"step-{trainer.step:07d}"):
+            self._save()
+        valid: dict[str, float] = {}
+        test: dict[str, float] = {}
+        if trainer.step >= self.settings["steps"]:
+            valid = trainer.evaluate("valid", self.settings["evaluation_batches"])
+            self._measure("valid", valid)
+            test = trainer.evaluate("test", None)
+            self._measure("test", test)
+            self.run.log(f"finished at step {trainer.step}: {shown(test)}")
+        else:
+            text = f"interrupted at step {trainer.step}; go on with --resume {self.run.path}"
+            self.talk.note(text)
+            self.run.log(text)
+        status = interruption.status if trainer.step < self.settings["steps"] else 0
+        return Result(self.run.path, trainer.step, status, trainer.last_good, valid, test)
+
+
+def evaluate(
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    split: str = "test",
+    batches: int | None = None,
+    trust: bool = False,
+    compiler: Compiler = COMPILER,
+) -> dict[str, float]:
+    """Loss and metrics of a run (its newest whole checkpoint) or, for the path of a spec, of its initial parameters.
+
+    split: train, valid or test. batches: how many (None: one pass; endless data: `evaluation_batches` of `train:`).
+    """
+    from recdsl.training.loop import evaluate as measure
+    from recdsl.training.loop import load_weights, split_names
+
+    if Path(path).is_dir():
+        run = folder.opened(Path(path))
+        made = reopen(run, overrides, trust, compiler)
+        whole = pick(run, str(path), reporter("lines"))
+        load_weights(made.compiled.module, split_names(whole.tensors)["model"], str(whole.path))
+    else:
+        compiled = compiler.build(str(path), overrides)
+        made = setup(compiled, beside(compiled.spec, trust))
+    return measure(made.compiled.module, made.source, made.binding, made.settings, split, batches)

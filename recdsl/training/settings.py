@@ -1,0 +1,198 @@
+"""`train:` of a spec as one checked record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from recdsl.diagnostics import Problems, suggest
+from recdsl.errors.training import MetricUnclear, NotACall, NotYet, UnknownCall, UnknownSetting, WrongOption
+from recdsl.source import Span
+from recdsl.syntax.ast import Spec
+from recdsl.training.declare import Declaration, Option
+from recdsl.training.rules import CALLS, LATER_OPTIMIZERS, LATER_SETTINGS, METRICS, NUMBERS, SETTINGS
+from recdsl.training.values import WRONG, Call, Value, as_call, bind, convert, read, show
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A call after checking."""
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A measurement of an output against a target, at each sample's `last` valid steps (None: all).
+
+    `kind` is accuracy, bits, mse or mae; `probabilities`: the output holds these rather than logits.
+    """
+
+    name: str
+    kind: str
+    output: str
+    target: str
+    last: int | None
+    probabilities: bool = False
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`numbers` are the plain settings by name (see `rules.NUMBERS`)."""
+
+    numbers: Mapping[str, Any]
+    optimizer: Chosen
+    schedule: Chosen
+    metrics: tuple[Metric, ...]
+
+    def __getitem__(self, name: str) -> Any:
+        return self.numbers[name]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An output and target that a loss compares, so that metrics find them. `last`: only its last step counts."""
+
+    loss: str
+    output: str
+    target: str
+    last: bool
+
+
+def settings(spec: Spec) -> Settings:
+    """The settings of `train:`. Raises SpecError with every problem of it (RD0601 to RD0615)."""
+    problems = Problems()
+    found = collect(spec, problems)
+    problems.check()
+    return found
+
+
+def collect(spec: Spec, problems: Problems) -> Settings:
+    """As `settings`, with the problems added to a collector."""
+    numbers: dict[str, Any] = {option.name: option.default for option in NUMBERS}
+    chosen = {"optimizer": _default("optimizer"), "schedule": _default("schedule")}
+    metrics = _default_metrics(spec)
+    sizes = fixed_sizes(spec)
+    for setting in spec.train:
+        name, value = setting.name.text, read(setting.value)
+        option = next((option for option in NUMBERS if option.name == name), None)
+        if option is not None:
+            numbers[name] = _plain(option, value, sizes, problems)
+        elif name in CALLS:
+            chosen[name] = _call(name, value, sizes, problems) or chosen[name]
+        elif name == "metrics":
+            metrics = _metrics(spec, value, sizes, problems)
+        elif name in LATER_SETTINGS:
+            problems.add(NotYet(setting.name.span, f"train: {name}", LATER_SETTINGS[name]))
+        else:
+            near = suggest(name, SETTINGS)
+            problems.add(UnknownSetting(setting.name.span, name, f"{near} " if near else "", ", ".join(SETTINGS)))
+    return Settings(numbers, chosen["optimizer"], chosen["schedule"], metrics)
+
+
+def fixed_sizes(spec: Spec) -> dict[str, int]:
+    """Sizes that are written as a number; computed ones are the graph's affair."""
+    found: dict[str, int] = {}
+    for size in spec.sizes:
+        if size.value is not None and isinstance(size.value.root.value, int) and size.value.root.kind == "number":
+            found[size.name.text] = size.value.root.value
+    return found
+
+
+def _plain(option: Option, value: Value, sizes: Mapping[str, int], problems: Problems) -> Any:
+    found = convert(option, value.data, sizes)
+    if found is not WRONG:
+        return found
+    problems.add(WrongOption(value.span, "train", option.name, option.expected(), show(value), option.doc))
+    return option.default
+
+
+def lookup(what: str, call: Call, known: tuple[Declaration, ...], problems: Problems) -> Declaration | None:
+    """The declaration that a call names; an unknown name is a problem."""
+    names = [declaration.name for declaration in known]
+    if call.name in names:
+        return known[names.index(call.name)]
+    near = suggest(call.name, names)
+    problems.add(UnknownCall(call.span, what, call.name, f"{near} " if near else "", ", ".join(names)))
+    return None
+
+
+def _default(key: str) -> Chosen:
+    declaration = CALLS[key][1][0]
+    return Chosen(declaration.name, {option.name: option.default for option in declaration.options})
+
+
+def _call(key: str, value: Value, sizes: Mapping[str, int], problems: Problems) -> Chosen | None:
+    example, known = CALLS[key]
+    call = as_call(value)
+    if call is None:
+        problems.add(NotACall(value.span, f"train: {key}", example, show(value)))
+        return None
+    if key == "optimizer" and call.name in LATER_OPTIMIZERS:
+        problems.add(NotYet(value.span, call.name, LATER_OPTIMIZERS[call.name]))
+        return None
+    declaration = lookup(key, call, known, problems)
+    return None if declaration is None else Chosen(call.name, bind(call, declaration, sizes, problems))
+
+
+def measured(spec: Spec) -> list[Measured]:
+    """What the losses compare: those whose first argument is an output's name and whose second a target's."""
+    targets = {target.name.text for target in spec.targets}
+    found: list[Measured] = []
+    for loss in spec.losses:
+        root = loss.value.root
+        names = [loss.value.nodes[index] for index in root.args]
+        if root.kind == "call" and len(names) == 2 and all(node.kind == "name" for node in names):
+            output, target = str(names[0].value), str(names[1].value)
+            if target in targets:
+                found.append(Measured(str(root.value), output, target, loss.at == "last"))
+    return found
+
+
+FITS = {
+    "cross_entropy": ("accuracy", "bits"),
+    "nll": ("accuracy", "bits"),
+    "mse": ("mse",),
+    "mae": ("mae",),
+    "huber": ("mse",),
+}
+
+
+def _default_metrics(spec: Spec) -> tuple[Metric, ...]:
+    first = next((item for item in measured(spec) if item.loss in FITS), None)
+    return () if first is None else tuple(_metric(kind, first, 1 if first.last else None) for kind in FITS[first.loss])
+
+
+def _metric(kind: str, pair: Measured, last: int | None) -> Metric:
+    name = kind if last is None or pair.last else f"{kind}_last{last}"
+    return Metric(name, kind, pair.output, pair.target, last, pair.loss == "nll")
+
+
+def _metrics(spec: Spec, value: Value, sizes: Mapping[str, int], problems: Problems) -> tuple[Metric, ...]:
+    items = value.data if isinstance(value.data, tuple) else (value,)
+    found: list[Metric] = []
+    for item in items:
+        call = as_call(item)
+        if call is None:
+            problems.add(NotACall(item.span, "train: metrics", "accuracy(last=10)", show(item)))
+        elif (declaration := lookup("metric", call, METRICS, problems)) is not None:
+            metric = _resolve(spec, call.name, bind(call, declaration, sizes, problems), item.span, problems)
+            found += [] if metric is None else [metric]
+    return tuple(found)
+
+
+def _resolve(spec: Spec, kind: str, options: Mapping[str, Any], span: Span, problems: Problems) -> Metric | None:
+    output, target, last = options["output"], options["target"], options["last"]
+    pairs = measured(spec)
+    if output is None and target is None:
+        pairs = [pair for pair in pairs if kind in FITS.get(pair.loss, ())]
+    else:
+        pairs = [pair for pair in pairs if output in (None, pair.output) and target in (None, pair.target)]
+        if not pairs and output is not None and target in {item.name.text for item in spec.targets}:
+            pairs = [Measured("", output, target, False)]
+    if not pairs:
+        problems.add(MetricUnclear(span, kind))
+        return None
+    return _metric(kind, pairs[0], last if last is not None or not pairs[0].last else 1)

@@ -1,0 +1,1 @@
+"""Data sources, one a file: `DECLARATION`, `GENERATED` (needs no file) and `open_source(options, place)`."""
