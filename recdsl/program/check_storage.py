@@ -57,6 +57,8 @@ def _inside(place: Place, index: Sequence[Index], storage: Storage, around: list
             # The largest of several lower ends is negative if all are; one of them is enough for the smallest.
             wrong = [low] if part.lo.kind == "max" else [[one] for one in low]
             wrong += [high] if part.hi.kind == "min" else [[one] for one in high]
+            if part.lo.kind == "max" and part.hi.kind == "min":
+                wrong += [[less(end, start)] for start, end in product(part.lo.parts, part.hi.parts)]
         else:
             wrong = [[less(part, Affine())], [at_most(extent, part)]]
         if any(not empty([*region, *bad]) for bad in wrong):

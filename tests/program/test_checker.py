@@ -123,13 +123,12 @@ entry forward {{
       store z[t] one
     }}
   }}
-  all = load y : float[t=T, B;]
 }}
 """
 
 
 def test_facts_bound_a_number_of_windows() -> None:
-    """Windows cover the sequence by the one fact, and stay inside it by the other."""
+    """Without the fact that the last window begins inside the sequence, its range may leave it."""
     assert check(parse(WINDOWS.format(fact="fact T + 1 - 2*n"))) == []
     found = "\n".join(map(str, check(parse(WINDOWS.format(fact="")))))
     assert "may leave axis `t` of `x`" in found
