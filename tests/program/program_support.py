@@ -13,6 +13,8 @@ from recdsl.program.interpreter import Machine
 from recdsl.program.ir import Program
 from recdsl.program.parse import parse
 
+torch.set_num_threads(1)
+
 PROOFS = Path(__file__).parent / "proofs"
 TOLERANCE = 1e-10
 
