@@ -72,7 +72,7 @@ class _Sample:
         self.b = Evaluator()
         self.now: dict[int, Pair] = {}
         self.start = 0 if case.state is None else int(case.state["t"])
-        self.carried = self._initial()
+        self.carried: dict[str, Pair] = self._initial()
         if case.state is not None:
             for carry in self.graph.carries:
                 type = self.graph.nodes[carry.read].type
@@ -97,7 +97,7 @@ class _Sample:
     def step(self, t: int) -> None:
         self.skip(t)
         reads = {carry.read: self.carried[carry.name] for carry in self.graph.carries}
-        self.now = {}
+        self.now = dict[int, Pair]()
         for node in self.graph.nodes:
             found = reads.get(node.id)
             self.now[node.id] = self._evaluate(node, self.now, t) if found is None else found
