@@ -29,10 +29,11 @@ class DefinedTwice(Problem):
 
     code = "RD0302"
     message = "`{name}` is defined twice"
-    hint = "give each value its own name; the value of the step before is `{name}[t-1]`"
+    hint = "give each its own name{suggestion}"
     explain = "A name has one definition: as a size, input, target or parameter, or by one equation."
 
     name: str
+    suggestion: str = ""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from recdsl.graph.names import MODULE_NAMES
 from recdsl.graph.scope import Argument, Entry, Function, Item, Items, Ref, Results, Scope, Silent, Stop, Text, Word
 from recdsl.graph.sizes import Number, Size
 from recdsl.graph.types import Axis, Type
+from recdsl.source import Span
 from recdsl.syntax.ast import BlockDecl, Declared, Equation, Expression, Name, ParamDecl
 
 DEPTH = 32
@@ -36,7 +37,11 @@ def define_step(ev: Evaluator, params: Sequence[ParamDecl], step: Sequence[Equat
 
 
 def _parameter(ev: Evaluator, param: ParamDecl) -> None:
-    ev.scope.claim(param.name)
+    try:
+        ev.scope.claim(param.name)
+    except Stop:
+        ev.scope.names[param.name.text] = Ref(UNKNOWN)
+        raise
     parameters.declare(ev, param)
 
 
@@ -49,6 +54,7 @@ class Expansion:
     call: Call
     plain: Callable[[Context, Scope], Evaluator]
     run: Run
+    home: Span
 
     def expand(self, equation: Equation) -> Results:
         """The block's equations under the names that are assigned."""
@@ -114,7 +120,8 @@ class Expansion:
         ctx = self.ev.ctx
         assigned = frozenset(target.text for equation in block.step for target in equation.targets)
         scope = Scope(prefix, outer=outer, assigned=assigned, calls=(*self.ev.scope.calls, block.name.text))
-        inner, first = self.plain(ctx, scope), len(ctx.problems.found)
+        scope.home = self.ev.scope.home or self.home
+        inner, first, start = self.plain(ctx, scope), len(ctx.problems.found), len(ctx.emit.nodes)
         for name, _ in block.sizes:
             if name.text in items:
                 scope.define(name, self._option(items[name.text], name.text))
@@ -130,14 +137,20 @@ class Expansion:
         self.run(ctx, scope, block.step)
         if not ctx.optimistic:
             self._blame(first)
+            ctx.expansions.append((start, len(ctx.emit.nodes), self.call.span))
         entries = [scope.names.get(name.text) for name in block.returns]
         return Results(tuple(entry.id if isinstance(entry, Ref) else UNKNOWN for entry in entries))
 
     def _blame(self, first: int) -> None:
-        """Problems found inside a block point at the call too."""
-        found, note = self.ev.ctx.problems.found, Note(self.call.span, f"in this call of `{self.call.name}`")
-        for place in range(first, len(found)):
-            found[place] = replace(found[place], notes=(*found[place].notes, note))
+        """Problems found inside a block point at the call too; first of all at it, where the block is in another file."""
+        found, call = self.ev.ctx.problems.found, self.call
+        for place, problem in enumerate(found[first:], first):
+            if problem.span.source is call.span.source:
+                note = Note(call.span, f"in this call of `{call.name}`")
+                found[place] = replace(problem, notes=(*problem.notes, note))
+            else:
+                note = Note(problem.span, f"here, inside `{call.name}`")
+                found[place] = replace(problem, span=call.span, notes=(note, *problem.notes))
 
     # sizes and options
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 
+from recdsl.diagnostics import Note
 from recdsl.errors.graph import CannotInfer, TooLarge, Unreached
 from recdsl.graph import histories, losses
 from recdsl.graph.context import Context
@@ -33,7 +34,7 @@ def build(spec: Spec, sizes: Mapping[str, int] | None = None) -> StepGraph:
     found = _losses(ctx, scope)
     carries = histories.carries(ctx, evaluator(ctx, scope))
     if not ctx.problems.found:
-        for full, span in histories.unresolved(ctx).items():
+        for full, span in ctx.unknown.items():
             ctx.problems.add(CannotInfer(span, full))
     if not ctx.problems.found:
         _check_reach(ctx, carries, found)
@@ -87,14 +88,17 @@ def _check_reach(ctx: Context, carries: Sequence[Carry], found: Sequence[Loss]) 
 
 def _check_memory(ctx: Context) -> None:
     """Bytes in Python integers, before anything is allocated."""
-    whole = 0
-    for parameter in ctx.parameters.values():
-        whole += 4 * parameter.type.numel
-    for node in ctx.emit.nodes:
-        size = 4 * node.type.numel
-        if size > LARGEST and node.span is not None:
-            what = f"parameter `{node.name}`" if node.op == "parameter" else f"a value of type {node.type}"
-            ctx.problems.add(TooLarge(node.span, what, node.type.numel, size, LARGEST))
+    whole = sum(4 * parameter.type.numel for parameter in ctx.parameters.values())
+    large = {node.id for node in ctx.emit.nodes if 4 * node.type.numel > LARGEST}
+    for place in sorted(large):
+        node = ctx.emit.nodes[place]
+        if node.span is None or any(arg in large for arg in node.args):
+            continue
+        what = f"parameter `{node.name}`" if node.op == "parameter" else f"a value of type {node.type}"
+        calls = [span for start, end, span in ctx.expansions if start <= place < end]
+        notes = (Note(node.span, "here, inside the block"),) if calls else ()
+        span = calls[-1] if calls else node.span
+        ctx.problems.add(TooLarge(span, what, node.type.numel, 4 * node.type.numel, LARGEST, notes=notes))
     limit = _memory() * 4 // 5
     if not ctx.problems.found and whole > limit:
         numel = whole // 4

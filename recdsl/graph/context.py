@@ -60,6 +60,7 @@ class Context:
     onehot: dict[int, int] = field(default_factory=dict[int, int])
     input_names: dict[int, str] = field(default_factory=dict[int, str])
     changed: list[str] = field(default_factory=list[str])
+    expansions: list[tuple[int, int, Span]] = field(default_factory=list[tuple[int, int, Span]])
     growth: dict[str, int] = field(default_factory=dict[str, int])
     delayed: dict[int, int] = field(default_factory=dict[int, int])
 

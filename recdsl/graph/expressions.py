@@ -270,6 +270,8 @@ class Evaluator:
         """Arithmetic on numbers."""
         try:
             return work()
+        except OverflowError:
+            raise Stop(BadNumber(span, f"`{shown(span)}` is too large for a number")) from None
         except (ArithmeticError, ValueError) as error:
             raise Stop(BadNumber(span, f"`{shown(span)}` has no value: {error}")) from None
 

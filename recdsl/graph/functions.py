@@ -244,9 +244,9 @@ def _rename(ev: Evaluator, call: Call, given: Given) -> Item:
         place = align.position(ev.b.type(value), ev.scope.axis_name(old), call.span)
         axes[place] = _renamed(ev, call, axes[place], item)
     names = [axis.name for axis in axes]
-    for axis in axes:
-        if names.count(axis.name) > 1 and axis not in ev.b.type(value).axes:
-            raise Stop(RenameClash(call.span, axis.name, axis.name, f"the value has `{axis.name}` twice then"))
+    for axis, old in zip(axes, ev.b.type(value).axes, strict=True):
+        if axis != old and names.count(axis.name) > 1:
+            raise Stop(RenameClash(call.span, old.name, axis.name, f"the value has `{axis.name}` twice then"))
     return Ref(ev.b.op("rename", value, axes=tuple(axes)))
 
 

@@ -29,6 +29,9 @@ def declare(ev: Evaluator, decl: StateDecl) -> None:
         raise Stop(NeverAssigned(decl.name.span, decl.name.text, near or f"write `{decl.name.text} = ...` in the step"))
     type = None if decl.type is None else ev.type_of(decl.type)
     ev.ctx.declared[full] = Declaration(decl, ev.scope, type)
+    if ev.ctx.optimistic and type is not None:  # a block's declaration may come after a read of the state
+        ev.ctx.inferred[full] = type
+        ev.ctx.changed.extend([full] if full in ev.ctx.unknown else [])
 
 
 def read(ev: Evaluator, name: str, lag: int, span: Span) -> int:
@@ -75,7 +78,7 @@ def _state(ev: Evaluator, full: str, lag: int, span: Span) -> int:
         return UNKNOWN
     history = ctx.histories.get(full)
     if history is None or history.type != type:
-        history = ctx.histories[full] = History(full, type, "state", [], span)
+        history = ctx.histories[full] = History(full, type, "state", [], scope_place(ev, span))
     return _link(ev, history, lag)
 
 
@@ -83,11 +86,13 @@ def _link(ev: Evaluator, history: History, lag: int) -> int:
     """The leaf that holds the value of `lag` steps ago; those before it are made on the way."""
     while len(history.links) < lag:
         name = link_name(history, len(history.links) + 1)
-        if ev.ctx.optimistic:  # types may still change, so leaves are not shared by name
-            history.links.append(ev.b.append("carry", (), (), history.type, name))
-        else:
-            history.links.append(ev.b.leaf("carry", name, history.type))
+        history.links.append(ev.b.leaf("carry", name, history.type))
     return history.links[lag - 1]
+
+
+def scope_place(ev: Evaluator, span: Span) -> Span:
+    """Where the user finds a history: at the read, or at the name that the outermost block is assigned to."""
+    return ev.scope.home or span
 
 
 def link_name(history: History, lag: int) -> str:
@@ -107,7 +112,7 @@ def _argument(ev: Evaluator, name: str, value: int, lag: int, span: Span) -> int
     type = ev.b.type(source)
     history = ctx.histories.get(full)
     if history is None or ctx.optimistic:
-        history = ctx.histories[full] = History(full, type, kind, [], span, source)
+        history = ctx.histories[full] = History(full, type, kind, [], scope_place(ev, span), source)
     found = _link(ev, history, lag)
     axis = ctx.index_axis.get(source)
     if axis is None:
@@ -210,8 +215,3 @@ def _varies(nodes: list[Node], value: int) -> bool:
             return True
         stack.extend(nodes[place].args)
     return False
-
-
-def unresolved(ctx: Context) -> dict[str, Span]:
-    """States that were read and whose type nothing determines."""
-    return {full: span for full, span in ctx.unknown.items() if state_type(ctx, full) is None}

@@ -50,7 +50,8 @@ def check_selectors(ctx: Context, decl: LossDecl) -> None:
     for selector in decl.trains:
         if not any(matches(selector.text, name) for name in names):
             frozen = any(matches(selector.text, name) for name in ctx.parameters)
-            hint = "it is frozen" if frozen else suggest(selector.text, names)
+            listed = f"parameters: {', '.join(names[:8]) or 'none'}"
+            hint = "it is frozen" if frozen else suggest(selector.text, names) or listed
             ctx.problems.add(NoMatch(selector.span, selector.text, hint))
 
 

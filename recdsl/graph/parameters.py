@@ -67,10 +67,11 @@ def declare(ev: Evaluator, decl: ParamDecl) -> None:
     init = _initial(ev, decl, type)
     masks = tuple(_mask(ev, mask, type) for mask in decl.masks)
     leaf = ev.b.leaf("parameter", full, type)
-    ev.ctx.parameters[full] = Parameter(full, type, init, masks, decl.frozen, decl.name.span)
+    place = scope.home or decl.name.span
+    ev.ctx.parameters[full] = Parameter(full, type, init, masks, decl.frozen, place)
     if masks:
         name = f"{full}.mask"
-        ev.ctx.parameters[name] = Parameter(name, type, ("mask", masks), (), True, decl.name.span)
+        ev.ctx.parameters[name] = Parameter(name, type, ("mask", masks), (), True, place)
         leaf = ev.b.op("mul", leaf, ev.b.leaf("parameter", name, type))
     scope.names[decl.name.text] = Parameterised(leaf)
 

@@ -11,7 +11,7 @@ from recdsl.graph.blocks import Expansion
 from recdsl.graph.calls import Call
 from recdsl.graph.context import Context
 from recdsl.graph.emit import UNKNOWN
-from recdsl.graph.expressions import Evaluator
+from recdsl.graph.expressions import Evaluator, shown
 from recdsl.graph.order import ordered
 from recdsl.graph.scope import Function, Item, Ref, Results, Scope, Silent, Stop
 from recdsl.ops.base import ShapeError
@@ -60,7 +60,9 @@ def _single(ctx: Context, scope: Scope, equation: Equation, item: Item) -> int:
         raise Silent
     if len(equation.targets) > 1:
         raise Stop(
-            ResultCount(equation.span, len(equation.targets), "an expression", 1, "write one equation for each name")
+            ResultCount(
+                equation.span, len(equation.targets), shown(equation.value.span), 1, "write one equation for each name"
+            )
         )
     return evaluator(ctx, scope).node(item, equation.value.span)
 
@@ -99,8 +101,8 @@ def _call(ev: Evaluator, call: Call, root: bool, equation: Equation | None = Non
         raise Stop(_nested(call, equation))
     if len(equation.targets) > len(block.returns):
         hint = f"it returns {', '.join(name.text for name in block.returns)}"
-        raise Stop(ResultCount(equation.span, len(equation.targets), f"`{call.name}`", len(block.returns), hint))
-    return Expansion(ev, block, call, evaluator, run).expand(equation)
+        raise Stop(ResultCount(equation.span, len(equation.targets), call.name, len(block.returns), hint))
+    return Expansion(ev, block, call, evaluator, run, equation.targets[0].span).expand(equation)
 
 
 def _nested(call: Call, equation: Equation | None) -> NestedBlock:
