@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import import_module
 from typing import Any, Protocol, cast
@@ -12,6 +12,7 @@ from typing import Any, Protocol, cast
 from recdsl.diagnostics import Problems, SpecError, suggest
 from recdsl.errors.training import (
     DataUnavailable,
+    DoesNotFit,
     NoData,
     NotACall,
     NotProvided,
@@ -19,11 +20,11 @@ from recdsl.errors.training import (
     SizeNotProvided,
     UnknownCall,
 )
-from recdsl.syntax.ast import Expression, Spec
+from recdsl.syntax.ast import Declared, Expression, Spec
 from recdsl.training import rules, settings, sources
 from recdsl.training.batches import Place, Source
 from recdsl.training.declare import Declaration, Field, Options
-from recdsl.training.matching import match
+from recdsl.training.matching import KINDS, match
 from recdsl.training.values import Call, as_call, bind, read, show
 
 
@@ -127,14 +128,40 @@ def _unknown_sizes(spec: Spec) -> list[tuple[str, Any]]:
     return [(size.name.text, size.name.span) for size in spec.sizes if size.value is None]
 
 
+def _matched(spec: Spec, source: Source) -> dict[str, Field]:
+    inputs, targets = ([(d.name.text, d.type.kind) for d in group] for group in (spec.inputs, spec.targets))
+    return match(inputs, targets, source)
+
+
 def _check_fields(spec: Spec, name: str, source: Source, problems: Problems) -> None:
-    found = match(
-        [(d.name.text, d.type.kind) for d in spec.inputs], [(d.name.text, d.type.kind) for d in spec.targets], source
-    )
+    found = _matched(spec, source)
     known = ", ".join(f"{field.name} ({field})" for field in source.fields)
+    sizes = settings.fixed_sizes(spec)
     for declared in (*spec.inputs, *spec.targets):
-        if declared.name.text not in found:
+        field = found.get(declared.name.text)
+        if field is None:
             problems.add(NotProvided(declared.name.span, declared.name.text, name, known))
+        elif not _fits(declared, field, sizes):
+            wanted = declared.type.span.text or declared.type.kind
+            problems.add(DoesNotFit(declared.name.span, declared.name.text, wanted, field.name, str(field)))
+
+
+def _fits(declared: Declared, field: Field, sizes: Mapping[str, int]) -> bool:
+    """Whether a field can fill a type, as far as its sizes are numbers here; computed ones are compared later."""
+    if field.kind != KINDS[declared.type.kind]:
+        return False
+    extents = [_extent(axis, sizes) for axis in declared.type.axes]
+    if field.kind == "label":
+        return not extents or extents[0] is None or extents[0] >= field.size
+    own, given = ([n for n in shape if n != 1] for shape in (extents, field.shape))
+    return len(own) == len(given) and all(a in (None, b) for a, b in zip(own, given, strict=True))
+
+
+def _extent(axis: Expression, sizes: Mapping[str, int]) -> int | None:
+    root = axis.root
+    if root.kind == "number" and isinstance(root.value, int):
+        return root.value
+    return sizes.get(str(root.value)) if root.kind == "name" else None
 
 
 def beside(spec: Spec, trust: bool = False) -> Place:
@@ -165,9 +192,7 @@ def data_sizes(spec: Spec, place: Place | None = None) -> dict[str, int]:
 
 def used_sizes(spec: Spec, source: Source) -> Iterator[tuple[str, int]]:
     """Sizes read off the field that fills an input or target with that axis; labels' sizes are the largest of them."""
-    found = match(
-        [(d.name.text, d.type.kind) for d in spec.inputs], [(d.name.text, d.type.kind) for d in spec.targets], source
-    )
+    found = _matched(spec, source)
     sizes: dict[str, int] = {}
     for declared in (*spec.inputs, *spec.targets):
         field = found.get(declared.name.text)

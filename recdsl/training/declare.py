@@ -31,7 +31,7 @@ class Option:
 
     @property
     def required(self) -> bool:
-        return self.default is REQUIRED
+        return self.default == REQUIRED
 
     def expected(self) -> str:
         """What may stand there, in words: "a whole number of at least 1"."""
