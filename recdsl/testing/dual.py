@@ -33,6 +33,27 @@ def _shape(case: Case) -> tuple[int, int]:
     return first.shape[0], first.shape[1]
 
 
+def by_lag(case: Case, routing: RoutingClass, directions: Mapping[str, Tensor]) -> dict[int, list[float]]:
+    """<gradient, directions> of the first sample, apart for each use of the parameters (step s) and loss (step t).
+
+    By t - s; within a lag in the order of t. Each loss counts as it is, without weight and schedule. The case has
+    neither mask nor reset nor an incoming state.
+    """
+    steps = _shape(case)[0]
+    size, every = routing.window.size or steps, routing.window.every if routing.window.size else steps
+    found: dict[int, list[float]] = {}
+    for t in range(steps):
+        for s in range(t + 1):
+            run = _Sample(case, routing, directions, 0, s)
+            for step in range(t + 1):
+                if step == (t // every + 1) * every - size > 0:
+                    run.forget()
+                run.step(step)
+            total = sum(float(run.tangent(case.graph.losses[k].node)) for k in routing.losses)
+            found.setdefault(t - s, []).append(total)
+    return found
+
+
 def _class(case: Case, routing: RoutingClass, directions: Mapping[str, Tensor], valid: Tensor) -> Tensor:
     steps, samples = _shape(case)
     size = routing.window.size or steps
@@ -66,8 +87,12 @@ def _class(case: Case, routing: RoutingClass, directions: Mapping[str, Tensor], 
 class _Sample:
     """One sample of a batch: values without leading axes, each with its tangent (None: zero)."""
 
-    def __init__(self, case: Case, routing: RoutingClass, directions: Mapping[str, Tensor], sample: int) -> None:
+    def __init__(
+        self, case: Case, routing: RoutingClass, directions: Mapping[str, Tensor], sample: int, only: int | None = None
+    ) -> None:
+        """only: the one step whose uses of the parameters count (an initial value is used at step 0)."""
         self.case, self.routing, self.directions, self.sample = case, routing, directions, sample
+        self.only = only
         self.graph: StepGraph = case.graph
         self.b = Evaluator()
         self.now: dict[int, Pair] = {}
@@ -112,7 +137,7 @@ class _Sample:
 
     def _evaluate(self, node: Node, known: Mapping[int, Pair], t: int) -> Pair:
         if node.op == "parameter":
-            trained = node.name in self.routing.parameters
+            trained = node.name in self.routing.parameters and self.only in (None, t)
             move = self.b.put(self.directions[node.name], node.type) if trained else None
             return self.b.put(self.case.params[node.name], node.type), move
         if not node.args and node.op in ("constant", "input", "target", "step_number"):
