@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 
@@ -12,7 +12,7 @@ class Source:
     """One file (or an in-memory text, with a path such as `<text>`)."""
 
     path: str
-    text: str
+    text: str = field(repr=False)
 
     @cached_property
     def _starts(self) -> list[int]:
@@ -26,6 +26,10 @@ class Source:
         """1-based (line, column) of a character offset."""
         line = bisect_right(self._starts, offset)
         return line, offset - self._starts[line - 1] + 1
+
+    def start_of(self, number: int) -> int:
+        """The offset at which 1-based line `number` begins."""
+        return self._starts[number - 1]
 
     def line(self, number: int) -> str:
         """The text of 1-based line `number`, without its newline."""

@@ -1,0 +1,1 @@
+"""Text to `Spec`: the YAML shell and the little languages inside it."""
