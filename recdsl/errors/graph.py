@@ -44,8 +44,9 @@ class ReservedName(Problem):
     message = "`{name}` cannot be the name of {what}: {why}"
     hint = "choose another name"
     explain = (
-        "`t` is the step number. Inputs may not be called `mask`, `reset` or `state`, which every model accepts. A "
-        "parameter becomes an attribute of a torch.nn.Module, so names that the module owns are refused."
+        "`t` is the step number. Inputs may not be called `mask`, `reset` or `state`, which every model accepts. "
+        "Parameters become attributes of a torch.nn.Module, and so do names that blocks are assigned to: names that the "
+        "module owns are refused."
     )
 
     name: str

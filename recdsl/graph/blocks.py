@@ -33,12 +33,19 @@ def define_step(ev: Evaluator, params: Sequence[ParamDecl], step: Sequence[Equat
         ev.scope.names.setdefault(param.name.text, Ref(UNKNOWN))
     for equation in step:
         for target in equation.targets:
-            ev.attempt(target.span, lambda: ev.scope.claim(target))  # noqa: B023
+            ev.attempt(target.span, lambda: _take(ev, target, "a value"))  # noqa: B023
+
+
+def _take(ev: Evaluator, name: Name, what: str) -> None:
+    """Claim a name that becomes an attribute of a module, or the name of a module with parameters."""
+    if name.text in MODULE_NAMES or name.text.startswith("__"):
+        raise Stop(ReservedName(name.span, name.text, what, "torch.nn.Module has an attribute of that name"))
+    ev.scope.claim(name)
 
 
 def _parameter(ev: Evaluator, param: ParamDecl) -> None:
     try:
-        ev.scope.claim(param.name)
+        _take(ev, param.name, "a parameter")
     except Stop:
         ev.scope.names[param.name.text] = Ref(UNKNOWN)
         raise
@@ -128,9 +135,6 @@ class Expansion:
         for argument in block.arguments:
             self._argument(inner, argument, items[argument.name.text])
         self._defaults(inner)
-        root = prefix.partition(".")[0]
-        if block.params and root in MODULE_NAMES:
-            raise Stop(ReservedName(self.call.span, root, "a block", "torch.nn.Module has an attribute of that name"))
         define_step(inner, block.params, block.step)
         for state in block.states:
             inner.attempt(state.name.span, lambda: histories.declare(inner, state))  # noqa: B023
@@ -142,7 +146,7 @@ class Expansion:
         return Results(tuple(entry.id if isinstance(entry, Ref) else UNKNOWN for entry in entries))
 
     def _blame(self, first: int) -> None:
-        """Problems found inside a block point at the call too; first of all at it, where the block is in another file."""
+        """Problems found inside a block point at the call too; first at the call, if the block is another file's."""
         found, call = self.ev.ctx.problems.found, self.call
         for place, problem in enumerate(found[first:], first):
             if problem.span.source is call.span.source:

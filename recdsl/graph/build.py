@@ -92,7 +92,7 @@ def _check_memory(ctx: Context) -> None:
     large = {node.id for node in ctx.emit.nodes if 4 * node.type.numel > LARGEST}
     for place in sorted(large):
         node = ctx.emit.nodes[place]
-        if node.span is None or any(arg in large for arg in node.args):
+        if node.span is None or node.op == "constant" or any(arg in large for arg in node.args):
             continue
         what = f"parameter `{node.name}`" if node.op == "parameter" else f"a value of type {node.type}"
         calls = [span for start, end, span in ctx.expansions if start <= place < end]

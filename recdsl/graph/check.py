@@ -20,7 +20,9 @@ class GraphError(Exception):
 
 def verify(graph: StepGraph) -> StepGraph:
     """The graph itself. Raises GraphError with all that is wrong."""
-    wrong = [*_nodes(graph), *_leaves(graph), *_carries(graph), *_ends(graph)]
+    wrong = list(_nodes(graph))
+    if not wrong:  # the rest looks nodes up
+        wrong = [*_leaves(graph), *_carries(graph), *_ends(graph)]
     if wrong:
         raise GraphError("\n".join(wrong))
     return graph

@@ -45,7 +45,7 @@ class Emitter:
         return len(self.nodes) - 1
 
     def leaf(self, op: str, name: str, type: Type) -> int:
-        """The leaf of that kind and name, made at its first use (while types are inferred: at its first use as such)."""
+        """The leaf of that kind and name, made at its first use (under inference: at its first use with that type)."""
         found = self._leaves.get((op, name))
         if found is None or self.nodes[found].type != type:
             found = self._leaves[op, name] = self.append(op, (), (), type, name)

@@ -13,14 +13,12 @@ from recdsl.errors.graph import (
     LiteralShape,
     NotAMatrix,
     NotConstant,
-    ReservedName,
     UnknownFunction,
     WrongKind,
 )
 from recdsl.graph.calls import Call, bind
 from recdsl.graph.emit import UNKNOWN
 from recdsl.graph.expressions import Evaluator
-from recdsl.graph.names import MODULE_NAMES
 from recdsl.graph.scope import Item, Items, Parameterised, Ref, Silent, Stop
 from recdsl.graph.sizes import Number
 from recdsl.graph.step import Parameter
@@ -57,15 +55,12 @@ MASKS: Mapping[str, str] = {"sparse": "sparse(density)", "blocks": "blocks(n)"}
 def declare(ev: Evaluator, decl: ParamDecl) -> None:
     """Register a parameter, make its leaf, and put its mask on it."""
     scope, full = ev.scope, ev.scope.full(decl.name.text)
-    ev.b.span = decl.name.span
-    if not scope.prefix and decl.name.text in MODULE_NAMES:
-        why = "torch.nn.Module has an attribute of that name"
-        raise Stop(ReservedName(decl.name.span, full, "a parameter", why))
     if decl.type.kind != "float":
         raise Stop(WrongKind(decl.type.span, "a parameter", decl.type.kind, "parameters are float"))
     type = ev.type_of(decl.type)
     init = _initial(ev, decl, type)
     masks = tuple(_mask(ev, mask, type) for mask in decl.masks)
+    ev.b.span = decl.name.span
     leaf = ev.b.leaf("parameter", full, type)
     place = scope.home or decl.name.span
     ev.ctx.parameters[full] = Parameter(full, type, init, masks, decl.frozen, place)

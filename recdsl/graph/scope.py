@@ -100,8 +100,8 @@ class Scope:
     """The names of one step.
 
     `prefix` stands before names in the graph ("h." in the block assigned to `h`); `outer` maps the names that the
-    block returns to the graph's names they become. `calls` are the blocks around, outermost first, and `home` is the name that
-    the outermost is assigned to: where the user finds what is made here.
+    block returns to the graph's names they become. `calls` are the blocks around, outermost first, and `home` is the
+    name that the outermost is assigned to: where the user finds what is made here.
     """
 
     prefix: str = ""
@@ -137,7 +137,8 @@ class Scope:
             raise Stop(ReservedName(name.span, "t", "a value", "it is the step number"))
         first = self.places.get(name.text)
         if first is not None:
-            earlier = f"; the value of the step before is `{name.text}[t-1]`" if name.text in self.assigned else ""
+            assigned = name.text in self.assigned
+            earlier = f"; the value of the step before is `{name.text}[t-1]`" if assigned else ""
             raise Stop(DefinedTwice(name.span, name.text, earlier, notes=(Note(first, "first defined here"),)))
         self.places[name.text] = name.span
 
