@@ -46,6 +46,7 @@ class Entry:
         self.lo = self.hi = ""
         self.base: dict[str, str] = {}
         self.leased: dict[str, int] = {}
+        self.rebound: set[str] = set()  # carries that become rows of a sequence, whose room they must not give back
         self.plain: set[str] = set()
         self.head: list[str] = []
 
@@ -154,7 +155,7 @@ class Entry:
         if lo == "0" and hi == extent:
             return ""
         if storage.name in self.aliases and self.windowed and storage.name in self.local:
-            return ""
+            return "" if (lo, hi) == ("lo", "hi") else f"[{'' if lo == '0' else lo + ' - lo'}:{hi} - lo]"
         return f"[{'' if lo == '0' else lo}:{'' if hi == extent else hi}]"
 
     def bound(self, bound: Bound) -> str:
@@ -258,7 +259,8 @@ class Entry:
     def loop(self, loop: For) -> None:
         if loop.var == "t":
             ones = frozenset(name for name, value in self.values.items() if value.number and value.text == "1.0")
-            LoopWriter(self, loop, fuse(loop.body, ones)).write()
+            numbers = frozenset(name for name, value in self.values.items() if value.number)
+            LoopWriter(self, loop, fuse(loop.body, ones, numbers)).write()
             return
         start = len(self.lines)
         outer = self.head
@@ -284,14 +286,15 @@ class Entry:
         """The function's text: room is leased from the arena unless a result shares it, and given back after use."""
         tape = [self.aliases.get(name, name) for name in sorted(self.tape)]
         names = [*self.results.values(), *tape]
-        escaping = {self.root(name) for name in self.results.values()}
-        kept = escaping | {self.root(name) for name in tape}
+        # the next state is copied out before the room is used again
+        escaping = {self.root(text) for name, text in self.results.items() if not name.startswith("next_")}
+        kept = {self.root(name) for name in (*self.results.values(), *tape)}
         lines = [*self.head, *self.lines]
         out: list[str] = []
         last = self.last_lines(lines)
         for number, line in enumerate(lines):
             out.append(ROOM.sub(lambda m: "like.new_empty" if m[1] in escaping else "arena.take", line))
-            done = sorted(n for n, at in last.items() if at == number and n not in kept)
+            done = sorted(n for n, at in last.items() if at == number and n not in kept | self.rebound)
             if done:
                 out.append(f"    arena.give({', '.join(done)})")
         out = [fix_empty(line) for line in out]
@@ -352,7 +355,8 @@ def span_of(body: Sequence[Stmt]) -> Range:
         if isinstance(statement, For):
             return Range(statement.lo, statement.hi)
     found = [i for s in body if isinstance(s, Load | Store) for i in s.index if isinstance(i, Range)]
-    return next(part for part in found if len(part.lo.parts) > 1 and len(part.hi.parts) > 1)
+    windows = (part for part in found if len(part.lo.parts) > 1 and len(part.hi.parts) > 1)
+    return next(windows, Range(Bound("max", (Affine(),)), Bound("min", (Affine(0, (("T", 1),)),))))
 
 
 def full_text(storage: Storage, value: Operand) -> str:

@@ -8,11 +8,14 @@ from dataclasses import replace
 from recdsl.program.ir import For, Load, Op, Stmt, Store
 
 
-def fuse(body: Sequence[Stmt], ones: frozenset[str] = frozenset()) -> tuple[Stmt, ...]:
+def fuse(
+    body: Sequence[Stmt], ones: frozenset[str] = frozenset(), numbers: frozenset[str] = frozenset()
+) -> tuple[Stmt, ...]:
     """The body with fused ops named "lerp", "addcmul", "subcmul" and "addmm" in place of pairs.
 
     A statement is absorbed only where nothing else reads its result, and moves down to its one reader; every operand
-    is still there, as values are assigned once. `ones`: values from outside the loop that are the number 1.
+    is still there, as values are assigned once. `ones`: values from outside the loop that are the number 1;
+    `numbers`: all that are numbers, which these calls do not take.
     """
     made = {op.results[0]: op for op in body if isinstance(op, Op)}
     uses: dict[str, int] = {}
@@ -23,7 +26,10 @@ def fuse(body: Sequence[Stmt], ones: frozenset[str] = frozenset()) -> tuple[Stmt
     out: dict[str, Op] = {}
     for statement in body:
         if isinstance(statement, Op) and statement.op in ("add", "sub"):
+            before, counts = set(gone), dict(uses)
             fused = _lerp(statement, made, uses, gone, ones) or _multiply_add(statement, made, uses, gone, out)
+            if fused is not None and numbers.intersection(fused.args):
+                gone, uses, fused = before, counts, None
             if fused is not None:
                 out[statement.results[0]] = fused
     kept: list[Stmt] = []

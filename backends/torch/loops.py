@@ -165,7 +165,7 @@ class LoopWriter:
         """A tensor for one step's value, shared with values that are done with."""
         sizes = [axis.size for axis in vtype.axes]
         kind = {"bool": "flag", "int": "index"}.get(vtype.dtype, "work")
-        family = "_".join([kind, *map(str, sizes)]) if sizes else f"{kind}_1"
+        family = "_".join([kind, *map(str, sizes)]) if sizes else f"{kind}_scalar"
         pool = self.free.setdefault(family, [])
         if pool:
             tensor = pool.pop()
@@ -214,7 +214,7 @@ class LoopWriter:
         out = self._destination(name, vtype, destinations)
         written = fused_in_place(op, args, out) or in_place(op, args, out)
         if written is None:
-            target = out if name in destinations else None
+            target = out if name in destinations or name in self.parts else None
             text = expression(op, args)
             if target is None:
                 self._drop_scratch(name)
@@ -267,6 +267,7 @@ class LoopWriter:
             return
         if chosen is not None and chosen.index:
             self.swaps.append(f"{store.storage} = {value.text}")
+            self.entry.rebound.add(store.storage)
             return
         other = self._other(store.storage)
         if chosen is not store:

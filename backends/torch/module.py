@@ -27,7 +27,7 @@ def generate(graph: StepGraph, plan: CreditPlan, credit: str, *, optimise: bool 
             function = f"{name}_{variant}" if variant != "plain" else name
             functions.append(text.replace(f"def {name}(", f"def {function}(", 1))
             table.append(f"    {f'{variant}.{name}'!r}: ({function}, {arguments!r}, {results!r}),")
-    description = pprint.pformat(describe(graph, plan, variants["plain"], credit), width=110, sort_dicts=False)
+    description = pprint.pformat(describe(graph, plan, variants, credit), width=110, sort_dicts=False)
     runtime = "\n\n".join(_body(read_text("backends", *path)) for path in (("init.py",), ("torch", "runtime.py")))
     parts = [
         HEADER,
@@ -96,13 +96,9 @@ def write_entries(assembled: Assembled) -> list[tuple[str, str, tuple[str, ...],
     return out
 
 
-def describe(graph: StepGraph, plan: CreditPlan, assembled: Assembled, credit: str) -> dict[str, Any]:
+def describe(graph: StepGraph, plan: CreditPlan, variants: dict[str, Assembled], credit: str) -> dict[str, Any]:
     """What the runtime has to know, as plain data."""
-    face = assembled.interface
-    storages = {name: storage for storage, name in face.inputs}
-    storages |= {"parameter " + name: storage for storage, name in face.parameters}
-    storages |= {"state " + name: storage for storage, name in face.states}
-    storages |= {"next " + name: storage for storage, name in face.next_states}
+    face = variants["plain"].interface
     carries = {carry.name: graph.nodes[carry.read].type.shape for carry in graph.carries}
     every = {
         f"windows{k}": routing.window.every for k, routing in enumerate(plan.classes) if routing.window.size is not None
@@ -134,8 +130,18 @@ def describe(graph: StepGraph, plan: CreditPlan, assembled: Assembled, credit: s
         "losses": [{"name": item.name, "weight": item.weight, "at": item.at} for item in graph.losses],
         "reduce": graph.reduce,
         "outputs": [name for _, name in face.outputs],
+        "ranks": [len(graph.nodes[node].type.axes) for _, node in graph.outputs],
         "gradients": {name: storage for storage, name in face.gradients},
         "windows": every,
         "counts": any(node.op == "step_number" for node in graph.nodes),
-        "storages": storages,
+        "storages": {name: storages(made) for name, made in variants.items()},
     }
+
+
+def storages(assembled: Assembled) -> dict[str, str]:
+    """Where a variant's functions expect each input, parameter and state, and leave the next state."""
+    face = assembled.interface
+    found = {name: storage for storage, name in face.inputs}
+    found |= {"parameter " + name: storage for storage, name in face.parameters}
+    found |= {"state " + name: storage for storage, name in face.states}
+    return found | {"next " + name: storage for storage, name in face.next_states}

@@ -117,6 +117,7 @@ class Call:
         self.model, self.state = model, state
         about = model.description
         self.variant = "plain" if mask is None and reset is None else "ragged"
+        self.storages = about["storages"][self.variant]
         self.like: Tensor = model._like  # type: ignore[assignment]
         self.lease = model._arena.lease(self.like)
         self.given = self._read(batch)
@@ -191,7 +192,7 @@ class Call:
                 value = torch.where(keep, value, torch.zeros((), dtype=value.dtype, device=value.device))
             if info["dtype"] == "int" and name in self.given:
                 self._check_range(name, info, value)
-            self.data[self.model.description["storages"][name]] = value
+            self.data[self.storages[name]] = value
 
     def _check_range(self, name: str, info: Mapping[str, Any], value: Tensor) -> None:
         if value.numel() == 0:
@@ -220,15 +221,15 @@ class Call:
         return self.valid & ((steps + 1) % at[1] == 0)
 
     # -- running --------------------------------------------------------------------------------------------------
-    def _call(self, entry: str, lease: Lease) -> dict[str, Any]:
-        function, arguments, results = self.model.functions[f"{self.variant}.{entry}"]
+    def _call(self, entry: str, lease: Lease, variant: str = "") -> dict[str, Any]:
+        function, arguments, results = self.model.functions[f"{variant or self.variant}.{entry}"]
         values = function(self.like, lease, self.steps, self.size, *(self.data[name] for name in arguments))
         return dict(zip(results, values, strict=True))
 
     def forward(self, parameters: list[Tensor]) -> tuple[Tensor, ...]:
         about = self.model.description
         for name, value in zip(about["parameters"], parameters, strict=True):
-            self.data[about["storages"]["parameter " + name]] = value
+            self.data[self.storages["parameter " + name]] = value
         if "in_t" in self.data or about["counts"]:
             steps = torch.arange(self.t0, self.t0 + self.steps, dtype=self.like.dtype, device=self.like.device)
             self.data["in_t"] = steps[:, None].expand(self.steps, self.size)
@@ -240,7 +241,16 @@ class Call:
         for info, value in zip(about["losses"], losses, strict=True):
             loss = loss + info["weight"] * value
         self.parts = losses
-        return loss, *(found[f"out{k}"] for k in range(len(about["outputs"])))
+        return loss, *(self._timed(k, found[f"out{k}"]) for k in range(len(about["outputs"])))
+
+    def _timed(self, k: int, value: Tensor) -> Tensor:
+        """An output that does not vary is shown at every step."""
+        if self._fixed(k):
+            return value.expand(self.steps, self.size, *value.shape)
+        return value
+
+    def _fixed(self, k: int) -> bool:
+        return self.data[f"out{k}"].dim() == self.model.description["ranks"][k]
 
     def _start(self) -> None:
         """What each carry holds before step 0."""
@@ -248,18 +258,18 @@ class Call:
         given = self.state or {}
         wanted = {carry: shape for carry, shape in about["carries"].items()}
         if self.state is None:
-            found = self._call("start", self.lease)
+            found = self._call("start", self.lease, "plain")
             for init, carries in about["inits"]:
                 for carry in carries:
                     start = found[init]
-                    self.data[about["storages"]["state " + carry]] = start.expand(self.size, *wanted[carry])
+                    self.data[self.storages["state " + carry]] = start.expand(self.size, *wanted[carry])
             return
         for carry, shape in wanted.items():
             if carry not in given:
                 raise ValueError(f"state lacks {carry!r}")
             if tuple(given[carry].shape) != (self.size, *shape):
                 raise ValueError(f"state {carry!r} has shape {list(given[carry].shape)}, not {[self.size, *shape]}")
-            self.data[about["storages"]["state " + carry]] = given[carry].detach()
+            self.data[self.storages["state " + carry]] = given[carry].detach()
 
     def backward(self, loss: Tensor | None, outputs: tuple[Tensor | None, ...]) -> list[Tensor | None]:
         about = self.model.description
@@ -268,7 +278,8 @@ class Call:
             self.data[f"g{k}"] = self.data[f"w{k}"] * (scale * info["weight"])
         entry = "backward" if all(value is None for value in outputs) else "backward_outputs"
         for k, value in enumerate(outputs):
-            self.data[f"c{k}"] = torch.zeros_like(self.data[f"out{k}"]) if value is None else value
+            given = value.sum((0, 1)) if value is not None and self._fixed(k) else value
+            self.data[f"c{k}"] = torch.zeros_like(self.data[f"out{k}"]) if given is None else given
         lease = self.model._arena.lease(self.like)
         found = self._call(entry, lease)
         lease.close()
@@ -281,7 +292,7 @@ class Call:
     def output(self) -> Output:
         about = self.model.description
         loss, *outputs = self.results
-        state = {c: self.data[about["storages"]["next " + c]].detach().clone() for c in about["carries"]}
+        state = {c: self.data[self.storages["next " + c]].detach().clone() for c in about["carries"]}
         state["t"] = torch.tensor(self.t0 + self.steps)
         names = [info["name"] for info in about["losses"]]
         losses = {name: part.detach() for name, part in zip(names, self.parts, strict=True)} if self.scored else {}

@@ -60,7 +60,8 @@ class _Reverse:
             for node in reversed(self.order):
                 if self.forward[node].time == time and node in self.active:
                     self._sweep(node)
-        return Adjoint(tuple(self.builder.nodes), tuple(sorted(self._gradients())))
+        gradients = tuple(sorted(self._gradients()))
+        return Adjoint(tuple(self.builder.nodes), gradients)
 
     def _gradients(self) -> Iterable[tuple[str, int]]:
         for k, node in enumerate(self.forward):
@@ -103,7 +104,8 @@ class _Reverse:
         if k in self.pending:
             self.builder.aim(self.pending[k], source)
         if total is not None and node.args[1] in self.active:
-            lag = node.attr("lag")
+            # where every crossing is cut, a delay line still holds the initial value at step 1, but behind a cut
+            lag = 1 if k in self.credit.severed else node.attr("lag")
             first = TNode("first", (total,), (("lag", lag),), node.type, False, node.name, node.span)
             self._give(node.args[1], self.builder.add(first))
 

@@ -321,7 +321,7 @@ class _Assembly:
         size, every = routing.window.size, routing.window.every
         if size is None or size == every:
             return
-        used = {arg for k in wanted for arg in nodes[k].args if nodes[arg].op == "cotangent"}
+        used = {arg for k in wanted for arg in nodes[k].args if nodes[arg].op == "cotangent" and nodes[arg].time}
         new = Bound("max", (affine("u", every),))
         for k in sorted(used):
             node, place = nodes[k], self.places[k]

@@ -203,34 +203,36 @@ class Emitter:
         if node.op == "collect":
             self.body.append(Add(total, (), self._joint(source), ("", str(k), self.prefix, ""), node.span))
             return
-        lag = node.attr("lag")
-        result = f"{self.label(k)}_in"
         stmts: list[Stmt] = []
-        if source in self.last and lag == 1:
-            stmts.append(Load(result, self.last[source], (), self.vtype(source, step=True)))
-        else:
-            place = self.placed(source)
-            rows = Range(Bound("max", (ZERO,)), Bound("min", (Affine(lag), STEPS)))
-            lead = (("t", Affine(lag)), BATCH)
-            vtype = VType("float", lead, self.nodes[source].type.axes)
-            stmts.append(Load(result, place.storage, (rows,), vtype))
-        fresh = f"{self.label(k)}_fresh"
-        weighted = f"{self.label(k)}_fresh_in"
+        value = self._early(k, stmts)
+        fresh, wide, weighted = (f"{self.label(k)}_{part}" for part in ("fresh", "wide", "fresh_in"))
         axes = node.type.axes
+        vtype = VType("float", (), axes)
         stmts.append(Load(fresh, "fresh", (), VType("float", (), ())))
-        wide = f"{self.label(k)}_fresh_wide"
-        attrs = (("at", ()), ("axes", axes))
         if axes:
-            stmts.append(Op((wide,), "broadcast", (fresh,), attrs, (VType("float", (), axes),)))
-        loaded = stmts[0]
-        assert isinstance(loaded, Load)
-        stmts.append(Op((weighted,), "mul", (result, wide if axes else fresh), (), (loaded.type,)))
+            stmts.append(Op((wide,), "broadcast", (fresh,), (("at", ()), ("axes", axes)), (vtype,)))
+        stmts.append(Op((weighted,), "mul", (value, wide if axes else fresh), (), (vtype,)))
         stmts.append(Add(total, (), weighted, ("", str(k), self.prefix, ""), node.span))
-        last = self.domain.lo.parts[-1]
         if len(self.domain.lo.parts) > 1:
-            self.body.append(If(("le", last, ZERO), tuple(stmts)))
+            self.body.append(If(("le", self.domain.lo.parts[-1], ZERO), tuple(stmts)))
         else:
             self.body.extend(stmts)
+
+    def _early(self, k: int, stmts: list[Stmt]) -> str:
+        """The sum over samples of what arrives at the first steps, from a carry's last value or from its rows."""
+        node = self.nodes[k]
+        source, lag = node.args[0], node.attr("lag")
+        loaded, result = f"{self.label(k)}_in", f"{self.label(k)}_rows"
+        vtype = VType("float", (), node.type.axes)
+        if source in self.last and lag == 1:
+            stmts.append(Load(loaded, self.last[source], (), self.vtype(source, step=True)))
+            stmts.append(Op((result,), "collect", (loaded,), (), (vtype,), node.span, "", ("B",)))
+            return result
+        rows = Range(Bound("max", (ZERO,)), Bound("min", (Affine(lag), *self.domain.hi.parts)))
+        lead = (("t", Affine(lag)), BATCH)
+        stmts.append(Load(loaded, self.placed(source).storage, (rows,), VType("float", lead, node.type.axes)))
+        stmts.append(Op((result,), "collect", (loaded,), (), (vtype,), node.span, "", ("t", "B")))
+        return result
 
     def _joint(self, source: int) -> str:
         """The sum over steps and samples of a node; a contraction sums while it multiplies."""
@@ -264,9 +266,8 @@ class Emitter:
                 name = self.label(k)
                 body.append(Op((name,), node.op, args, node.attrs, (self.vtype(k, step=True),), node.span))
                 local[k] = name
-            if node.op != "prev":
-                for place in self._destinations(k):
-                    body.append(Store(place.storage, (affine("t", 1, place.offset),), local[k]))
+            for place in self._destinations(k):
+                body.append(Store(place.storage, (affine("t", 1, place.offset),), local[k]))
         for k in item.nodes:
             if self.nodes[k].op == "next" and k in self.carried:
                 body.append(Store(self.carried[k], (), local[self.nodes[k].args[0]]))
@@ -285,6 +286,8 @@ class Emitter:
         for k in item.nodes:
             if self.nodes[k].op == "next":
                 self._open(k)
+                if k in self.stored:
+                    self.places[k] = self._crossed(k)
         for k in item.nodes:
             if k in self.stored and k not in self.places and self.nodes[k].op not in ("prev", "next"):
                 self.places[k] = Place(self.buffer(k), 0)
@@ -292,7 +295,9 @@ class Emitter:
 
     def _destinations(self, k: int) -> list[Place]:
         """Every storage that takes node k's steps: its own place and the histories that it is the source of."""
-        found = [self.places[k]] if k in self.places else []
+        node = self.nodes[k]
+        made = node.op not in ("prev", "next") or k in self.carried
+        found = [self.places[k]] if k in self.places and made else []
         for source, place in self.pasts.values():
             if source == k and place not in found:
                 found.append(place)
@@ -312,6 +317,13 @@ class Emitter:
             self.last[source] = name
         else:
             self.places[source] = Place(self.tail(source, lag), 0)
+
+    def _crossed(self, k: int) -> Place:
+        """Where the steps of a `next` are for readers outside its loop."""
+        if k in self.carried:
+            return Place(self.buffer(k), 0)
+        source = self.places[self.nodes[k].args[0]]
+        return Place(source.storage, source.offset + self.nodes[k].attr("lag"))
 
     def _row(self, body: list[Stmt], k: int, place: Place) -> str:
         name = f"{self.label(k)}_t"
@@ -351,12 +363,16 @@ def outside_uses(nodes: tuple[TNode, ...], items: tuple[Item, ...], extra: Itera
     A view is made anew outside, of what it looks at.
     """
     home = {k: i for i, item in enumerate(items) if item.direction for k in item.nodes}
+    crossing = {
+        nodes[k].args[0] for k in home if nodes[k].op == "next" and nodes[k].attr("lag") == 1
+    }
     stack = list(extra)
     for i, item in enumerate(items):
         for k in item.nodes:
             node = nodes[k]
             for arg in node.args:
-                if home.get(arg, i) != i and not (node.op == "first" and node.attr("lag") == 1):
+                carried = node.op == "first" and node.attr("lag") == 1 and arg in crossing
+                if home.get(arg, i) != i and not carried:
                     stack.append(arg)
     found: set[int] = set()
     while stack:
