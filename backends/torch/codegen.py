@@ -350,13 +350,22 @@ EMPTY = re.compile(r"like\.new_empty\(([^()]*?),?\s?(dtype=[\w.]+)?\)")
 
 
 def span_of(body: Sequence[Stmt]) -> Range:
-    """The steps of a window: the bounds of its loops, or of the sequences it reads."""
+    """The steps of a window: the bounds of its loops, or of the sequences it reads (which may stand shifted)."""
     for statement in body:
         if isinstance(statement, For):
             return Range(statement.lo, statement.hi)
     found = [i for s in body if isinstance(s, Load | Store) for i in s.index if isinstance(i, Range)]
-    windows = (part for part in found if len(part.lo.parts) > 1 and len(part.hi.parts) > 1)
-    return next(windows, Range(Bound("max", (Affine(),)), Bound("min", (Affine(0, (("T", 1),)),))))
+    for part in found:
+        if len(part.lo.parts) > 1 and len(part.hi.parts) > 1:
+            return unshifted(part)
+    return Range(Bound("max", (Affine(),)), Bound("min", (Affine(0, (("T", 1),)),)))
+
+
+def unshifted(part: Range) -> Range:
+    """A window's range counted from step 0, which is the first part of its lower bound."""
+    by = part.lo.parts[0].const
+    lo, hi = (tuple(Affine(p.const - by, p.terms) for p in bound.parts) for bound in (part.lo, part.hi))
+    return Range(Bound(part.lo.kind, lo), Bound(part.hi.kind, hi))
 
 
 def full_text(storage: Storage, value: Operand) -> str:
