@@ -103,7 +103,7 @@ class _Reverse:
         source = self.builder.const(0.0, k) if total is None else total
         if k in self.pending:
             self.builder.aim(self.pending[k], source)
-        if total is not None and node.args[1] in self.active:
+        if total is not None and node.args[1] in self.active and self.builder.uniform(total) is None:
             # where every crossing is cut, a delay line still holds the initial value at step 1, but behind a cut
             lag = 1 if k in self.credit.severed else node.attr("lag")
             first = TNode("first", (total,), (("lag", lag),), node.type, False, node.name, node.span)
