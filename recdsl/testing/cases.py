@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from torch import Generator, Tensor
 
 from recdsl.backends.init import initial
+from recdsl.credit.build import plan
+from recdsl.credit.plan import CreditPlan
 from recdsl.graph.step import Input, StepGraph
 from recdsl.testing.draws import Draws
 from recdsl.testing.models import Model, random_model
@@ -34,6 +36,10 @@ class Case:
     @property
     def graph(self) -> StepGraph:
         return self.model.graph
+
+    @property
+    def plan(self) -> CreditPlan:
+        return plan(self.graph, self.model.credit)
 
     @property
     def text(self) -> str:

@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 
 from recdsl.backends.reference import Reference, Result
-from recdsl.credit.build import plan
 from recdsl.testing.cases import Case
 
 
 def reference(case: Case, full: bool = False) -> Result:
     """The oracle's answer to a case; `full`: without windows and cuts."""
-    oracle = Reference(case.graph, plan(case.graph, case.model.credit))
+    oracle = Reference(case.graph, case.plan)
     run = oracle.full if full else oracle.run
     return run(case.params, case.batch, case.mask, case.reset, case.state, case.cotangents)
 
@@ -35,15 +34,16 @@ def assert_matches(
 
 
 def assert_close_gradients(
-    factory: Callable[[str], torch.nn.Module], case: Case, tolerance: float = 1e-10, expected: Result | None = None
+    factory: Callable[[Case], torch.nn.Module], case: Case, tolerance: float = 1e-10, expected: Result | None = None
 ) -> None:
     """A backend's module against the oracle: outputs at valid steps, loss, losses, state and every gradient.
 
-    factory: from the spec's text to a float64 module that is called as `module(batch, mask=, reset=, state=)` and
-    gives `.outputs`, `.loss`, `.losses`, `.state`. expected: the oracle's answer, computed if absent.
+    factory: from a case (its `text`, or its `graph` and `plan`) to a float64 module that is called as
+    `module(batch, mask=, reset=, state=)` and gives `.outputs`, `.loss`, `.losses`, `.state`. expected: the oracle's
+    answer, computed if absent. The backward pass runs before outputs are compared, so it must leave them alone.
     """
     expected = expected or reference(case)
-    module = factory(case.text)
+    module = factory(case)
     module.load_state_dict(dict(case.params), strict=False)
     result: Any = module(case.batch, mask=case.mask, reset=case.reset, state=case.state)
     total = result.loss

@@ -63,6 +63,8 @@ def _freeze(maker: Maker, reduce: str) -> StepGraph:
         for k in empty:  # an owner set of frozen parameters only is refused as well
             loss, text = maker.losses[k]
             maker.losses[k] = (replace(loss, trains=()), text)
+    for k, (loss, text) in enumerate(maker.losses):
+        maker.losses[k] = (replace(loss, trains=tuple(name for name in loss.trains if name not in dead)), text)
     for name in dead:
         maker.params[name] = replace(maker.params[name], frozen=True)
     return maker.graph(reduce)
