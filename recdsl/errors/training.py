@@ -148,8 +148,8 @@ class DoesNotFit(Problem):
     explain = "A field fits an input of the same kind and shape; labels fit any size that is large enough."
 
     name: str
-    field: str
     wanted: str
+    field: str
     given: str
 
 

@@ -116,8 +116,7 @@ def checked(
         tensor = torch.as_tensor(np.ascontiguousarray(array) if isinstance(array, np.ndarray) else array)
         tensor = _shaped(item, tensor, position, shape)
         shape = (int(tensor.shape[0]), int(tensor.shape[1]))
-        if valid is not None and tuple(valid.shape) != shape:
-            raise RunError(BadBatch(position, "mask", f"is {list(valid.shape)}", "bool", f"booleans {list(shape)}"))
+        _flag("mask", valid, shape, position, "cpu")
         tensors[item.name] = _typed(item, tensor, valid, position, dtype).to(device)
     flags = [_flag(name, value, shape, position, device) for name, value in (("mask", mask), ("reset", reset))]
     return Call(tensors, flags[0], flags[1])

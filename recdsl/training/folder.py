@@ -73,18 +73,11 @@ class Folder:
     def measure(self, values: Mapping[str, Any]) -> None:
         self.append("metrics.jsonl", json.dumps(values))
 
-    def rewind(self, step: int) -> None:
-        """Drop metrics later than a step, and a torn last line: a resumed run writes them again."""
-        if not self.metrics.exists():
-            return
-        kept: list[bytes] = []
-        for line in self.metrics.read_bytes().splitlines():
-            try:
-                late = json.loads(line)["step"] > step
-            except (ValueError, KeyError, TypeError):
-                late = True
-            kept += [] if late else [line + b"\n"]
-        replace(self.metrics, b"".join(kept))
+    def rewind(self, count: int) -> None:
+        """Keep the first `count` lines of metrics: what came after the checkpoint is measured again."""
+        kept = self.metrics.read_bytes().splitlines(keepends=True)[:count] if count else []
+        if count or self.metrics.exists():
+            replace(self.metrics, b"".join(kept))
 
 
 def create(root: Path, name: str) -> Folder:

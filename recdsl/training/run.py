@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import random
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from recdsl.errors.training import CheckpointMismatch, DataChanged, NonFinite, RunError
@@ -92,13 +94,20 @@ def _start(
     compiled = compiler.build(path_or_text, overrides)
     where = beside(compiled.spec, trust)
     made = setup(compiled, where)
-    torch.manual_seed(made.settings["seed"])
+    seed_all(made.settings["seed"])
     trainer = Trainer(compiled.module, made.source, made.binding, made.settings)
     run = folder.create(root, compiled.spec.name)
     describe(run, made, path_or_text, overrides, where)
     with store.locked(run.path):
         talk.note(f"run {run.path}")
         return Session(run, trainer, talk).work()
+
+
+def seed_all(seed: int) -> None:
+    """Seed every global generator: a run must not depend on what its process did before."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
 
 
 def _resume(
@@ -122,10 +131,10 @@ def _resume(
         if whole.state["fingerprint"] != made.source.fingerprint:
             raise RunError(DataChanged(whole.state["fingerprint"], made.source.fingerprint))
         trainer.restore(whole)
-        run.rewind(trainer.step)
+        run.rewind(whole.state["lines"])
         talk.note(f"run {run.path}: goes on from step {trainer.step}" + _changes(overrides))
         run.log(f"resumed from {whole.path}" + _changes(overrides))
-        return Session(run, trainer, talk).work()
+        return Session(run, trainer, talk, whole.state["lines"]).work()
 
 
 def _changes(overrides: Sequence[str]) -> str:
@@ -201,8 +210,9 @@ def reopen(run: Folder, overrides: Sequence[str], trust: bool, compiler: Compile
 class Session:
     """One stretch of a run, from start or resumption to its end or interruption."""
 
-    def __init__(self, run: Folder, trainer: Trainer, talk: Reporter) -> None:
+    def __init__(self, run: Folder, trainer: Trainer, talk: Reporter, lines: int = 0) -> None:
         self.run, self.trainer, self.talk = run, trainer, talk
+        self.lines = lines
         self.settings = trainer.settings
 
     def work(self) -> Result:
@@ -241,12 +251,15 @@ class Session:
 
     def _measure(self, split: str, values: dict[str, float]) -> None:
         self.talk.values(self.trainer.step, split, values)
+        self.lines += 1
         self.run.measure(
             {"step": self.trainer.step, "split": split, **values, "seconds": round(self.trainer.seconds, 3)}
         )
 
     def _save(self) -> None:
         tensors, state = self.trainer.snapshot()
+        # Lines of metrics so far, so that a resumed run neither loses nor repeats one.
+        state["lines"] = self.lines
         path = checkpoint.save(self.run.checkpoints, self.trainer.step, tensors, state, self.settings["keep"])
         self.trainer.last_good = str(path)
 

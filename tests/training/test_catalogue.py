@@ -26,7 +26,7 @@ CASES = [
     ("data: [1, 2]", "RD0612", 1, 7, "takes a call"),
     ("data: images(source=cifar)", "RD0603", 1, 21, "fashion-mnist"),
     ("data: adding(length=5)", "RD0608", 1, 1, "float[2]"),
-    ("data: trace_patterning", "RD0608", 1, 1, "float[12]"),
+    ("data: trace_patterning", "RD0607", 1, 1, "has nothing for `y`"),
     ("data: copy(symbols=9)", "RD0608", 1, 1, "labels below 11"),
     ("data: npz()", "RD0604", 1, 7, "needs the option `path`"),
     ("train.batch: 0", "RD0603", 1, 14, "of at least 1"),
@@ -92,8 +92,8 @@ def test_sizes_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_size_may_stand_for_a_number() -> None:
-    assert data_sizes(read("data: copy(symbols=vocab)\nvocab: 4\n")) == {}
-    check_settings(read("data: copy(symbols=vocab)\nvocab: 4\n"))
+    assert data_sizes(read("data: copy(length=vocab, symbols=2)\nvocab: 4\n")) == {}
+    check_settings(read("data: copy(length=vocab, symbols=2)\nvocab: 4\n"))
 
 
 def test_declarations_are_complete() -> None:

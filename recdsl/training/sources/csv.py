@@ -43,7 +43,9 @@ def table(path: Path, delimiter: str) -> dict[str, Array]:
     values = np.empty((len(rows) - 1, len(names)), np.float32)
     for number, row in enumerate(rows[1:]):
         try:
-            values[number] = [float(cell) for cell in row] if len(row) == len(names) else ["?"]
+            if len(row) != len(names):
+                raise ValueError
+            values[number] = [float(cell) for cell in row]
         except ValueError:
             reason = f"line {number + 2} does not hold {len(names)} numbers: {delimiter.join(row)[:60]}"
             raise RunError(BadFile(str(path), reason)) from None
