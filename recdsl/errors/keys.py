@@ -26,7 +26,10 @@ class MissingKey(Problem):
     code = "RD0102"
     message = "{where} needs the key `{key}`"
     hint = "add `{example}`"
-    explain = "Required keys of a spec are `recdsl: 1`, `step:` and `loss:`; of a block file `recdsl`, `block`, `step`, `returns`."
+    explain = (
+        "Required keys of a spec are `recdsl: 1`, `step:` and `loss:`; of a block file `recdsl`, `block`, `step` and "
+        "`returns`. All others may be left out."
+    )
     key: str
     where: str
     example: str
@@ -37,7 +40,9 @@ class WrongVersion(Problem):
     code = "RD0103"
     message = "the format version is {found}; this release reads version 1"
     hint = "write `recdsl: 1`, or install the release that the spec was written for"
-    explain = "`recdsl: 1` is the version of the spec format (not of the package). It changes only when specs must change."
+    explain = (
+        "`recdsl: 1` is the version of the spec format (not of the package). It changes only when specs must change."
+    )
     found: str
 
 
@@ -113,8 +118,8 @@ class NotABlockFile(Problem):
     message = "{reason}"
     hint = "{advice}"
     explain = (
-        "A block file begins with `recdsl: 1` and `block: NAME`, where NAME is also the file's name, and holds the keys "
-        "doc, arguments, sizes, params, states, step, returns, fold, last. It is not a spec: it has no loss."
+        "A block file begins with `recdsl: 1` and `block: NAME`, where NAME is also the file's name, and holds the "
+        "keys doc, arguments, sizes, params, states, step, returns, fold, last. It is not a spec: it has no loss."
     )
     reason: str
     advice: str = ""
@@ -126,8 +131,8 @@ class NeedsValue(Problem):
     message = "`{key}` has no value"
     hint = "{advice}"
     explain = (
-        "A key stands without a value. In a map in braces a comma separates keys, so `{W, U: float}` is W without a value; "
-        'quote such a key: `{"W, U": float}`, or write one declaration a line.'
+        "A key stands without a value, as in `steps:` with nothing after it. Delete the key, or write its value. In a "
+        "map in braces a comma ends the value."
     )
     key: str
     advice: str = ""

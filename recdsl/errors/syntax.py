@@ -26,8 +26,8 @@ class NotAscii(Problem):
     message = "the character {shown} is not ASCII"
     hint = "{advice}"
     explain = (
-        "Names and operators are ASCII, because many other characters look like them: a Cyrillic `а` in a name would be "
-        "another name than the Latin `a`. Comments and `doc:` may hold any character."
+        "Names and operators are ASCII, because many other characters look like them: a Cyrillic `а` in a name would "
+        "be another name than the Latin `a`. Comments and `doc:` may hold any character."
     )
     shown: str
     advice: str = ""
@@ -87,7 +87,7 @@ class NotAnAssignment(Problem):
     message = "a line of a step assigns: `name = expression`"
     hint = "{advice}"
     explain = (
-        "Each line of `step:` gives a name to a value, as in `h = tanh(W @ x)` or `h, c = lstm_cell(x, h[t-1], c[t-1])`. "
+        "Each line of `step:` gives a name to a value, as in `h = tanh(W @ x)` or `h, c = lstm(x, size=hid)`. "
         "The left side is a plain name: the step says what holds at time t, so write `h = ...`, not `h[t] = ...`."
     )
     advice: str = ""
@@ -100,8 +100,8 @@ class BadDelay(Problem):
     hint = "{advice}"
     explain = (
         "The only place in time an equation can name is the past: `h[t-1]`, or `h[t-5]` for five steps back, with a "
-        "literal whole number of at least 1. The present value is just `h`; the future cannot be read. To pick along an "
-        "axis name it: `z[gate=0]`; a range is `slice(z, axis=hid, start=0, size=half)`."
+        "literal whole number of at least 1. The present value is just `h`; the future cannot be read. To pick along "
+        "an axis name it: `z[gate=0]`; a range is `slice(z, axis=hid, start=0, size=half)`."
     )
     index: str
     advice: str
@@ -170,7 +170,7 @@ class BadDot(Problem):
     hint = "only `.T` (transpose) can follow an expression; dotted names are `past.read`, `h.Wz`"
     explain = (
         "A dot joins the parts of a name, as in `past.read` (the read of a memory) or `h.Wz` (a block's parameter), or "
-        "transposes: `(A + B).T`. There are no other attributes and no methods: write `sum(x, axis=hid)`, not `x.sum()`."
+        "transposes: `(A + B).T`. There are no other attributes and no methods: `sum(x, axis=hid)`, not `x.sum()`."
     )
     name: str
 
@@ -209,8 +209,8 @@ class UnknownType(Problem):
     message = "there is no type `{name}`"
     hint = "{advice}"
     explain = (
-        "Types are `float` (a number), `float[hid]`, `float[hid, inp]` (arrays with named axes), `onehot[n]`, `class[n]`, "
-        "`token[n]` (whole numbers below n) and `bool`. Batch and time are not written."
+        "Types are `float` (a number), `float[hid]`, `float[hid, inp]` (arrays with named axes), `onehot[n]`, "
+        "`class[n]`, `token[n]` (whole numbers below n) and `bool`. Batch and time are not written."
     )
     name: str
     advice: str
@@ -291,7 +291,8 @@ class BadNumber(Problem):
     message = "the number `{written}` {reason}"
     hint = ""
     explain = (
-        "Numbers are whole (`64`, `2_000`) or decimal (`0.1`, `1e-3`), of at most 400 characters and at most about 1.8e308."
+        "Numbers are whole (`64`, `2_000`) or decimal (`0.1`, `1e-3`), of at most 400 characters and "
+        "at most about 1.8e308."
     )
     written: str
     reason: str

@@ -13,8 +13,9 @@ class YamlSyntax(Problem):
     message = "this is not valid YAML: {reason}"
     hint = "{advice}"
     explain = (
-        "The YAML shell of the spec could not be read. The usual causes: a `:` or `#` or `[` inside a value that is not "
-        'quoted, as in `{x: float[obs]}` (write `{x: "float[obs]"}`), and lines of one map that are not indented alike.'
+        "The YAML shell of the spec could not be read. The usual causes: a `:` or `#` or `[` inside a value that is "
+        'not quoted, as in `{x: float[obs]}` (write `{x: "float[obs]"}`), and lines of one map that are not '
+        "indented alike."
     )
     reason: str
     advice: str = ""

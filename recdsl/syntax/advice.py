@@ -57,6 +57,8 @@ _LOOKALIKES = {
 
 def of_character(char: str) -> str:
     """Advice on an ASCII character that no token begins with."""
+    if char.isalnum():
+        return "put text that begins with a digit in quotes"
     return _CHARACTERS.get(char, "")
 
 
@@ -69,9 +71,10 @@ def of_unicode(char: str) -> tuple[str, str]:
     base = unicodedata.normalize("NFKD", char)[0]
     if base.isascii() and base.isalnum():
         return shown, f"write `{base}`"
-    if char.isalpha():
-        return shown, f"write names in ASCII, such as `{name.split()[-1].lower()}`" if "GREEK" in name else "write names in ASCII"
-    return shown, "delete or replace it"
+    if char.isalpha() and "GREEK" in name:
+        letter = name.split(" WITH ")[0].split()[-1].lower().replace("lamda", "lambda")
+        return shown, f"write names in ASCII, such as `{letter}`"
+    return shown, "write names in ASCII" if char.isalpha() else "delete or replace it"
 
 
 def expected(accepted: Sequence[str]) -> str:
@@ -81,7 +84,7 @@ def expected(accepted: Sequence[str]) -> str:
         words.append("a value")
     elif {"NAME", "WORD"} & set(accepted):
         words.append("a name")
-    if "PLUS" in accepted:
+    if "STAR" in accepted:
         words.append("an operator")
     words.extend(shown for key, shown in _SHOWN.items() if key in accepted)
     if "LSQB" in accepted and not words:
@@ -100,6 +103,8 @@ def of_token(before: Sequence[tuple[str, str]], kind: str, text: str, following:
         return "there is no `//`; sizes divide exactly by `/`"
     if previous == "POWER" and kind == "STAR":
         return "powers are `x ** 2`"
+    if kind == "COMMA" and previous in ("COMMA", "LPAR", "LSQB"):
+        return "a value is missing before `,`"
     if kind == "COMMA":
         return "to concatenate write `[a; b]`; arguments stand in a call's brackets"
     if kind == "SEMICOLON":

@@ -97,7 +97,7 @@ class Declared:
 
 @dataclass(frozen=True)
 class ParamDecl:
-    """A parameter. Exactly one of `init` (a call such as normal(0, 0.1)) and `literal` (a number or nested list) is set.
+    """A parameter. One of `init` (a call such as normal(0, 0.1)) and `literal` (a number or nested list) is set.
 
     `masks` are the calls `sparse(density)` and `blocks(n)`.
     """
@@ -112,7 +112,10 @@ class ParamDecl:
 
 @dataclass(frozen=True)
 class StateDecl:
-    """A carried state; `initial` is None (zero), a number, a nested list or the name of a parameter. `type` None: inferred."""
+    """A carried state. `type` None: inferred.
+
+    `initial` is None (zero), a number, a nested list, or an expression of parameters.
+    """
 
     name: Name
     type: TypeExpr | None
@@ -143,7 +146,10 @@ class BlockDecl:
 
 @dataclass(frozen=True)
 class LossDecl:
-    """`value` is a call of a loss. `at` is "all", "last" or ("every", n). `trains` are selectors; empty: all parameters."""
+    """`value` is a call of a loss. `at` is "all", "last" or ("every", n).
+
+    `trains` are selectors; empty: all parameters. A single loss has the name `loss`.
+    """
 
     name: Name
     value: Expression

@@ -32,8 +32,8 @@ def read_blocks(node: YamlNode, problems: Problems) -> tuple[BlockDecl, ...]:
         if wrong is not None:
             problems.add(wrong)
         if not isinstance(item, Mapping):
-            example = "arguments, sizes, params, states, step, returns"
-            problems.add(errors.WrongKind(item.span, key.text.value, "a map", describe(item), f"its keys are {example}"))
+            advice = "its keys are arguments, sizes, params, states, step, returns"
+            problems.add(errors.WrongKind(item.span, key.text.value, "a map", describe(item), advice))
             continue
         found.append(read_block(Name(key.text.value, key.span), item, KEYS, problems))
     return tuple(found)
@@ -41,7 +41,7 @@ def read_blocks(node: YamlNode, problems: Problems) -> tuple[BlockDecl, ...]:
 
 def read_block(name: Name, node: Mapping, known: tuple[str, ...], problems: Problems) -> BlockDecl:
     """One block from its map; what is missing or wrong is reported and left out."""
-    where = f"block {name.text}"
+    where = f"the block `{name.text}`"
     found = known_items(node, where, problems, known, "step: ...")
     require(found, _NEEDED, f"the block `{name.text}`", name.span, problems)
     last_params, last = _last(found["last"], problems) if "last" in found else ((), ())
@@ -96,7 +96,7 @@ def _sizes(node: YamlNode, problems: Problems) -> tuple[tuple[Name, Expression |
 def _last(node: YamlNode, problems: Problems) -> tuple[tuple[ParamDecl, ...], tuple[Equation, ...]]:
     if not isinstance(node, Mapping):
         return (), read_step(node, problems)
-    found = known_items(node, "last", problems, ("params", "step"), "step: ...")
+    found = known_items(node, "`last`", problems, ("params", "step"), "step: ...")
     require(found, _NEEDED[:1], "`last`", node.span, problems)
     params = read_params(found["params"], problems) if "params" in found else ()
     return params, read_step(found["step"], problems) if "step" in found else ()

@@ -13,7 +13,7 @@ from recdsl.errors import syntax as errors
 from recdsl.source import Span
 from recdsl.syntax.ast import Expression, Node, Scalar
 from recdsl.syntax.limits import EXPRESSION_NODES, NUMBER_LENGTH
-from recdsl.syntax.parse import Piece, plain
+from recdsl.syntax.parse import Piece, as_token, as_tree, plain
 from recdsl.syntax.scalars import number
 
 if TYPE_CHECKING:
@@ -125,22 +125,21 @@ class Builder:
             case "compare":
                 self._push("compare", str(parts[1]), [parts[0], parts[2]])
             case "unary":
-                assert isinstance(parts[0], Token)
-                self._push("unary", str(parts[0]), [parts[1]], start=self._offset(parts[0]))
+                sign = as_token(parts[0])
+                self._push("unary", str(sign), [parts[1]], start=self._offset(sign))
             case "attribute":
                 self._attribute(item)
             case "index":
                 self._index(item)
             case "pick":
-                assert isinstance(parts[-1], Token)
-                self._push("pick", str(parts[2]), [parts[0], parts[4]], end=self._offset(parts[-1]) + 1)
+                end = self._offset(as_token(parts[-1])) + 1
+                self._push("pick", str(parts[2]), [parts[0], parts[4]], end=end)
             case "call":
                 self._open_call(item)
             case kind:
-                assert isinstance(parts[0], Token)
-                assert isinstance(parts[-1], Token)
-                items = [] if isinstance(parts[1], Token) else _without_punctuation(parts[1])
-                self._push(kind, None, items, start=self._offset(parts[0]), end=self._offset(parts[-1]) + 1)
+                start, end = self._offset(as_token(parts[0])), self._offset(as_token(parts[-1])) + 1
+                items = [] if len(parts) == 2 else _without_punctuation(as_tree(parts[1]))
+                self._push(kind, None, items, start=start, end=end)
 
     def _push(
         self,
@@ -188,26 +187,26 @@ class Builder:
         try:
             return str(json.loads(str(token).replace("\t", "\\t")))
         except ValueError:
-            problem = errors.BadCharacter(self.piece.span_of(token), "\\", "escapes are those of JSON: \\n, \\\", \\\\, \\u0041")
-            self._fail(problem)
+            advice = "escapes are those of JSON: \\n, \\\", \\\\, \\u0041"
+            self._fail(errors.BadCharacter(self.piece.span_of(token), "\\", advice))
             return ""
 
     def _attribute(self, tree: Tree[Token]) -> None:
         name = tree.children[2]
         if name == "T":
-            self._push("transpose", None, [tree.children[0]], end=self._offset(_token(name)) + 1)
+            self._push("transpose", None, [tree.children[0]], end=self._offset(as_token(name)) + 1)
             return
         dotted = _dotted(tree)
         if dotted is None:
-            self._fail(errors.BadDot(self.piece.span_of(_token(name)), str(name)))
+            self._fail(errors.BadDot(self.piece.span_of(as_token(name)), str(name)))
             self.work.append(tree.children[0])
         else:
             self._leaf("name", dotted[0], dotted[1], dotted[2])
 
     def _index(self, tree: Tree[Token]) -> None:
-        base, inner, close = tree.children[0], tree.children[2], _token(tree.children[3])
+        base, inner, close = tree.children[0], tree.children[2], as_token(tree.children[3])
         dotted = _dotted(base)
-        opening = _token(tree.children[1])
+        opening = as_token(tree.children[1])
         start, end = self._offset(opening) + 1, self._offset(close)
         written = self.piece.text.value[start:end].strip()
         lag, reason = _lag(inner, dotted[0] if dotted else "h")
@@ -223,12 +222,11 @@ class Builder:
     def _open_call(self, tree: Tree[Token]) -> None:
         from lark import Token
 
-        callee, arguments, close = tree.children[0], tree.children[2], _token(tree.children[3])
-        assert not isinstance(arguments, Token)
+        callee, arguments, close = tree.children[0], as_tree(tree.children[2]), as_token(tree.children[3])
         if isinstance(callee, Token) and CALLEE.fullmatch(callee) and plain(callee.type) != "NUMBER":
             self._call(callee, arguments, close)
             return
-        opening = self.piece.span_of(_token(tree.children[1]))
+        opening = self.piece.span_of(as_token(tree.children[1]))
         known = _dotted(callee)
         reason = "only a name can be called" if known is None else f"`{known[0]}` cannot be called: it has a dot"
         advice = "functions are called by their name: `sum(x, axis=hid)`" if known else "is a `*` missing before `(`?"
@@ -247,15 +245,13 @@ class Builder:
                     reason = f"a positional argument after the keyword `{keywords[-1]}`"
                     self._fail(errors.BadCall(self._place(part), reason, "positional arguments come first"))
                 continue
-            key = _token(part.children[0])
+            key = as_token(part.children[0])
             if str(key) in keywords:
                 self._fail(errors.BadCall(self.piece.span_of(key), f"the keyword `{key}` is given twice"))
             if not IDENTIFIER.fullmatch(key):
                 self._fail(errors.BadCall(self.piece.span_of(key), f"`{key}` cannot be a keyword"))
             keywords.append(str(key))
             parts.append(part.children[2])
-        if self.failed:
-            keywords = keywords[: len(parts)]
         closing = self._offset(end) + len(end)
         self._push("call", str(name), parts, tuple(keywords), self._offset(name), closing)
 
@@ -268,17 +264,9 @@ class Builder:
         return self.piece.span_of(part)
 
 
-def _token(part: Parsed) -> Token:
+def _without_punctuation(tree: Tree[Token]) -> list[Parsed]:
     from lark import Token
 
-    assert isinstance(part, Token)
-    return part
-
-
-def _without_punctuation(tree: Parsed) -> list[Parsed]:
-    from lark import Token
-
-    assert not isinstance(tree, Token)
     return [part for part in tree.children if not isinstance(part, Token) or plain(part.type) not in _PUNCTUATION]
 
 
@@ -290,7 +278,7 @@ def _dotted(part: Parsed) -> tuple[str, Token, Token] | None:
     while not isinstance(part, Token):
         if plain(str(part.data)) != "attribute" or part.children[2] == "T":
             return None
-        names.append(_token(part.children[2]))
+        names.append(as_token(part.children[2]))
         part = part.children[0]
     if plain(part.type) != "NAME":
         return None

@@ -10,7 +10,7 @@ from recdsl.source import Span
 from recdsl.syntax.ast import Equation, Expression, Name
 from recdsl.syntax.build import Builder
 from recdsl.syntax.grammar import CALLS, EQUATIONS
-from recdsl.syntax.parse import Piece, parse, plain
+from recdsl.syntax.parse import Piece, as_token, as_tree, parse, plain
 from recdsl.syntax.scan import Line, logical_lines, one_line
 from recdsl.syntax.text import Text
 
@@ -33,8 +33,9 @@ def _equation(text: Text, line: Line, problems: Problems) -> Equation | None:
     tree = parse(piece, EQUATIONS, "equation", problems)
     if tree is None:
         return None
-    targets, _, value = tree.children  # type: ignore[union-attr]
-    names = [piece_name(piece, token) for token in targets.children if plain(token.type) == "NAME"]  # type: ignore[union-attr]
+    targets, _, value = as_tree(tree).children
+    tokens = [as_token(part) for part in as_tree(targets).children]
+    names = [piece_name(piece, token) for token in tokens if plain(token.type) == "NAME"]
     expression = Builder(piece, problems).build(value)
     if expression is None:
         return None

@@ -31,7 +31,8 @@ def bad_name(text: str, span: Span) -> Problem | None:
     if not IDENTIFIER.fullmatch(text):
         near = re.sub(r"[^A-Za-z0-9_]+", "_", text).strip("_")
         near = f"_{near}" if near[:1].isdigit() else near
-        return errors.BadName(span, text, f"write for example `{near}`" if near else "names are letters, digits and `_`")
+        hint = f"write for example `{near}`" if near else "names are letters, digits and `_`"
+        return errors.BadName(span, text, hint)
     if text in GRAMMAR_WORDS:
         return errors.BadName(span, text, "`and`, `or` and `not` are operators")
     return None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from recdsl.diagnostics import Problem, Problems
 from recdsl.errors import syntax as errors
+from recdsl.source import Span
 from recdsl.syntax import advice
 from recdsl.syntax.grammar import parser
 from recdsl.syntax.limits import EXPRESSION_NODES, NAME_LENGTH
@@ -13,6 +14,7 @@ from recdsl.syntax.text import Text
 
 if TYPE_CHECKING:
     from lark import Token, Tree
+    from lark.parsers.lalr_interactive_parser import InteractiveParser
 
     Parsed = Tree[Token] | Token
 
@@ -26,11 +28,11 @@ class Piece:
     def __init__(self, text: Text, base: int, value: str) -> None:
         self.text, self.base, self.value = text, base, value
 
-    def span_of(self, token: Token) -> Any:
+    def span_of(self, token: Token) -> Span:
         start = self.base + (token.start_pos or 0)
         return self.text.span(start, start + len(token))
 
-    def last(self, offset: int) -> Any:
+    def last(self, offset: int) -> Span:
         """The character at `offset`, or, at the end, the last one that is not blank."""
         if offset >= len(self.value):
             offset = len(self.value.rstrip())
@@ -41,6 +43,22 @@ class Piece:
 def plain(kind: str) -> str:
     """A terminal's or rule's name without the prefix that Lark gives to imported ones."""
     return kind.rpartition("__")[2]
+
+
+def as_token(part: Parsed) -> Token:
+    """A part that the grammar makes a token."""
+    from lark import Token
+
+    assert isinstance(part, Token)
+    return part
+
+
+def as_tree(part: Parsed) -> Tree[Token]:
+    """A part that the grammar makes a tree."""
+    from lark import Token
+
+    assert not isinstance(part, Token)
+    return part
 
 
 def parse(piece: Piece, grammar: tuple[str, tuple[str, ...]], rule: str, problems: Problems) -> Parsed | None:
@@ -73,7 +91,18 @@ def _accepted(seen: list[Token], bad: Token, grammar: tuple[str, tuple[str, ...]
         if token is bad:
             break
         run.feed_token(token)
-    return [plain(kind) for kind in sorted(run.accepts())]
+    return [plain(kind) for kind in sorted(run.choices()) if plain(kind).isupper() and _fits(run.copy(), kind)]
+
+
+def _fits(run: InteractiveParser, kind: str) -> bool:
+    from lark import Token
+    from lark.exceptions import UnexpectedToken
+
+    try:
+        run.feed_token(Token(kind, ""))
+    except UnexpectedToken:
+        return False
+    return True
 
 
 def _character(piece: Piece, offset: int) -> Problem:

@@ -22,7 +22,20 @@ from recdsl.syntax.ast import (
 )
 from recdsl.syntax.scalars import resolve
 
-_BINDING = {"or": 1, "and": 2, "not": 3, "compare": 4, "+": 5, "-": 5, "*": 6, "/": 6, "@": 6, "%": 6, "sign": 7, "**": 8}
+_BINDING = {
+    "or": 1,
+    "and": 2,
+    "not": 3,
+    "compare": 4,
+    "+": 5,
+    "-": 5,
+    "*": 6,
+    "/": 6,
+    "@": 6,
+    "%": 6,
+    "sign": 7,
+    "**": 8,
+}
 _POSTFIX, _ATOM = 9, 10
 _WORD = re.compile(r"[A-Za-z_.~/*][A-Za-z0-9_.~/:*+-]*")
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")

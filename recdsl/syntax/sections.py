@@ -73,11 +73,13 @@ def known_items(
         if word in known:
             found[word] = value
         else:
-            problems.add(errors.UnknownKey(name.span, word, f"`{key}`", advise(word, known)))
+            problems.add(errors.UnknownKey(name.span, word, key, advise(word, known)))
     return found
 
 
-def require(found: Iterable[str], needed: Sequence[tuple[str, str]], where: str, span: Span, problems: Problems) -> None:
+def require(
+    found: Iterable[str], needed: Sequence[tuple[str, str]], where: str, span: Span, problems: Problems
+) -> None:
     """Report keys that are missing, each with an example."""
     present = set(found)
     for key, example in needed:

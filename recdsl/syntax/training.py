@@ -60,7 +60,7 @@ def _named(key: Scalar, node: YamlNode, problems: Problems) -> LossDecl | None:
 
 
 def _loss(name: Name, node: Mapping, known: tuple[str, ...], problems: Problems) -> LossDecl | None:
-    found = known_items(node, f"loss: {name.text}" if "reduce" not in known else "loss", problems, known, "value: mse(y, z)")
+    found = known_items(node, f"the loss `{name.text}`", problems, known, "value: mse(y, z)")
     if "value" not in found:
         problems.add(keys.MissingKey(name.span, "value", f"the loss `{name.text}`", "value: mse(y, target)"))
         return None
@@ -74,7 +74,8 @@ def _loss(name: Name, node: Mapping, known: tuple[str, ...], problems: Problems)
 def _reduce(node: YamlNode, problems: Problems) -> str:
     if isinstance(node, Scalar) and node.value in ("sum", "mean"):
         return str(node.value)
-    problems.add(keys.BadChoice(node.span, "reduce", _shown(node), "it is `mean` (over valid steps and batch) or `sum`"))
+    advice = "it is `mean` (over valid steps and batch) or `sum`"
+    problems.add(keys.BadChoice(node.span, "reduce", _shown(node), advice))
     return "mean"
 
 
@@ -161,7 +162,8 @@ def _call(node: YamlNode, key: str, what: str, example: str, problems: Problems)
     if found is None:
         return None
     root = found.root
-    if root.kind == "call" or (root.kind in ("name", "text") and isinstance(node, Scalar) and isinstance(node.value, str)):
+    word = root.kind in ("name", "text") and isinstance(node, Scalar) and isinstance(node.value, str)
+    if root.kind == "call" or word:
         return found
     problems.add(errors.NeedsCall(found.span, f"`{key}`", example))
     return None

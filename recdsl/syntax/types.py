@@ -12,7 +12,7 @@ from recdsl.syntax.ast import Expression, TypeExpr
 from recdsl.syntax.build import Builder
 from recdsl.syntax.expressions import whole_piece
 from recdsl.syntax.grammar import EQUATIONS
-from recdsl.syntax.parse import Piece, parse, plain
+from recdsl.syntax.parse import Piece, as_token, as_tree, parse, plain
 from recdsl.syntax.text import Text
 
 if TYPE_CHECKING:
@@ -47,12 +47,12 @@ def parse_declaration(text: Text, problems: Problems) -> Declaration | None:
         return None
     reader = _Reader(piece, problems)
     if untyped:
-        reader.literal(tree.children[1])  # type: ignore[union-attr]
+        reader.literal(as_tree(tree).children[1])
     else:
-        first, *modifiers = tree.children  # type: ignore[union-attr]
-        reader.type(first)
+        first, *modifiers = as_tree(tree).children
+        reader.type(as_tree(first))
         for modifier in modifiers:
-            reader.modifier(modifier)
+            reader.modifier(as_tree(modifier))
     return None if reader.failed else reader.made
 
 
@@ -68,7 +68,7 @@ class _Reader:
         self.failed = True
 
     def type(self, tree: Tree[Token]) -> None:
-        name: Token = tree.children[0]  # type: ignore[assignment]
+        name = as_token(tree.children[0])
         kind, place = str(name), self.piece.span_of(name)
         if kind not in TYPES:
             advice = suggest(kind, TYPES) or f"types are {', '.join(TYPES)}"
@@ -76,15 +76,11 @@ class _Reader:
             return
         parts = [part for part in tree.children[1:] if not _is_punctuation(part)]
         axes = [self.builder.build(part) for part in parts]
-        end = self.piece.span_of(tree.children[-1]).end  # type: ignore[arg-type]
+        end = self.piece.span_of(as_token(tree.children[-1])).end
         span = Span(place.source, place.start, end)
-        found = f"{len(axes)} sizes" if len(axes) != 1 else "one size"
-        if kind == "bool" and axes:
-            self.fail(errors.TypeAxes(span, kind, "no size", found, "an array of truth values is `float[...]` with 0 and 1"))
-        elif kind in ("onehot", "class", "token") and len(axes) != 1:
-            self.fail(errors.TypeAxes(span, kind, "exactly one size", found, f"write `{kind}[n]`, n the number of symbols"))
-        elif kind == "float" and not axes and len(tree.children) > 1:
-            self.fail(errors.TypeAxes(span, kind, "at least one size inside `[ ]`", "none", "a single number is `float`"))
+        wrong = _axes_problem(span, kind, len(axes), len(tree.children) > 1)
+        if wrong is not None:
+            self.fail(wrong)
         sound = [axis for axis in axes if axis is not None]
         self.failed = self.failed or len(sound) < len(axes)
         self.made.type = TypeExpr(kind, tuple(sound), span)
@@ -102,21 +98,23 @@ class _Reader:
                 mask = self.call(parts, MASKS, "mask")
                 self.made.masks.extend([] if mask is None else [mask])
             case _:
-                self.word(parts[0])  # type: ignore[arg-type]
+                self.word(as_token(parts[0]))
 
     def once(self, sign: Parsed) -> None:
         if self.made.init is not None or self.made.literal is not None:
-            place = self.piece.span_of(sign)  # type: ignore[arg-type]
+            place = self.piece.span_of(as_token(sign))
             self.fail(errors.BadModifier(place, "a second start value", "keep one of `~ ...` and `= ...`"))
 
     def call(self, parts: list[Parsed], known: tuple[str, ...], what: str) -> Expression | None:
-        name: Token = parts[0]  # type: ignore[assignment]
+        name = as_token(parts[0])
         if str(name) not in known:
             near = suggest(str(name), (*known, "frozen") if what == "mask" else known)
             self.fail(errors.UnknownInitialiser(self.piece.span_of(name), what, str(name), near or _list(known)))
             return None
-        arguments, end = (parts[2], parts[3]) if len(parts) > 1 else (None, name)
-        built = self.builder.build_call(name, arguments, end)  # type: ignore[arg-type]
+        if len(parts) == 1:
+            built = self.builder.build_call(name, None, name)
+        else:
+            built = self.builder.build_call(name, as_tree(parts[2]), as_token(parts[3]))
         self.failed = self.failed or built is None
         return built
 
@@ -134,6 +132,18 @@ class _Reader:
     def literal(self, tree: Parsed) -> None:
         self.made.literal = self.builder.build(tree)
         self.failed = self.failed or self.made.literal is None
+
+
+def _axes_problem(span: Span, kind: str, count: int, brackets: bool) -> Problem | None:
+    found = "one size" if count == 1 else f"{count or 'no'} sizes"
+    if kind == "bool" and brackets:
+        advice = "an array of truth values is `float[...]` with 0 and 1"
+        return errors.TypeAxes(span, kind, "no size", found, advice)
+    if kind in ("onehot", "class", "token") and count != 1:
+        return errors.TypeAxes(span, kind, "exactly one size", found, f"write `{kind}[n]`, n the number of symbols")
+    if kind == "float" and brackets and not count:
+        return errors.TypeAxes(span, kind, "at least one size inside `[ ]`", "none", "a single number is `float`")
+    return None
 
 
 def _is_punctuation(part: Parsed) -> bool:

@@ -7,6 +7,7 @@ refused before they can cost time or memory.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +23,7 @@ from recdsl.syntax.scalars import is_number, resolve
 from recdsl.syntax.text import Text
 from recdsl.syntax.yaml_errors import syntax_problem
 
+_TAG = re.compile(r"!\S*")
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -89,6 +91,11 @@ class _Reader:
         """For what makes going on pointless or dangerous."""
         return SpecError([*self.problems.found, problem])
 
+    def once(self, problem: Problem) -> None:
+        """Report only the first of its kind: a bomb holds thousands."""
+        if not any(isinstance(found, problem.__class__) for found in self.problems.found):
+            self.problems.add(problem)
+
     def read(self, event: Any) -> None:
         match event:
             case yaml.DocumentStartEvent():
@@ -96,7 +103,7 @@ class _Reader:
                 if self.documents > 1:
                     raise self.stop(errors.ManyDocuments(self.span(event)))
             case yaml.AliasEvent():
-                self.problems.add(errors.AliasRefused(self.span(event), f"*{event.anchor}"))
+                self.once(errors.AliasRefused(self.span(event), f"*{event.anchor}"))
                 self.leaf(Scalar(self.text(event, ""), None))
             case yaml.ScalarEvent():
                 self.guard(event)
@@ -122,13 +129,12 @@ class _Reader:
         start = event.start_mark.index
         if event.anchor is not None:
             name = f"&{event.anchor}"
-            self.problems.add(errors.AliasRefused(self.token(start, name), name))
+            self.once(errors.AliasRefused(self.token(start, name), name))
         if event.tag is not None:
-            shown = "!" + self.source.text[start:].split("!", 1)[-1].split(None, 1)[0] if self.tagged(start) else event.tag
-            self.problems.add(errors.TagRefused(self.token(start, shown), shown))
-
-    def tagged(self, start: int) -> bool:
-        return "!" in self.source.text[start : start + 200]
+            # The event has the resolved tag; the error shows the one that was written.
+            written = _TAG.search(self.source.text, start, start + 400)
+            shown = written.group() if written else str(event.tag)
+            self.once(errors.TagRefused(self.token(start, shown), shown))
 
     def token(self, start: int, text: str) -> Span:
         """Where `text` stands at or shortly after `start`: an anchor may follow a tag, and the other way round."""
@@ -165,7 +171,7 @@ class _Reader:
     def key(self, node: Scalar) -> None:
         name, seen = node.text.value, self.stack[-1].keys
         if name == "<<" and node.text.style == "":
-            self.problems.add(errors.MergeRefused(node.span))
+            self.once(errors.MergeRefused(node.span))
         elif name in seen:
             first = Note(seen[name], "first here")
             self.problems.add(errors.DuplicateKey(node.span, name, notes=(first,)))
