@@ -20,9 +20,9 @@ class TorchBackend:
     name = "torch"
 
     def module(self, compilation: Compilation, dtype: torch.dtype | None) -> torch.nn.Module:
-        """A `CompiledModel` with `.source`, the text it was made from."""
+        """A `CompiledModel` with `.recdsl_source`, the text it was made from."""
         model = execute(compilation.source).Model(compilation.seed, dtype)
-        model.source = compilation.source
+        model.recdsl_source = compilation.source
         return model
 
 

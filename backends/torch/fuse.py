@@ -55,9 +55,7 @@ def _single(name: str, kind: str, made: dict[str, Op], uses: dict[str, int], gon
     return op if op is not None and op.op == kind and uses.get(name) == 1 and name not in gone else None
 
 
-def _lerp(
-    op: Op, made: dict[str, Op], uses: dict[str, int], gone: set[str], ones: frozenset[str]
-) -> Op | None:
+def _lerp(op: Op, made: dict[str, Op], uses: dict[str, int], gone: set[str], ones: frozenset[str]) -> Op | None:
     """(1 - w) * a + w * b."""
     if op.op != "add":
         return None
@@ -80,9 +78,7 @@ def _lerp(
     return None
 
 
-def _multiply_add(
-    op: Op, made: dict[str, Op], uses: dict[str, int], gone: set[str], out: dict[str, Op]
-) -> Op | None:
+def _multiply_add(op: Op, made: dict[str, Op], uses: dict[str, int], gone: set[str], out: dict[str, Op]) -> Op | None:
     """a + b * c, a - b * c, and a + W v."""
     first, second = op.args
     order = ((first, second), (second, first)) if op.op == "add" else ((first, second),)

@@ -34,7 +34,8 @@ def generate(graph: StepGraph, plan: CreditPlan, credit: str, *, optimise: bool 
         f"DESCRIPTION: dict[str, Any] = {description}\n\n",
         "\n\n".join(functions),
         f"\n\n# ---- runtime: the same for every model\n\n\n{runtime}\n\n",
-        'class Model(CompiledModel):\n    """The compiled model."""\n\n    description = DESCRIPTION\n    functions = {\n'
+        'class Model(CompiledModel):\n    """The compiled model."""\n\n'
+        "    recdsl_about = DESCRIPTION\n    recdsl_functions = {\n"
         + "\n".join(f"    {line}" for line in table)
         + "\n    }\n",
     ]

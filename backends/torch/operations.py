@@ -177,7 +177,8 @@ def _scatter(op: Op, args: Sequence[Operand], attrs: dict[str, Any]) -> str:
 
 
 def _one_hot(op: Op, args: Sequence[Operand], attrs: dict[str, Any]) -> str:
-    return f"({args[0].text}[..., None] == torch.arange({attrs['axis'].size}, device={args[0].text}.device)).to(like.dtype)"
+    index = args[0].text
+    return f"({index}[..., None] == torch.arange({attrs['axis'].size}, device={index}.device)).to(like.dtype)"
 
 
 def _surrogate(op: Op, args: Sequence[Operand], attrs: dict[str, Any]) -> str:

@@ -31,22 +31,25 @@ class Output:
 class CompiledModel(torch.nn.Module):
     """An ordinary module whose time loops, forward and backward, are generated.
 
-    `model(batch)` takes inputs and targets by name, [time, batch, *axes] (integers [time, batch] for classes and tokens),
-    optionally `mask` and `reset` (bool [time, batch]: valid steps; steps before which the state starts anew) and a
+    `model(batch)` takes inputs and targets by name, [time, batch, *axes] (integers [time, batch] for classes and
+    tokens), optionally `mask` and `reset` (bool [time, batch]: valid steps; steps before which the state starts anew) and a
     `state` from an earlier call, which is a constant. Without targets there is no loss.
+
+    What is not a parameter, buffer or method of `torch.nn.Module` is called `recdsl_...`, so that any name of the spec
+    may be an attribute.
     """
 
-    description: Mapping[str, Any]
-    functions: Mapping[str, tuple[Callable[..., Any], tuple[str, ...], tuple[str, ...]]]
+    recdsl_about: Mapping[str, Any]
+    recdsl_functions: Mapping[str, tuple[Callable[..., Any], tuple[str, ...], tuple[str, ...]]]
 
     def __init__(self, seed: int = 0, dtype: torch.dtype | None = None) -> None:
         super().__init__()
-        self.seed = seed
+        self.recdsl_seed = seed
         dtype = dtype or torch.get_default_dtype()
-        for name, value in initial(described(self.description["parameters"]), seed, dtype).items():
-            self._register(name, value, self.description["parameters"][name]["frozen"])
-        self._arena = Arena()
-        self.register_buffer("_like", torch.zeros((), dtype=dtype), persistent=False)
+        for name, value in initial(described(self.recdsl_about["parameters"]), seed, dtype).items():
+            self._register(name, value, self.recdsl_about["parameters"][name]["frozen"])
+        self.recdsl_arena = Arena()
+        self.register_buffer("recdsl_like", torch.zeros((), dtype=dtype), persistent=False)
 
     def _register(self, name: str, value: Tensor, frozen: bool) -> None:
         *path, last = attribute(name).split(".")
@@ -60,7 +63,7 @@ class CompiledModel(torch.nn.Module):
         else:
             owner.register_parameter(last, torch.nn.Parameter(value))
 
-    def value(self, name: str) -> Tensor:
+    def recdsl_tensor(self, name: str) -> Tensor:
         """A parameter or frozen parameter by the spec's name."""
         owner: Any = self
         for part in attribute(name).split("."):
@@ -68,7 +71,7 @@ class CompiledModel(torch.nn.Module):
         return owner
 
     def extra_repr(self) -> str:
-        return f"{self.description['name']}, backend=torch, credit={self.description['credit']}"
+        return f"{self.recdsl_about['name']}, backend=torch, credit={self.recdsl_about['credit']}"
 
     def forward(
         self,
@@ -79,8 +82,7 @@ class CompiledModel(torch.nn.Module):
     ) -> Output:
         """Run all steps. Raises ValueError where the batch does not fit the spec."""
         call = Call(self, batch, mask, reset, state)
-        names = [name for name, info in self.description["parameters"].items()]
-        values = [self.value(name) for name in names]
+        values = [self.recdsl_tensor(name) for name in self.recdsl_about["parameters"]]
         if torch.is_grad_enabled() and any(value.requires_grad for value in values):
             results = Run.apply(call, *values)
             call.finish(results)
@@ -115,11 +117,11 @@ class Call:
         state: Mapping[str, Tensor] | None,
     ) -> None:
         self.model, self.state = model, state
-        about = model.description
+        about = model.recdsl_about
         self.variant = "plain" if mask is None and reset is None else "ragged"
         self.storages = about["storages"][self.variant]
-        self.like: Tensor = model._like  # type: ignore[assignment]
-        self.lease = model._arena.lease(self.like)
+        self.like: Tensor = model.recdsl_like  # type: ignore[assignment]
+        self.lease = model.recdsl_arena.lease(self.like)
         self.given = self._read(batch)
         self.steps, self.size = self._extent()
         self.scored = all(name in self.given for name, info in about["inputs"].items() if info["target"])
@@ -136,7 +138,7 @@ class Call:
 
     # -- reading the batch ----------------------------------------------------------------------------------------
     def _read(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        known = self.model.description["inputs"]
+        known = self.model.recdsl_about["inputs"]
         unknown = sorted(set(batch) - set(known))
         if unknown:
             raise ValueError(f"batch has {unknown[0]!r}, but the spec has only {', '.join(map(repr, known))}")
@@ -152,7 +154,8 @@ class Call:
             raise ValueError(f"{name!r} has shape {list(value.shape)}; the spec says {expected}")
         if info["dtype"] == "int":
             if value.is_floating_point() or value.dtype == torch.bool:
-                raise ValueError(f"{name!r} holds {value.dtype}; it is {info['kind']}[{info['size']}]: integers {expected}")
+                kind = f"{info['kind']}[{info['size']}]"
+                raise ValueError(f"{name!r} holds {value.dtype}; it is {kind}: integers {expected}")
             return value.to(device=self.like.device, dtype=torch.long)
         if value.requires_grad and torch.is_grad_enabled():
             raise ValueError(f"{name!r} requires a gradient; inputs are constants here: detach it")
@@ -160,7 +163,7 @@ class Call:
         return value.to(device=self.like.device, dtype=dtype)
 
     def _extent(self) -> tuple[int, int]:
-        shapes = {name: tuple(value.shape[:2]) for name, value in self.given.items()}
+        shapes = {name: (value.shape[0], value.shape[1]) for name, value in self.given.items()}
         if not shapes:
             raise ValueError("the batch is empty")
         first, *_ = shapes
@@ -180,7 +183,7 @@ class Call:
 
     def _fill(self, masked: bool) -> None:
         """Inputs and targets by storage; what stands at masked steps is never used, so it becomes zero."""
-        for name, info in self.model.description["inputs"].items():
+        for name, info in self.model.recdsl_about["inputs"].items():
             value = self.given.get(name)
             if value is None:
                 kinds = {"int": torch.long, "bool": torch.bool}
@@ -205,9 +208,9 @@ class Call:
     # -- losses ---------------------------------------------------------------------------------------------------
     def _weights(self, shape: tuple[int, int]) -> None:
         """`w*`: what each (step, sample) counts in each loss; the share 1 / number under `reduce: mean`."""
-        for k, info in enumerate(self.model.description["losses"]):
+        for k, info in enumerate(self.model.recdsl_about["losses"]):
             due = self._due(info["at"]).to(self.like.dtype) if self.scored else self.like.new_zeros(shape)
-            if self.model.description["reduce"] == "mean":
+            if self.model.recdsl_about["reduce"] == "mean":
                 due = due / due.sum().clamp_min(1.0)
             self.data[f"w{k}"] = due
 
@@ -222,12 +225,12 @@ class Call:
 
     # -- running --------------------------------------------------------------------------------------------------
     def _call(self, entry: str, lease: Lease, variant: str = "") -> dict[str, Any]:
-        function, arguments, results = self.model.functions[f"{variant or self.variant}.{entry}"]
+        function, arguments, results = self.model.recdsl_functions[f"{variant or self.variant}.{entry}"]
         values = function(self.like, lease, self.steps, self.size, *(self.data[name] for name in arguments))
         return dict(zip(results, values, strict=True))
 
     def forward(self, parameters: list[Tensor]) -> tuple[Tensor, ...]:
-        about = self.model.description
+        about = self.model.recdsl_about
         for name, value in zip(about["parameters"], parameters, strict=True):
             self.data[self.storages["parameter " + name]] = value
         if "in_t" in self.data or about["counts"]:
@@ -250,13 +253,13 @@ class Call:
         return value
 
     def _fixed(self, k: int) -> bool:
-        return self.data[f"out{k}"].dim() == self.model.description["ranks"][k]
+        return self.data[f"out{k}"].dim() == self.model.recdsl_about["ranks"][k]
 
     def _start(self) -> None:
         """What each carry holds before step 0."""
-        about = self.model.description
+        about = self.model.recdsl_about
         given = self.state or {}
-        wanted = {carry: shape for carry, shape in about["carries"].items()}
+        wanted = dict(about["carries"])
         if self.state is None:
             found = self._call("start", self.lease, "plain")
             for init, carries in about["inits"]:
@@ -272,7 +275,7 @@ class Call:
             self.data[self.storages["state " + carry]] = given[carry].detach()
 
     def backward(self, loss: Tensor | None, outputs: tuple[Tensor | None, ...]) -> list[Tensor | None]:
-        about = self.model.description
+        about = self.model.recdsl_about
         scale = self.like.new_zeros(()) if loss is None else loss
         for k, info in enumerate(about["losses"]):
             self.data[f"g{k}"] = self.data[f"w{k}"] * (scale * info["weight"])
@@ -280,7 +283,7 @@ class Call:
         for k, value in enumerate(outputs):
             given = value.sum((0, 1)) if value is not None and self._fixed(k) else value
             self.data[f"c{k}"] = torch.zeros_like(self.data[f"out{k}"]) if given is None else given
-        lease = self.model._arena.lease(self.like)
+        lease = self.model.recdsl_arena.lease(self.like)
         found = self._call(entry, lease)
         lease.close()
         return [found.get(about["gradients"].get(name)) for name in about["parameters"]]
@@ -290,7 +293,7 @@ class Call:
         self.results = results
 
     def output(self) -> Output:
-        about = self.model.description
+        about = self.model.recdsl_about
         loss, *outputs = self.results
         state = {c: self.data[self.storages["next " + c]].detach().clone() for c in about["carries"]}
         state["t"] = torch.tensor(self.t0 + self.steps)
@@ -413,7 +416,9 @@ class Run(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *cotangents: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
         _ = ctx.saved_tensors  # raises PyTorch's own error once the graph is freed
         if [parameter._version for parameter in ctx.parameters] != ctx.versions:
             raise RuntimeError("a parameter was changed in place between the call and backward()")

@@ -59,9 +59,7 @@ class Primitive:
         """The value, in the array namespace `xp` (torch or numpy), `types` being the arguments' types."""
         raise NotImplementedError
 
-    def vjp(
-        self, b: Builder, args: Sequence[int], out: int, cot: int, attrs: Attrs
-    ) -> tuple[int | None, ...]:
+    def vjp(self, b: Builder, args: Sequence[int], out: int, cot: int, attrs: Attrs) -> tuple[int | None, ...]:
         """Cotangents of the arguments (None: no gradient), as nodes of the same op set."""
         raise NotImplementedError
 
@@ -87,15 +85,11 @@ class Elementwise(Primitive):
                 raise ShapeError(f"`{self.name}` of {types[0]} and {other}")
         return Type("float", types[0].axes)
 
-    def scale(
-        self, b: Builder, args: Sequence[int], out: int, attrs: Attrs, argument: int, v: int
-    ) -> int | None:
+    def scale(self, b: Builder, args: Sequence[int], out: int, attrs: Attrs, argument: int, v: int) -> int | None:
         """`v` times the partial derivative with respect to the argument (None: zero)."""
         raise NotImplementedError
 
-    def vjp(
-        self, b: Builder, args: Sequence[int], out: int, cot: int, attrs: Attrs
-    ) -> tuple[int | None, ...]:
+    def vjp(self, b: Builder, args: Sequence[int], out: int, cot: int, attrs: Attrs) -> tuple[int | None, ...]:
         return tuple(self.scale(b, args, out, attrs, k, cot) for k in range(len(args)))
 
     def jvp(
@@ -125,9 +119,7 @@ class Discrete(Primitive):
     smooth: ClassVar[bool] = False
     structure: ClassVar[str] = "zero"
 
-    def vjp(
-        self, b: Builder, args: Sequence[int], out: int, cot: int, attrs: Attrs
-    ) -> tuple[int | None, ...]:
+    def vjp(self, b: Builder, args: Sequence[int], out: int, cot: int, attrs: Attrs) -> tuple[int | None, ...]:
         return (None,) * len(args)
 
     def jvp(

@@ -25,9 +25,7 @@ class Broadcast(Linear):
         own = tuple(axis.size if k in at else 1 for k, axis in enumerate(axes))
         return xp.broadcast_to(args[0].reshape(front + own), front + tuple(axis.size for axis in axes))
 
-    def vjp(
-        self, b: Builder, args: Sequence[int], out: int, cot: int, attrs: Attrs
-    ) -> tuple[int | None, ...]:
+    def vjp(self, b: Builder, args: Sequence[int], out: int, cot: int, attrs: Attrs) -> tuple[int | None, ...]:
         over = tuple(k for k in range(len(dict(attrs)["axes"])) if k not in dict(attrs)["at"])
         return (b.op("sum", cot, over=over) if over else cot,)
 

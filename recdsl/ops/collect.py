@@ -10,7 +10,7 @@ from recdsl.ops.base import Attrs, Discrete, lead
 
 
 class Collect(Discrete):
-    """`collect(x)`: the sum over batch, time and every other leading axis. It ends an adjoint and is not differentiated."""
+    """`collect(x)`: the sum over batch, time and every other leading axis. It ends an adjoint: no derivative."""
 
     name = "collect"
     arity = 1

@@ -28,9 +28,7 @@ class Concat(Primitive):
         full = [xp.broadcast_to(arg, front + type.shape) for arg, type in zip(args, types, strict=True)]
         return xp.concatenate(full, len(front) + at)
 
-    def vjp(
-        self, b: Builder, args: Sequence[int], out: int, cot: int, attrs: Attrs
-    ) -> tuple[int | None, ...]:
+    def vjp(self, b: Builder, args: Sequence[int], out: int, cot: int, attrs: Attrs) -> tuple[int | None, ...]:
         at, start, found = dict(attrs)["at"], 0, list[int | None]()
         for arg in args:
             axis = b.type(arg).axes[at]

@@ -35,9 +35,7 @@ class Contract(Linear):
         x, y, out = ("".join(LETTERS[k] for k in a[side]) for side in ("x", "y", "out"))
         return xp.einsum(f"...{x},...{y}->...{out}", args[0], args[1])
 
-    def vjp(
-        self, b: Builder, args: Sequence[int], out: int, cot: int, attrs: Attrs
-    ) -> tuple[int | None, ...]:
+    def vjp(self, b: Builder, args: Sequence[int], out: int, cot: int, attrs: Attrs) -> tuple[int | None, ...]:
         a = dict(attrs)
         first = b.op("contract", cot, args[1], x=a["out"], y=a["y"], out=a["x"])
         second = b.op("contract", cot, args[0], x=a["out"], y=a["x"], out=a["y"])

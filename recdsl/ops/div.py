@@ -18,9 +18,7 @@ class Div(Elementwise):
     def value(self, xp: Any, args: Sequence[Any], attrs: Attrs, types: Sequence[Type]) -> Any:
         return args[0] / args[1]
 
-    def scale(
-        self, b: Builder, args: Sequence[int], out: int, attrs: Attrs, argument: int, v: int
-    ) -> int | None:
+    def scale(self, b: Builder, args: Sequence[int], out: int, attrs: Attrs, argument: int, v: int) -> int | None:
         if argument == 0:
             return b.op("div", v, args[1])
         return b.op("neg", b.op("mul", v, b.op("div", out, args[1])))

@@ -10,7 +10,7 @@ from recdsl.ops.base import Attrs, Builder, Primitive, ShapeError, lead
 
 
 class Gather(Primitive):
-    """`gather(x, i; at)`: the entry i of own axis `at`, which disappears. i is a single integer a sample; -1 gives zeros."""
+    """`gather(x, i; at)`: the entry i of own axis `at`, which disappears. i is one integer a sample; -1 gives zeros."""
 
     name = "gather"
     arity = 2
@@ -38,9 +38,7 @@ class Gather(Primitive):
         hit = (index >= 0).reshape(tuple(index.shape) + (1,) * (len(found.shape) - len(index.shape)))
         return xp.where(hit, found, xp.zeros_like(found))
 
-    def vjp(
-        self, b: Builder, args: Sequence[int], out: int, cot: int, attrs: Attrs
-    ) -> tuple[int | None, ...]:
+    def vjp(self, b: Builder, args: Sequence[int], out: int, cot: int, attrs: Attrs) -> tuple[int | None, ...]:
         at = dict(attrs)["at"]
         return b.op("scatter", cot, args[1], at=at, axis=b.type(args[0]).axes[at]), None
 

@@ -30,9 +30,7 @@ class Logsumexp(Primitive):
         wide = b.op("broadcast", out, axes=axes, at=tuple(k for k in range(len(axes)) if k != at))
         return b.op("exp", b.op("sub", x, wide))
 
-    def vjp(
-        self, b: Builder, args: Sequence[int], out: int, cot: int, attrs: Attrs
-    ) -> tuple[int | None, ...]:
+    def vjp(self, b: Builder, args: Sequence[int], out: int, cot: int, attrs: Attrs) -> tuple[int | None, ...]:
         at, axes = dict(attrs)["at"], b.type(args[0]).axes
         wide = b.op("broadcast", cot, axes=axes, at=tuple(k for k in range(len(axes)) if k != at))
         return (b.op("mul", self._softmax(b, args[0], out, attrs), wide),)

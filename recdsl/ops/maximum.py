@@ -19,9 +19,7 @@ class Maximum(Elementwise):
     def value(self, xp: Any, args: Sequence[Any], attrs: Attrs, types: Sequence[Type]) -> Any:
         return xp.where(args[0] >= args[1], args[0], args[1])
 
-    def scale(
-        self, b: Builder, args: Sequence[int], out: int, attrs: Attrs, argument: int, v: int
-    ) -> int | None:
+    def scale(self, b: Builder, args: Sequence[int], out: int, attrs: Attrs, argument: int, v: int) -> int | None:
         first = b.op("ge", args[0], args[1])
         zero = b.const(0.0, v)
         return b.op("where", first, v, zero) if argument == 0 else b.op("where", first, zero, v)

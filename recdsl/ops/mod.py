@@ -19,9 +19,7 @@ class Mod(Elementwise):
     def value(self, xp: Any, args: Sequence[Any], attrs: Attrs, types: Sequence[Type]) -> Any:
         return xp.remainder(args[0], args[1])
 
-    def scale(
-        self, b: Builder, args: Sequence[int], out: int, attrs: Attrs, argument: int, v: int
-    ) -> int | None:
+    def scale(self, b: Builder, args: Sequence[int], out: int, attrs: Attrs, argument: int, v: int) -> int | None:
         if argument == 0:
             return v
         return b.op("neg", b.op("mul", v, b.op("floor", b.op("div", args[0], args[1]))))

@@ -34,9 +34,7 @@ class Pad(Linear):
 
         return xp.concatenate([zeros(a["start"]), args[0], zeros(a["axis"].size - a["start"] - size)], place)
 
-    def vjp(
-        self, b: Builder, args: Sequence[int], out: int, cot: int, attrs: Attrs
-    ) -> tuple[int | None, ...]:
+    def vjp(self, b: Builder, args: Sequence[int], out: int, cot: int, attrs: Attrs) -> tuple[int | None, ...]:
         a = dict(attrs)
         return (b.op("slice", cot, at=a["at"], start=a["start"], axis=b.type(args[0]).axes[a["at"]]),)
 

@@ -18,10 +18,6 @@ class Power(Elementwise):
     def value(self, xp: Any, args: Sequence[Any], attrs: Attrs, types: Sequence[Type]) -> Any:
         return args[0] ** dict(attrs)["exponent"]
 
-    def scale(
-        self, b: Builder, args: Sequence[int], out: int, attrs: Attrs, argument: int, v: int
-    ) -> int | None:
+    def scale(self, b: Builder, args: Sequence[int], out: int, attrs: Attrs, argument: int, v: int) -> int | None:
         exponent = dict(attrs)["exponent"]
-        return b.op(
-            "mul", v, b.op("mul", b.const(exponent, out), b.op("power", args[0], exponent=exponent - 1))
-        )
+        return b.op("mul", v, b.op("mul", b.const(exponent, out), b.op("power", args[0], exponent=exponent - 1)))

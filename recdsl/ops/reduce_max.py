@@ -31,9 +31,7 @@ class ReduceMax(Primitive):
         count = b.op("broadcast", b.op("sum", hit, over=(at,)), axes=axes, at=kept)
         return b.op("div", hit, count)
 
-    def vjp(
-        self, b: Builder, args: Sequence[int], out: int, cot: int, attrs: Attrs
-    ) -> tuple[int | None, ...]:
+    def vjp(self, b: Builder, args: Sequence[int], out: int, cot: int, attrs: Attrs) -> tuple[int | None, ...]:
         at, axes = dict(attrs)["at"], b.type(args[0]).axes
         wide = b.op("broadcast", cot, axes=axes, at=tuple(k for k in range(len(axes)) if k != at))
         return (b.op("mul", wide, self._share(b, args[0], out, attrs)),)

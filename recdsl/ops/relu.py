@@ -19,8 +19,6 @@ class Relu(Elementwise):
     def value(self, xp: Any, args: Sequence[Any], attrs: Attrs, types: Sequence[Type]) -> Any:
         return xp.where(args[0] > 0, args[0], xp.zeros_like(args[0]))
 
-    def scale(
-        self, b: Builder, args: Sequence[int], out: int, attrs: Attrs, argument: int, v: int
-    ) -> int | None:
+    def scale(self, b: Builder, args: Sequence[int], out: int, attrs: Attrs, argument: int, v: int) -> int | None:
         positive = b.op("gt", args[0], b.const(0.0, args[0]))
         return b.op("where", positive, v, b.const(0.0, v))

@@ -22,9 +22,7 @@ class Rename(Linear):
     def value(self, xp: Any, args: Sequence[Any], attrs: Attrs, types: Sequence[Type]) -> Any:
         return args[0]
 
-    def vjp(
-        self, b: Builder, args: Sequence[int], out: int, cot: int, attrs: Attrs
-    ) -> tuple[int | None, ...]:
+    def vjp(self, b: Builder, args: Sequence[int], out: int, cot: int, attrs: Attrs) -> tuple[int | None, ...]:
         return (b.op("rename", cot, axes=b.type(args[0]).axes),)
 
     def flops(self, types: Sequence[Type], result: Type, attrs: Attrs) -> int:

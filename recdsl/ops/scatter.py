@@ -10,7 +10,10 @@ from recdsl.ops.base import Attrs, Builder, Primitive, lead
 
 
 class Scatter(Primitive):
-    """`scatter(x, i; at, axis)`: zeros along a new own axis at `at`, but x at index i; the adjoint of `gather`. -1: all zeros."""
+    """`scatter(x, i; at, axis)`: zeros along a new own axis at `at`, but x at index i (-1: nowhere).
+
+    The adjoint of `gather`.
+    """
 
     name = "scatter"
     arity = 2
@@ -34,9 +37,7 @@ class Scatter(Primitive):
         wide = value[index]
         return xp.where(hit, wide, xp.zeros_like(wide))
 
-    def vjp(
-        self, b: Builder, args: Sequence[int], out: int, cot: int, attrs: Attrs
-    ) -> tuple[int | None, ...]:
+    def vjp(self, b: Builder, args: Sequence[int], out: int, cot: int, attrs: Attrs) -> tuple[int | None, ...]:
         return b.op("gather", cot, args[1], at=dict(attrs)["at"]), None
 
     def jvp(

@@ -18,7 +18,5 @@ class Sigmoid(Elementwise):
     def value(self, xp: Any, args: Sequence[Any], attrs: Attrs, types: Sequence[Type]) -> Any:
         return 0.5 * xp.tanh(0.5 * args[0]) + 0.5
 
-    def scale(
-        self, b: Builder, args: Sequence[int], out: int, attrs: Attrs, argument: int, v: int
-    ) -> int | None:
+    def scale(self, b: Builder, args: Sequence[int], out: int, attrs: Attrs, argument: int, v: int) -> int | None:
         return b.op("mul", v, b.op("mul", out, b.op("sub", b.const(1.0, out), out)))

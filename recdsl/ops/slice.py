@@ -30,9 +30,7 @@ class Slice(Linear):
         index[len(lead(args[0], types[0])) + a["at"]] = slice(a["start"], a["start"] + a["axis"].size)
         return args[0][tuple(index)]
 
-    def vjp(
-        self, b: Builder, args: Sequence[int], out: int, cot: int, attrs: Attrs
-    ) -> tuple[int | None, ...]:
+    def vjp(self, b: Builder, args: Sequence[int], out: int, cot: int, attrs: Attrs) -> tuple[int | None, ...]:
         a = dict(attrs)
         return (b.op("pad", cot, at=a["at"], start=a["start"], axis=b.type(args[0]).axes[a["at"]]),)
 

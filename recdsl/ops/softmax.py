@@ -32,9 +32,7 @@ class Softmax(Primitive):
         wide = b.op("broadcast", total, axes=axes, at=tuple(k for k in range(len(axes)) if k != at))
         return b.op("sub", weighted, b.op("mul", out, wide))
 
-    def vjp(
-        self, b: Builder, args: Sequence[int], out: int, cot: int, attrs: Attrs
-    ) -> tuple[int | None, ...]:
+    def vjp(self, b: Builder, args: Sequence[int], out: int, cot: int, attrs: Attrs) -> tuple[int | None, ...]:
         return (self._project(b, out, cot, attrs),)
 
     def jvp(

@@ -38,7 +38,5 @@ class Spike(Elementwise):
         y = b.op("sigmoid", s)
         return b.op("mul", b.const(4.0, x), b.op("mul", y, b.op("sub", one, y)))
 
-    def scale(
-        self, b: Builder, args: Sequence[int], out: int, attrs: Attrs, argument: int, v: int
-    ) -> int | None:
+    def scale(self, b: Builder, args: Sequence[int], out: int, attrs: Attrs, argument: int, v: int) -> int | None:
         return b.op("mul", v, self.slope(b, args[0], attrs))

@@ -18,7 +18,5 @@ class Sqrt(Elementwise):
     def value(self, xp: Any, args: Sequence[Any], attrs: Attrs, types: Sequence[Type]) -> Any:
         return xp.sqrt(args[0])
 
-    def scale(
-        self, b: Builder, args: Sequence[int], out: int, attrs: Attrs, argument: int, v: int
-    ) -> int | None:
+    def scale(self, b: Builder, args: Sequence[int], out: int, attrs: Attrs, argument: int, v: int) -> int | None:
         return b.op("div", b.op("mul", v, b.const(0.5, out)), out)

@@ -24,9 +24,7 @@ class Sum(Linear):
         front = len(lead(args[0], types[0]))
         return args[0].sum(tuple(front + k for k in dict(attrs)["over"]))
 
-    def vjp(
-        self, b: Builder, args: Sequence[int], out: int, cot: int, attrs: Attrs
-    ) -> tuple[int | None, ...]:
+    def vjp(self, b: Builder, args: Sequence[int], out: int, cot: int, attrs: Attrs) -> tuple[int | None, ...]:
         axes = b.type(args[0]).axes
         kept = tuple(k for k in range(len(axes)) if k not in dict(attrs)["over"])
         return (b.op("broadcast", cot, axes=axes, at=kept),)

@@ -18,7 +18,5 @@ class Tanh(Elementwise):
     def value(self, xp: Any, args: Sequence[Any], attrs: Attrs, types: Sequence[Type]) -> Any:
         return xp.tanh(args[0])
 
-    def scale(
-        self, b: Builder, args: Sequence[int], out: int, attrs: Attrs, argument: int, v: int
-    ) -> int | None:
+    def scale(self, b: Builder, args: Sequence[int], out: int, attrs: Attrs, argument: int, v: int) -> int | None:
         return b.op("mul", v, b.op("sub", b.const(1.0, out), b.op("mul", out, out)))

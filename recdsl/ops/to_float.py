@@ -10,7 +10,7 @@ from recdsl.ops.base import Attrs, Discrete
 
 
 class ToFloat(Discrete):
-    """0.0 or 1.0 of a bool, the number of an integer. `dtype` of the result follows the run: `xp.float` is asked for it."""
+    """0.0 or 1.0 of a bool, the number of an integer; the attribute `dtype` may say in which precision."""
 
     name = "to_float"
     arity = 1

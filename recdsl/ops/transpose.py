@@ -24,9 +24,7 @@ class Transpose(Linear):
         order = (*range(front), *(front + k for k in dict(attrs)["order"]))
         return args[0].permute(order) if "permute" in dir(args[0]) else args[0].transpose(order)
 
-    def vjp(
-        self, b: Builder, args: Sequence[int], out: int, cot: int, attrs: Attrs
-    ) -> tuple[int | None, ...]:
+    def vjp(self, b: Builder, args: Sequence[int], out: int, cot: int, attrs: Attrs) -> tuple[int | None, ...]:
         order = dict(attrs)["order"]
         return (b.op("transpose", cot, order=tuple(order.index(k) for k in range(len(order)))),)
 

@@ -27,9 +27,7 @@ class Where(Primitive):
     def value(self, xp: Any, args: Sequence[Any], attrs: Attrs, types: Sequence[Type]) -> Any:
         return xp.where(args[0], args[1], args[2])
 
-    def vjp(
-        self, b: Builder, args: Sequence[int], out: int, cot: int, attrs: Attrs
-    ) -> tuple[int | None, ...]:
+    def vjp(self, b: Builder, args: Sequence[int], out: int, cot: int, attrs: Attrs) -> tuple[int | None, ...]:
         zero = b.const(0.0, cot)
         return None, b.op("where", args[0], cot, zero), b.op("where", args[0], zero, cot)
 

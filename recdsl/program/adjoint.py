@@ -80,9 +80,7 @@ class _Reverse:
     def _give(self, node: int, cotangent: int | None) -> None:
         if cotangent is not None and node in self.active:
             crosses = self.builder.nodes[cotangent].time and not self.forward[node].time
-            self.parts.setdefault(node, []).append(
-                self.builder.op("collect", cotangent) if crosses else cotangent
-            )
+            self.parts.setdefault(node, []).append(self.builder.op("collect", cotangent) if crosses else cotangent)
 
     def _total(self, node: int) -> int | None:
         parts = self.parts.get(node, [])
@@ -111,7 +109,7 @@ class _Reverse:
 
 
 def topological(nodes: tuple[TNode, ...]) -> list[int]:
-    """An order in which arguments of the same step come first; `prev` and `next` wait for nothing but initial values."""
+    """An order in which arguments of the same step come first; moves wait for nothing but initial values."""
     waits = [node.args[1:] if node.op == "prev" else () if node.op == "next" else node.args for node in nodes]
     users: list[list[int]] = [[] for _ in nodes]
     left = [len(args) for args in waits]
@@ -135,7 +133,7 @@ def _active(nodes: tuple[TNode, ...], order: list[int], credit: Credit) -> set[i
     """Nodes on a path from a wanted parameter to a seed along edges that carry gradient."""
     users: dict[int, list[int]] = {k: [] for k in range(len(nodes))}
     feeds: dict[int, list[int]] = {k: [] for k in range(len(nodes))}
-    for k, node in enumerate(nodes):
+    for k in range(len(nodes)):
         for arg in _gradient_args(nodes, k, credit):
             users[arg].append(k)
             feeds[k].append(arg)
@@ -148,15 +146,11 @@ def _gradient_args(nodes: tuple[TNode, ...], k: int, credit: Credit) -> list[int
     if node.type.dtype != "float" or node.op in LEAVES:
         return []
     if node.op == "prev":
-        return [arg for arg in (node.args[1:] if k in credit.severed else node.args)]
+        return list(node.args[1:] if k in credit.severed else node.args)
     if primitive(node.op).structure == "zero":
         return []
     skip = 1 if node.op == "straight_through" else 0
-    return [
-        arg
-        for place, arg in enumerate(node.args)
-        if nodes[arg].type.dtype == "float" and place >= skip
-    ]
+    return [arg for place, arg in enumerate(node.args) if nodes[arg].type.dtype == "float" and place >= skip]
 
 
 def _closure(start: list[int], edges: dict[int, list[int]]) -> set[int]:

@@ -112,9 +112,8 @@ class _Assembly:
             ("backward_outputs", self._backward_entry(full, "o")),
         ]
         follows = (("backward", "forward"), ("backward_outputs", "forward"))
-        program = Program(
-            self.graph.name, tuple(self.storages.values()), (), tuple(entries), tuple(f"windows{k}" for k in range(len(self.plan.classes))), (), follows
-        )
+        counts = tuple(f"windows{k}" for k in range(len(self.plan.classes)))
+        program = Program(self.graph.name, tuple(self.storages.values()), (), tuple(entries), counts, (), follows)
         return Assembled(program, self._interface(), self._loose())
 
     def _loose(self) -> tuple[str, ...]:
@@ -160,9 +159,13 @@ class _Assembly:
         routing = self.plan.classes[index]
         seeds = [(self.forward.losses[k], self.seeds[k]) for k in routing.losses]
         if outputs and routing.outputs:
-            seeds += [(node, self.output_seeds[k]) for k, (_, node) in enumerate(self.forward.outputs)
-                      if self.nodes[node].type.dtype == "float"]
-        severed = frozenset(k for k, n in enumerate(self.nodes) if n.op == "prev") if _immediate(routing) else frozenset()
+            seeds += [
+                (node, self.output_seeds[k])
+                for k, (_, node) in enumerate(self.forward.outputs)
+                if self.nodes[node].type.dtype == "float"
+            ]
+        moves = frozenset(k for k, node in enumerate(self.nodes) if node.op == "prev")
+        severed = moves if _immediate(routing) else frozenset[int]()
         credit = Credit(tuple(seeds), severed, frozenset(routing.parameters))
         adjoint = adjoint_timeline(self.nodes, credit)
         return backward_passes(adjoint, len(self.nodes)) if self.optimise else adjoint
@@ -327,9 +330,7 @@ class _Assembly:
             node, place = nodes[k], self.places[k]
             name = emitter.declare(f"{prefix}{node.name}_due", "buffer", node.type, (("t", STEPS), BATCH), "call")
             zero, due = f"{name}_zero", f"{name}_in"
-            emitter.body.append(
-                Op((zero,), "constant", (), (("value", 0.0),), (VType("float", (), node.type.axes),))
-            )
+            emitter.body.append(Op((zero,), "constant", (), (("value", 0.0),), (VType("float", (), node.type.axes),)))
             emitter.body.append(Store(name, (Range(emitter.domain.lo, Bound("min", new.parts)),), zero))
             rows = Range(new, emitter.domain.hi)
             lead = (("t", affine("W")), BATCH)
@@ -349,9 +350,7 @@ class _Assembly:
         trained = [name for routing in self.plan.classes for name in routing.parameters]
         return Interface(
             inputs=tuple(inputs),
-            parameters=tuple(
-                (self.places[k].storage, n.name) for k, n in enumerate(self.nodes) if n.op == "parameter"
-            ),
+            parameters=tuple((self.places[k].storage, n.name) for k, n in enumerate(self.nodes) if n.op == "parameter"),
             states=tuple((self.tag("s", c), c) for c in carries),
             weights=tuple(f"w{k}" for k in range(len(self.weights))),
             cotangents=tuple(f"g{k}" for k in range(len(self.weights))),

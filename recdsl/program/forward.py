@@ -80,7 +80,7 @@ def forward_timeline(graph: StepGraph, cuts: frozenset[tuple[int, int]] = frozen
 
 
 def _chains(graph: StepGraph) -> dict[str, list[Carry]]:
-    """Delay lines as lists of links, keyed by the carry that heads them. A link's write is the read of the one before."""
+    """Delay lines as lists of links, keyed by the carry that heads them. A link writes what the one before reads."""
     by_read = {carry.read: carry.name for carry in graph.carries}
     after = {by_read[c.write]: c for c in graph.carries if c.write in by_read}
     chains: dict[str, list[Carry]] = {}
@@ -116,5 +116,3 @@ def _link(
             builder.nodes[node] = TNode("prev", (source, init), old.attrs, old.type, True, old.name, old.span)
         histories.append(History(source, len(links), tuple(link.name for link in links), init))
     return tuple(histories)
-
-

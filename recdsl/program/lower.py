@@ -243,9 +243,7 @@ class Emitter:
             args = tuple(self.whole(arg) for arg in node.args)
             self.body.append(Op((name,), node.op, args, node.attrs, (vtype,), node.span, "", ("t", "B")))
         else:
-            self.body.append(
-                Op((name,), "collect", (self.whole(source),), (), (vtype,), node.span, "", ("t", "B"))
-            )
+            self.body.append(Op((name,), "collect", (self.whole(source),), (), (vtype,), node.span, "", ("t", "B")))
         return name
 
     # -- loops ----------------------------------------------------------------------------------------------------
@@ -363,9 +361,7 @@ def outside_uses(nodes: tuple[TNode, ...], items: tuple[Item, ...], extra: Itera
     A view is made anew outside, of what it looks at.
     """
     home = {k: i for i, item in enumerate(items) if item.direction for k in item.nodes}
-    crossing = {
-        nodes[k].args[0] for k in home if nodes[k].op == "next" and nodes[k].attr("lag") == 1
-    }
+    crossing = {nodes[k].args[0] for k in home if nodes[k].op == "next" and nodes[k].attr("lag") == 1}
     stack = list(extra)
     for i, item in enumerate(items):
         for k in item.nodes:

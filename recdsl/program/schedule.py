@@ -46,9 +46,7 @@ def schedule(nodes: tuple[TNode, ...], wanted: set[int]) -> tuple[Item, ...]:
     return tuple(_item(nodes, graph, group) for group in order)
 
 
-def _order(
-    groups: list[tuple[int, list[int]]], graph: nx.DiGraph[int], home: Mapping[int, int]
-) -> list[list[int]]:
+def _order(groups: list[tuple[int, list[int]]], graph: nx.DiGraph[int], home: Mapping[int, int]) -> list[list[int]]:
     """Kahn's order of the groups, the smallest head first."""
     members = dict(groups)
     before = {head: {home[p] for k in group for p in graph.predecessors(k)} - {head} for head, group in groups}

@@ -7,8 +7,8 @@ are read at the same step, but for two ops that move in time:
 - `next(x; lag)`: x of `lag` steps later, zero after the last.
 
 So a recurrence is a cycle through `prev`, its adjoint a cycle through `next`, and everything else can be computed for
-all steps in one go. Leaves: `input`, `parameter`, `constant`, `state` (what a carry holds before step 0), `step_number`,
-`cotangent` (of a loss or an output). `first(x)` is the sum over samples of x at the steps below `lag`.
+all steps in one go. Leaves: `input`, `parameter`, `constant`, `state` (what a carry holds before step 0),
+`step_number`, `cotangent` (of a loss or an output). `first(x)` is the sum over samples of x at the steps below `lag`.
 """
 
 from __future__ import annotations
@@ -72,9 +72,7 @@ class TimelineBuilder:
     def aim(self, move: int, source: int) -> None:
         """Set what a `prev` or `next` reads."""
         node = self.nodes[move]
-        self.nodes[move] = TNode(
-            node.op, (source, *node.args[1:]), node.attrs, node.type, True, node.name, node.span
-        )
+        self.nodes[move] = TNode(node.op, (source, *node.args[1:]), node.attrs, node.type, True, node.name, node.span)
 
     def add(self, node: TNode) -> int:
         """Share or append."""

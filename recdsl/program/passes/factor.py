@@ -75,9 +75,7 @@ class _Factor:
 
     def _made(self, node: TNode, args: list[int]) -> int:
         if node.op in LEAVES or node.op == "first":
-            return self.builder.add(
-                TNode(node.op, tuple(args), node.attrs, node.type, node.time, node.name, node.span)
-            )
+            return self.builder.add(TNode(node.op, tuple(args), node.attrs, node.type, node.time, node.name, node.span))
         return self.builder.op(node.op, *args, **dict(node.attrs))
 
     def _form(self, k: int, node: TNode) -> Form | None:

@@ -70,7 +70,8 @@ def _sums(nodes: tuple[TNode, ...], cycle: dict[int, int], users: list[list[int]
     """Every largest sum inside a cycle, taken apart."""
     found: list[Sum] = []
     for root in sorted(cycle):
-        if nodes[root].op != "add" or any(u >= 0 and nodes[u].op == "add" for u in users[root][:1] if len(users[root]) == 1):
+        part = len(users[root]) == 1 and users[root][0] >= 0 and nodes[users[root][0]].op == "add"
+        if nodes[root].op != "add" or part:
             continue
         terms = _terms(nodes, users, root)
         outside = tuple(k for k in terms if k not in cycle)
