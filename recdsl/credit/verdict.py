@@ -17,6 +17,7 @@ from math import ceil
 
 from recdsl.credit.flow import NO_CUTS, Edge, Flow
 from recdsl.credit.lags import Walk
+from recdsl.credit.place import in_spec, spec_source
 from recdsl.credit.plan import Dropped, Row, Window
 from recdsl.credit.select import label
 from recdsl.graph.step import LEAVES, Carry, StepGraph
@@ -40,7 +41,7 @@ class Judge:
     """Verdicts over one graph."""
 
     def __init__(self, graph: StepGraph) -> None:
-        self.graph, self.flow = graph, Flow(graph)
+        self.graph, self.flow, self.source = graph, Flow(graph), spec_source(graph)
         self._walks: dict[tuple[frozenset[int], frozenset[Edge]], Walk] = {}
 
     def row(self, case: Case) -> Row:
@@ -115,8 +116,9 @@ class Judge:
         return any(c.read == target and c.kind == "state" for c in self.graph.carries)
 
     def _edge(self, carry: Carry, target: int) -> Dropped:
-        span = self.graph.nodes[target].span or carry.span
-        return Dropped(f"{label(carry)} -> {self._home(target)}", None if span is None else span.line, span)
+        home = self._home(target)
+        span = in_spec(self.graph.nodes[target].span or carry.span, home, self.source)
+        return Dropped(f"{label(carry)} -> {home}", None if span is None else span.line, span)
 
     def _home(self, node: int) -> str:
         """The user's name for what a node is part of: its own, or that of the first named value computed from it."""

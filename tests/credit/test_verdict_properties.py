@@ -18,7 +18,7 @@ from recdsl.testing import Case, random_case, reference
 from recdsl.testing.dual import by_lag
 
 torch.set_num_threads(1)
-SEEDS = 350
+SEEDS = 220
 
 
 @cache
@@ -62,7 +62,7 @@ def test_no_false_exact():
 def test_biased_gradients_differ_as_a_rule():
     """Not always: a call may be too short for the boundary to matter."""
     biased = [differences(seed)[name] > 1e-13 for seed in range(SEEDS) for name, exact in claims(seed)[1] if not exact]
-    assert len(biased) > 100
+    assert len(biased) > 60
     assert sum(biased) > 0.3 * len(biased)
 
 
@@ -126,7 +126,7 @@ def simple(seed: int) -> Case:
 def test_lags_are_those_of_paths():
     """Below the first dropped lag nothing is missing, beyond the longest kept lag nothing is there; mostly tight."""
     tight, rows = 0, 0
-    for seed in range(40):
+    for seed in range(25):
         case = simple(seed)
         made = plan(case.graph, case.model.credit)
         lines = {row.parameter: row for row in made.rows}
@@ -148,5 +148,5 @@ def test_lags_are_those_of_paths():
             if row.verdict == "biased":
                 rows += 1
                 tight += min(missing, default=None) == first
-    assert rows > 10
+    assert rows > 5
     assert tight > 0.4 * rows

@@ -16,7 +16,7 @@ from recdsl.credit.build import plan
 from recdsl.credit.plan import RoutingClass, Window
 from recdsl.testing import Case, cases, random_case
 
-SEEDS, MUTATED = 60, 40
+SEEDS, MUTATED = 40, 30
 
 
 @cache
@@ -138,7 +138,7 @@ def test_padding_is_never_read():
         assert first.loss == second.loss
         assert all(bool((first.gradients[k] == second.gradients[k]).all()) for k in first.gradients)
         tried += 1
-    assert tried > 10
+    assert tried > 5
 
 
 def test_a_call_can_be_split():
