@@ -149,7 +149,7 @@ def _collect(op: Op, args: Sequence[Operand], attrs: dict[str, Any]) -> str:
 def _gather(op: Op, args: Sequence[Operand], attrs: dict[str, Any]) -> str:
     x, index, at = *args, attrs["at"]
     if x.lead == 0:
-        rows = x.text if at == 0 else f"{x.text}.movedim({at}, 0)"
+        rows = x.text if at == 0 else f"{x.text}.movedim({at}, 0).contiguous()"
         found = f"{rows}[{index.text}]" if index.plain else f"{rows}[{index.text}.clamp_min(0)]"
     else:
         wide = index.text + ".clamp_min(0)" + f"[..., {', '.join(['None'] * len(x.axes))}]"

@@ -96,8 +96,13 @@ def _terms(nodes: tuple[TNode, ...], users: list[list[int]], root: int) -> list[
 
 
 def _product(nodes: tuple[TNode, ...], k: int) -> tuple[int, int] | None:
-    """(matrix, vector) of `W v` with a matrix that does not vary; None for other nodes."""
+    """(matrix, vector) of `W v` with a matrix that does not vary; None for other nodes.
+
+    A class's column of W, the product with its indicator, counts: the vector is then the index.
+    """
     node = nodes[k]
+    if node.op == "gather" and node.attr("at") == 1 and len(nodes[node.args[0]].type.axes) == 2:
+        return None if nodes[node.args[0]].time else (node.args[0], node.args[1])
     if node.op != "contract":
         return None
     for matrix, vector, labels, others in ((0, 1, "x", "y"), (1, 0, "y", "x")):
@@ -230,6 +235,8 @@ def _rest(nodes: tuple[TNode, ...], item: Sum, shared: list[tuple[int, list[int]
 
 def _times(b: TimelineBuilder, matrices: Sequence[int], vector: int, whole: Axis) -> int:
     stacked = b.op("concat", *matrices, at=0, axis=whole)
+    if b.type(vector).dtype == "int":
+        return b.op("gather", stacked, vector, at=1)
     return b.op("contract", stacked, vector, x=(0, 1), y=(1,), out=(0,))
 
 
