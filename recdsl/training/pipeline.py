@@ -11,6 +11,7 @@ from torch import nn
 from recdsl.graph.step import Input
 from recdsl.source import Span
 from recdsl.syntax.ast import Spec
+from recdsl.training.catalogue import data_sizes
 from recdsl.training.settings import settings
 
 
@@ -41,12 +42,21 @@ def _read(path_or_text: str, overrides: Sequence[str]) -> Spec:
 def _build(path_or_text: str, overrides: Sequence[str]) -> Compiled:
     from recdsl.backends import find
     from recdsl.driver import analyse
-    from recdsl.syntax.printer import print_spec
 
     compilation = analyse(path_or_text, overrides)
     dtype = getattr(torch, settings(compilation.spec)["dtype"])
     module = find("torch").module(compilation, dtype)
-    return Compiled(compilation.spec, compilation.graph.inputs, module, print_spec(compilation.spec))
+    return Compiled(compilation.spec, compilation.graph.inputs, module, _resolved(path_or_text, overrides))
+
+
+def _resolved(path_or_text: str, overrides: Sequence[str]) -> str:
+    """The spec as text with the overrides applied and the sizes of the data filled in."""
+    from recdsl.syntax.printer import print_spec
+    from recdsl.syntax.spec import read_spec
+
+    spec = read_spec(path_or_text, overrides)
+    sizes = [f"sizes.{name}={size}" for name, size in data_sizes(spec).items()]
+    return print_spec(read_spec(path_or_text, (*overrides, *sizes)) if sizes else spec)
 
 
 COMPILER = Compiler(_read, _build)

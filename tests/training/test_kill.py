@@ -90,7 +90,7 @@ def test_kill_inside_a_commit(tmp_path: Path, moment: str, monkeypatch: pytest.M
 
         real, calls = os.rename, 0
 
-        def die(*args: object) -> None:
+        def die(*args: Any) -> None:
             nonlocal calls
             calls += 1
             late = moment == "remove" and ".tmp-old" in str(args[1])

@@ -23,8 +23,8 @@ from recdsl.training.run import Result, evaluate, train
 from .fakes import COPY, FAKE, build, read
 
 torch.set_num_threads(1)
-STREAM = COPY.replace("data: copy(delay=2, symbols=8, length=2)", 'data: text(path="a.txt", length=5)\ntarget: next')
-STREAM += "train.stream: true\n"
+DATA = 'data: text(path="a.txt", length=5)\ntarget: next'
+STREAM = COPY.replace("data: copy(delay=2, symbols=8, length=2)", DATA) + "train.stream: true\n"
 
 
 def run(text: str, root: Path, *overrides: str, **options: Any) -> Result:
@@ -211,6 +211,10 @@ def test_changed_data_is_noticed(tmp_path: Path) -> None:
     assert problem(lambda: run(STREAM, tmp_path / "runs", resume=str(done.folder))).code == "RD0657"
 
 
+def blow_up(gradient: torch.Tensor) -> torch.Tensor:
+    return gradient * float("inf")
+
+
 @pytest.mark.parametrize("what", ["loss", "gradient", "parameter"])
 def test_not_finite_stops_before_the_update(tmp_path: Path, what: str) -> None:
     seen: dict[str, Any] = {}
@@ -226,7 +230,7 @@ def test_not_finite_stops_before_the_update(tmp_path: Path, what: str) -> None:
                 if what == "loss":
                     output.loss = output.loss * float("nan")
                 elif what == "gradient":
-                    module.get_parameter("U").register_hook(lambda gradient: gradient * float("inf"))
+                    module.get_parameter("U").register_hook(blow_up)
                 else:
                     output.outputs["logits"] = output.outputs["logits"] * float("inf")
                     output.loss = output.loss * float("inf")
