@@ -20,7 +20,7 @@ from recdsl.credit.lags import Walk
 from recdsl.credit.place import in_spec, spec_source
 from recdsl.credit.plan import Dropped, Row, Window
 from recdsl.credit.select import label
-from recdsl.graph.step import LEAVES, Carry, StepGraph
+from recdsl.graph.step import LEAVES, Carry, Node, StepGraph
 from recdsl.ops import primitive
 
 FLOAT_BYTES = 4
@@ -42,6 +42,13 @@ class Judge:
 
     def __init__(self, graph: StepGraph) -> None:
         self.graph, self.flow, self.source = graph, Flow(graph), spec_source(graph)
+        work = [node for node in graph.nodes if node.op not in LEAVES]
+        self._flops = {node.id: self._forward(node) for node in work}
+        self._entries = {node.id: node.type.numel for node in work}
+        self._rough = {node.id for node in work if not primitive(node.op).smooth}
+        self._reads = {carry.read for carry in graph.carries}
+        self._states = {carry.read for carry in graph.carries if carry.kind == "state"}
+        self._edges: dict[Edge, Dropped] = {}
         self._walks: dict[tuple[frozenset[int], frozenset[Edge]], Walk] = {}
 
     def row(self, case: Case) -> Row:
@@ -61,7 +68,8 @@ class Judge:
         if by_window is not None:
             dropped += self._carried_edges(reached, free.live)
         first = min((lag for lag in (by_cut, by_window) if lag is not None), default=None)
-        flops, size = self._cost(self.flow.forward([start], case.cuts) & kept.live, case.window)
+        inside = self.flow.forward([start], case.cuts) if case.cuts else reached
+        flops, size = self._cost(inside & kept.live, case.window)
         return Row(
             case.parameter,
             case.rule,
@@ -85,10 +93,9 @@ class Judge:
 
     def _qualifiers(self, path: set[int], exact: bool, window: Window) -> tuple[str, ...]:
         words: list[str] = []
-        inner = [self.graph.nodes[k] for k in path]
-        if any(node.op not in LEAVES and not primitive(node.op).smooth for node in inner):
+        if not path.isdisjoint(self._rough):
             words.append("declared-jacobian")
-        if exact and window.size is not None and any(carry.read in path for carry in self.graph.carries):
+        if exact and window.size is not None and not path.isdisjoint(self._reads):
             words.append("unmasked")
         return tuple(words)
 
@@ -102,23 +109,26 @@ class Judge:
         ]
 
     def _carried_edges(self, reached: set[int], live: set[int]) -> list[Dropped]:
-        """Every use of a carried value between the parameter and a loss: what a window's boundary cuts."""
+        """Every use of a carried value between the parameter and a loss: what a window's boundary cuts.
+
+        A carried value that another one takes over as it is, is used where that is a state of its own, and not where
+        it is the next link of a delay line.
+        """
         return [
             self._edge(carry, target)
             for carry in self.graph.carries
             if carry.write in reached and carry.read in live
             for target, lag in self.flow.after[carry.read]
-            if target in live and (not lag or self._takes(carry, target))
+            if target in live and (not lag or target in self._states)
         ]
 
-    def _takes(self, carry: Carry, target: int) -> bool:
-        """Whether the carry with that leaf is a state of its own, not a link of a delay line."""
-        return any(c.read == target and c.kind == "state" for c in self.graph.carries)
-
     def _edge(self, carry: Carry, target: int) -> Dropped:
-        home = self._home(target)
-        span = in_spec(self.graph.nodes[target].span or carry.span, home, self.source)
-        return Dropped(f"{label(carry)} -> {home}", None if span is None else span.line, span)
+        if (carry.read, target) not in self._edges:
+            home = self._home(target)
+            span = in_spec(self.graph.nodes[target].span or carry.span, home, self.source)
+            line = None if span is None else span.line
+            self._edges[carry.read, target] = Dropped(f"{label(carry)} -> {home}", line, span)
+        return self._edges[carry.read, target]
 
     def _home(self, node: int) -> str:
         """The user's name for what a node is part of: its own, or that of the first named value computed from it."""
@@ -140,10 +150,11 @@ class Judge:
         repeated for overlapping windows, F + 2 F window / every; and one float32 saved for each entry of their values.
         Ops that several parameters share count in each of their rows, so rows do not add up.
         """
-        nodes = [self.graph.nodes[k] for k in path if self.graph.nodes[k].op not in LEAVES]
-        forward = 0
-        for node in nodes:
-            types = [self.graph.nodes[arg].type for arg in node.args]
-            forward += primitive(node.op).flops(types, node.type, node.attrs)
+        forward = sum(self._flops.get(k, 0) for k in path)
+        size = sum(self._entries.get(k, 0) for k in path)
         again = Fraction(1) if window.size is None else Fraction(window.size, window.every)
-        return forward + ceil(2 * forward * again), FLOAT_BYTES * sum(node.type.numel for node in nodes)
+        return forward + ceil(2 * forward * again), FLOAT_BYTES * size
+
+    def _forward(self, node: Node) -> int:
+        types = [self.graph.nodes[arg].type for arg in node.args]
+        return primitive(node.op).flops(types, node.type, node.attrs)
