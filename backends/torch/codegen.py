@@ -291,12 +291,10 @@ class Entry:
         kept = {self.root(name) for name in (*self.results.values(), *tape)}
         lines = [*self.head, *self.lines]
         out: list[str] = []
-        last = self.last_lines(lines)
+        gifts = self.gifts(lines, kept | self.rebound)
         for number, line in enumerate(lines):
             out.append(ROOM.sub(lambda m: "like.new_empty" if m[1] in escaping else "arena.take", line))
-            done = sorted(n for n, at in last.items() if at == number and n not in kept | self.rebound)
-            if done:
-                out.append(f"    arena.give({', '.join(done)})")
+            out += [f"{indent}arena.give({', '.join(sorted(names))})" for indent, names in gifts.get(number, ())]
         out = [fix_empty(line) for line in out]
         arguments = ", ".join(["like", "arena", "T", "B", *self.arguments])
         returned = "".join(name + ", " for name in names)
@@ -307,25 +305,25 @@ class Entry:
         head = name.split("[")[0].split(".")[0]
         return self.base.get(head, head)
 
-    def last_lines(self, lines: Sequence[str]) -> dict[str, int]:
-        """The last line that reads each leased tensor, counting views; a tensor used in a loop lives to its end."""
+    def gifts(self, lines: Sequence[str], kept: set[str]) -> dict[int, list[tuple[str, list[str]]]]:
+        """Behind which line what is given back: after the last line that reads it, counting views of it.
+
+        What is leased inside a loop over windows goes back in the same round; what a loop over steps reads lives to
+        the loop's end.
+        """
+        first: dict[str, int] = {}
         last: dict[str, int] = {}
         for number, line in enumerate(lines):
             for name in NAME.findall(line):
-                for leased in {name, self.base.get(name, name)}:
-                    if leased in self.leased:
-                        last[leased] = number
-        ends: dict[int, int] = {}
-        end = len(lines) - 1
-        for number in range(len(lines) - 1, -1, -1):
-            deeper = lines[number].startswith("     ") or lines[number] == "    ):"
-            if not deeper:
-                end = number
-            ends[number] = end
-        for number in range(len(lines)):
-            if lines[number].startswith("     ") or lines[number] == "    ):":
-                ends[number] = max(k for k in _block(lines, number))
-        return {name: ends[number] for name, number in last.items()}
+                for leased in {name, self.base.get(name, name)} & self.leased.keys():
+                    first.setdefault(leased, number)
+                    last[leased] = number
+        found: dict[int, dict[str, list[str]]] = {}
+        for name in sorted(last.keys() - kept):
+            level = min(depth_of(lines[first[name]]), shallowest(lines, first[name], last[name]))
+            end = block_end(lines, last[name], level)
+            found.setdefault(end, {}).setdefault(" " * level, []).append(name)
+        return {number: sorted(names.items()) for number, names in found.items()}
 
 
 ROOM = re.compile(r"@(\w+)@")
@@ -333,12 +331,23 @@ NAME = re.compile(r"[A-Za-z_]\w*")
 ALIASING = (*VIEWS, "straight_through")
 
 
-def _block(lines: Sequence[str], number: int) -> range:
-    """The indented lines around a line, with the line that opens them."""
-    first = last = number
-    while last + 1 < len(lines) and (lines[last + 1].startswith("     ") or lines[last + 1] == "    ):"):
-        last += 1
-    return range(first, last + 1)
+def depth_of(line: str) -> int:
+    """A line's indentation; the tail of a loop's header counts as inside it."""
+    return len(line) - len(line.lstrip()) + (4 if line.lstrip() == "):" else 0)
+
+
+def shallowest(lines: Sequence[str], first: int, last: int) -> int:
+    """The least indentation between two lines: above it, both lie in one block."""
+    return min(depth_of(line) for line in lines[first : last + 1])
+
+
+def block_end(lines: Sequence[str], number: int, level: int) -> int:
+    """The last line of the block at `level` that a line belongs to."""
+    if depth_of(lines[number]) <= level and not lines[number].endswith(("(", ":")):
+        return number
+    while number + 1 < len(lines) and depth_of(lines[number + 1]) > level:
+        number += 1
+    return number
 
 
 def fix_empty(line: str) -> str:
