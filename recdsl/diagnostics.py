@@ -83,8 +83,13 @@ class Problems:
         self.found: list[Problem] = []
 
     def add(self, problem: Problem) -> None:
-        if len(self.found) < _MOST_PROBLEMS:
+        if not self.full:
             self.found.append(problem)
+
+    @property
+    def full(self) -> bool:
+        """Whether looking for more is of no use."""
+        return len(self.found) >= _MOST_PROBLEMS
 
     def check(self) -> None:
         """Raise what was collected, if anything was."""

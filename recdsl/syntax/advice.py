@@ -56,10 +56,15 @@ _LOOKALIKES = {
 
 
 def of_character(char: str) -> str:
-    """Advice on an ASCII character that no token begins with."""
-    if char.isalnum():
-        return "put text that begins with a digit in quotes"
+    """Advice on an ASCII character that no token of an equation begins with."""
     return _CHARACTERS.get(char, "")
+
+
+def in_call(char: str) -> str:
+    """Advice on an ASCII character that no token of `data`, `credit` or `train` begins with."""
+    if char in "'\"":
+        return "this quote is never closed"
+    return "put text that begins with a digit in quotes" if char.isdigit() else "no arithmetic here; put text in quotes"
 
 
 def of_unicode(char: str) -> tuple[str, str]:

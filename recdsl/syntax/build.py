@@ -223,15 +223,21 @@ class Builder:
         from lark import Token
 
         callee, arguments, close = tree.children[0], as_tree(tree.children[2]), as_token(tree.children[3])
-        if isinstance(callee, Token) and CALLEE.fullmatch(callee) and plain(callee.type) != "NUMBER":
+        opening = self.piece.span_of(as_token(tree.children[1]))
+        if isinstance(callee, Token) and CALLEE.fullmatch(callee) and self._adjacent(callee, tree):
             self._call(callee, arguments, close)
             return
-        opening = self.piece.span_of(as_token(tree.children[1]))
-        known = _dotted(callee)
-        reason = "only a name can be called" if known is None else f"`{known[0]}` cannot be called: it has a dot"
-        advice = "functions are called by their name: `sum(x, axis=hid)`" if known else "is a `*` missing before `(`?"
+        name = _dotted(callee)
+        dotted = name is not None and "." in name[0]
+        reason = "a name with a dot cannot be called" if dotted else "only a name can be called"
+        advice = "functions are called by their name: `sum(x, axis=hid)`" if dotted else "is a `*` missing before `(`?"
         self._fail(errors.BadCall(opening, reason, advice))
         self.work.append(callee)
+
+    def _adjacent(self, callee: Token, tree: Tree[Token]) -> bool:
+        """Whether the opening bracket follows the name: of `(a) (b)` the tree is that of `a (b)`."""
+        start, end = self._offset(callee) + len(callee), self._offset(as_token(tree.children[1]))
+        return not self.piece.text.value[start:end].strip()
 
     def _call(self, name: Token, arguments: Tree[Token] | None, end: Token) -> None:
         from lark import Token

@@ -24,7 +24,7 @@ def parse_equations(text: Text, problems: Problems) -> tuple[Equation, ...]:
     if not lines:
         example = "for example `h = tanh(W @ x + U @ h[t-1])`"
         problems.add(errors.Nothing(text.whole_span, "assignments, one a line", example))
-    found = [_equation(text, line, problems) for line in lines if line.sound]
+    found = [_equation(text, line, problems) for line in lines if line.sound and not problems.full]
     return tuple(equation for equation in found if equation is not None)
 
 

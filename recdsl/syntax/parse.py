@@ -8,7 +8,7 @@ from recdsl.diagnostics import Problem, Problems
 from recdsl.errors import syntax as errors
 from recdsl.source import Span
 from recdsl.syntax import advice
-from recdsl.syntax.grammar import parser
+from recdsl.syntax.grammar import CALLS, parser
 from recdsl.syntax.limits import EXPRESSION_NODES, NAME_LENGTH
 from recdsl.syntax.text import Text
 
@@ -78,9 +78,10 @@ def parse(piece: Piece, grammar: tuple[str, tuple[str, ...]], rule: str, problem
                 return None
         return run.feed_eof(seen[-1] if seen else None)
     except UnexpectedCharacters as error:
-        problems.add(_character(piece, error.pos_in_stream or 0))
+        problems.add(_character(piece, error.pos_in_stream or 0, grammar is CALLS))
     except UnexpectedToken as error:
-        problems.add(_token(piece, seen, error.token, _accepted(seen, error.token, grammar, rule)))
+        accepted = _accepted(seen, error.token, grammar, rule)
+        problems.add(_token(piece, seen, error.token, accepted, rule == "equation"))
     return None
 
 
@@ -105,33 +106,29 @@ def _fits(run: InteractiveParser, kind: str) -> bool:
     return True
 
 
-def _character(piece: Piece, offset: int) -> Problem:
+def _character(piece: Piece, offset: int, call: bool) -> Problem:
     char = piece.value[offset]
     place = piece.last(offset)
     if not char.isascii():
         return errors.NotAscii(place, *advice.of_unicode(char))
-    return errors.BadCharacter(place, char, advice.of_character(char))
+    return errors.BadCharacter(place, char, advice.in_call(char) if call else advice.of_character(char))
 
 
-def _token(piece: Piece, seen: list[Token], token: Token, accepted: list[str]) -> Problem:
+def _token(piece: Piece, seen: list[Token], token: Token, accepted: list[str], equation: bool) -> Problem:
     kind = plain(token.type)
     before = [(plain(item.type), str(item)) for item in seen if item is not token]
     place = piece.last(len(piece.value)) if kind == "$END" else piece.span_of(token)
     if kind == "COMPARE" and "AND" in accepted:
         return errors.ChainedComparison(place)
-    if "EQUAL" in accepted and "COMMA" in accepted and not any(name == "EQUAL" for name, _ in before):
+    if equation and not any(name == "EQUAL" for name, _ in before):
+        if not before:
+            return errors.NotAnAssignment(place, "the left side is a plain name")
         return errors.NotAnAssignment(piece.span_of(seen[0]), _assignment(before, kind, str(token)))
-    if not before and rule_begins_with_name(accepted):
-        return errors.NotAnAssignment(place, "the left side is a plain name")
     found = "end" if kind == "$END" else f"`{token}`"
     following = piece.value[token.start_pos or 0 :][:2] if kind != "$END" else ""
     return errors.Unexpected(
         place, found, advice.expected(accepted), advice.of_token(before, kind, str(token), following)
     )
-
-
-def rule_begins_with_name(accepted: list[str]) -> bool:
-    return accepted == ["NAME"]
 
 
 def _assignment(before: list[tuple[str, str]], kind: str, text: str) -> str:

@@ -39,10 +39,37 @@ def advise(word: str, known: Sequence[str]) -> str:
 def items(node: YamlNode, key: str, problems: Problems, example: str) -> tuple[Item, ...]:
     """The entries of a map; anything else is an error."""
     if isinstance(node, Mapping):
-        return node.items
+        return _whole(node)
     if not (isinstance(node, Scalar) and node.value is None):
         problems.add(errors.WrongKind(node.span, key, "a map", describe(node), f"for example `{example}`"))
     return ()
+
+
+def _whole(node: Mapping) -> tuple[Item, ...]:
+    """The entries of a map, less the pieces of a call that braces have cut at its commas: the call's opening bracket
+    is reported, its rest is no key."""
+    if not node.span.text.startswith("{"):
+        return node.items
+    found: list[Item] = []
+    cut = False
+    for key, value_ in node.items:
+        if cut and is_empty(value_):
+            cut = _closes(key) <= 0
+            continue
+        found.append((key, value_))
+        cut = isinstance(value_, Scalar) and value_.text.style == "" and _closes(value_) < 0
+    return tuple(found)
+
+
+def _closes(node: Scalar) -> int:
+    """How many brackets a text closes, less those it opens."""
+    text_ = node.text.value
+    return sum(map(text_.count, ")]")) - sum(map(text_.count, "(["))
+
+
+def is_empty(node: YamlNode) -> bool:
+    """A key without a value, as opposed to one with the value `null`."""
+    return isinstance(node, Scalar) and node.value is None and node.text.start == node.text.end
 
 
 def groups(
@@ -56,8 +83,7 @@ def groups(
     entries = items(node, key, problems, example)
     for index, (name, value_) in enumerate(entries):
         waiting.append(name)
-        empty = isinstance(value_, Scalar) and value_.value is None and value_.text.start == value_.text.end
-        if not (braces and empty and index + 1 < len(entries)):
+        if not (braces and is_empty(value_) and index + 1 < len(entries)):
             found.append((tuple(waiting), value_))
             waiting = []
     return tuple(found)
@@ -72,7 +98,7 @@ def known_items(
         word = name.text.value
         if word in known:
             found[word] = value
-        else:
+        elif not problems.full:
             problems.add(errors.UnknownKey(name.span, word, key, advise(word, known)))
     return found
 

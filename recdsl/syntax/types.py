@@ -135,7 +135,7 @@ class _Reader:
 
 
 def _axes_problem(span: Span, kind: str, count: int, brackets: bool) -> Problem | None:
-    found = "one size" if count == 1 else f"{count or 'no'} sizes"
+    found = {0: "none", 1: "one size"}.get(count, f"{count} sizes")
     if kind == "bool" and brackets:
         advice = "an array of truth values is `float[...]` with 0 and 1"
         return errors.TypeAxes(span, kind, "no size", found, advice)
