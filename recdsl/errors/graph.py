@@ -45,8 +45,8 @@ class ReservedName(Problem):
     hint = "choose another name"
     explain = (
         "`t` is the step number. Inputs may not be called `mask`, `reset` or `state`, which every model accepts. "
-        "Parameters become attributes of a torch.nn.Module, and so do names that blocks are assigned to: names that the "
-        "module owns are refused."
+        "Parameters become attributes of a torch.nn.Module, and so do names that blocks are assigned to: names that "
+        "the module owns are refused."
     )
 
     name: str

@@ -10,6 +10,7 @@ from recdsl.errors.graph import CannotInfer, TooLarge, Unreached
 from recdsl.graph import histories, losses
 from recdsl.graph.context import Context
 from recdsl.graph.declare import top_scope
+from recdsl.graph.emit import UNKNOWN
 from recdsl.graph.infer import state_types
 from recdsl.graph.reach import reached
 from recdsl.graph.scope import Ref, Scope
@@ -34,8 +35,7 @@ def build(spec: Spec, sizes: Mapping[str, int] | None = None) -> StepGraph:
     found = _losses(ctx, scope)
     carries = histories.carries(ctx, evaluator(ctx, scope))
     if not ctx.problems.found:
-        for full, span in ctx.unknown.items():
-            ctx.problems.add(CannotInfer(span, full))
+        _check_known(ctx, scope)
     if not ctx.problems.found:
         _check_reach(ctx, carries, found)
         _check_memory(ctx)
@@ -66,6 +66,16 @@ def _losses(ctx: Context, scope: Scope) -> list[Loss]:
         losses.check_selectors(ctx, decl)
     scope.losses = False
     return [loss for loss in found if loss is not None]
+
+
+def _check_known(ctx: Context, scope: Scope) -> None:
+    """Every state and every equation has a type."""
+    for full, span in ctx.unknown.items():
+        ctx.problems.add(CannotInfer(span, full))
+    for equation in [] if ctx.problems.found else ctx.spec.step:
+        for target in equation.targets:
+            if scope.names.get(target.text) in (None, Ref(UNKNOWN)):
+                ctx.problems.add(CannotInfer(target.span, target.text))
 
 
 def _check_reach(ctx: Context, carries: Sequence[Carry], found: Sequence[Loss]) -> None:

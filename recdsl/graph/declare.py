@@ -40,7 +40,7 @@ def _sizes(ev: Evaluator, sizes: tuple[SizeDecl, ...], given: Mapping[str, int])
     equations = {
         size.name.text: Equation((size.name,), size.value, size.name.span) for size in sizes if size.value is not None
     }
-    order, cycles = ordered(list(equations.values()))
+    order, _, cycles = ordered(list(equations.values()))
     for cycle in cycles:
         what = f"size `{cycle.span.text}`"
         ev.ctx.problems.add(NotConstant(cycle.span, what, "known without itself", "write a number", notes=cycle.notes))

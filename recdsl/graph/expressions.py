@@ -140,7 +140,9 @@ class Evaluator:
         entry = self.scope.names.get(item.text)
         match entry:
             case None if item.text in self.scope.assigned:
-                return Ref(UNKNOWN)
+                raise Stop(
+                    NotConstant(item.span, f"`{item.text}`", "a number or a size here", "it is assigned in the step")
+                )
             case None:
                 near = suggest(item.text, [*self.scope.known(), "t"])
                 raise Stop(UnknownName(item.span, item.text, near or self._place(item.text)))

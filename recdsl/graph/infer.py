@@ -22,7 +22,7 @@ def state_types(spec: Spec, sizes: Mapping[str, int], library: dict[str, BlockDe
     """The types of all states read at earlier steps that can be found."""
     ctx = Context(spec, sizes, {}, True, library)
     scope = top_scope(ctx)
-    equations, _ = ordered(spec.step)
+    equations, _, _ = ordered(spec.step)
     users, owner = dict[str, list[int]](), dict[str, int]()
     for place, equation in enumerate(equations):
         for name in names_in(equation.value, delayed=True):

@@ -37,8 +37,8 @@ def names_in(expression: Expression, delayed: bool = False) -> list[str]:
     return list(found)
 
 
-def ordered(equations: Sequence[Equation]) -> tuple[list[Equation], list[Problem]]:
-    """Each equation after those it needs, otherwise as written. Equations in a cycle come last, with a problem each."""
+def ordered(equations: Sequence[Equation]) -> tuple[list[Equation], list[Equation], list[Problem]]:
+    """Equations after those they need, otherwise as written; those that need a cycle; a problem for each cycle."""
     home = {target.text: place for place, equation in enumerate(equations) for target in equation.targets}
     needs = [sorted({home[name] for name in names_in(equation.value) if name in home}) for equation in equations]
     users: list[list[int]] = [[] for _ in equations]
@@ -56,7 +56,8 @@ def ordered(equations: Sequence[Equation]) -> tuple[list[Equation], list[Problem
             if missing[user] == 0:
                 heappush(ready, user)
     left = sorted(set(range(len(equations))) - set(done))
-    return [equations[place] for place in [*done, *left]], _cycles(equations, needs, left)
+    stuck = [equations[place] for place in left]
+    return [equations[place] for place in done], stuck, _cycles(equations, needs, left)
 
 
 def _cycles(equations: Sequence[Equation], needs: list[list[int]], left: list[int]) -> list[Problem]:

@@ -25,13 +25,12 @@ def evaluator(ctx: Context, scope: Scope) -> Evaluator:
 
 def run(ctx: Context, scope: Scope, equations: Sequence[Equation]) -> None:
     """Build all equations of a step."""
-    order, cycles = ordered(equations)
+    order, stuck, cycles = ordered(equations)
     for problem in cycles:
         ctx.problems.add(problem)
-    stuck = {problem.span for problem in cycles}
+    for equation in stuck:
+        scope.names.update({target.text: Ref(UNKNOWN) for target in equation.targets})
     for equation in order:
-        if cycles and any(target.span in stuck for target in equation.targets):
-            continue
         assign(ctx, scope, equation)
 
 

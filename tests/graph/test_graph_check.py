@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -29,7 +30,7 @@ def test_a_built_graph_holds() -> None:
     assert verify(_graph()).nodes
 
 
-MUTANTS = {
+MUTANTS: dict[str, Callable[[StepGraph], StepGraph]] = {
     "argument after the node": lambda g: _with(g, "tanh", args=(len(g.nodes) - 1,)),
     "wrong type": lambda g: _with(g, "tanh", type=Type("float", (Axis("m", 2),))),
     "wrong arity": lambda g: _with(g, "tanh", args=(0, 0)),
