@@ -111,9 +111,16 @@ class _Assembly:
             ("backward", self._backward_entry(bare, "b")),
             ("backward_outputs", self._backward_entry(full, "o")),
         ]
-        follows = (("backward", "forward"), ("backward_outputs", "forward"))
-        counts = tuple(f"windows{k}" for k in range(len(self.plan.classes)))
-        program = Program(self.graph.name, tuple(self.storages.values()), (), tuple(entries), counts, (), follows)
+        windowed = [k for k, routing in enumerate(self.plan.classes) if _windowed(routing)]
+        program = Program(
+            self.graph.name,
+            tuple(self.storages.values()),
+            (),
+            tuple(entries),
+            scalars=tuple(f"windows{k}" for k in windowed),
+            follows=(("backward", "forward"), ("backward_outputs", "forward")),
+            facts=tuple(fact for k in windowed for fact in _facts(k, self.plan.classes[k].window.every)),
+        )
         return Assembled(program, self._interface(), self._loose())
 
     def _loose(self) -> tuple[str, ...]:
@@ -214,7 +221,7 @@ class _Assembly:
         self._results(emitter)
         self.places.update({k: emitter.places[k] for k in sorted(emitter.places) if k in tape or k in self.places})
         for history in self.forward.histories:
-            if history.source in emitter.places:
+            if history.source in emitter.places and self.nodes[history.source].time:
                 self.places.setdefault(history.source, emitter.places[history.source])
         self.storages.update(emitter.storages)
         return tuple(emitter.body)
@@ -292,7 +299,7 @@ class _Assembly:
         given = frozenset(self.places)
         wanted = needed(nodes, [g for _, g in adjoint.gradients], given)
         items = schedule(nodes, wanted)
-        windowed = routing.window.size is not None and not _immediate(routing)
+        windowed = _windowed(routing)
         emitter = Emitter(nodes, self.places, self.names, prefix, _domain(routing) if windowed else WHOLE)
         emitter.stored = outside_uses(nodes, items, ())
         before, inside, after = _phases(nodes, items)
@@ -393,6 +400,16 @@ class _Tags:
 def _immediate(routing: RoutingClass) -> bool:
     """A window of one step has nothing to loop over: every crossing is cut."""
     return routing.window.size == 1
+
+
+def _windowed(routing: RoutingClass) -> bool:
+    return routing.window.size is not None and not _immediate(routing)
+
+
+def _facts(index: int, every: int) -> tuple[Affine, Affine]:
+    """The number of windows is `every` into T, rounded up: the last one has a step, and none is left out."""
+    name = f"windows{index}"
+    return Affine(every - 1, (("T", 1), (name, -every))), Affine(0, (("T", -1), (name, every)))
 
 
 def _domain(routing: RoutingClass) -> Domain:

@@ -74,6 +74,8 @@ class _Factor:
                 self._value(k)
 
     def _made(self, node: TNode, args: list[int]) -> int:
+        if node.op == "first" and self.builder.uniform(args[0]) == 0.0:
+            return self.builder.constant(0.0, node.type)
         if node.op in LEAVES or node.op == "first":
             return self.builder.add(TNode(node.op, tuple(args), node.attrs, node.type, node.time, node.name, node.span))
         return self.builder.op(node.op, *args, **dict(node.attrs))
