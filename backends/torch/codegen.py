@@ -314,7 +314,7 @@ class Entry:
         first: dict[str, int] = {}
         last: dict[str, int] = {}
         for number, line in enumerate(lines):
-            for name in NAME.findall(line):
+            for name in map(str, NAME.findall(line)):
                 for leased in {name, self.base.get(name, name)} & self.leased.keys():
                     first.setdefault(leased, number)
                     last[leased] = number
@@ -323,7 +323,7 @@ class Entry:
             level = min(depth_of(lines[first[name]]), shallowest(lines, first[name], last[name]))
             end = block_end(lines, last[name], level)
             found.setdefault(end, {}).setdefault(" " * level, []).append(name)
-        return {number: sorted(names.items()) for number, names in found.items()}
+        return {number: sorted(names.items(), reverse=True) for number, names in found.items()}
 
 
 ROOM = re.compile(r"@(\w+)@")

@@ -32,8 +32,8 @@ class CompiledModel(torch.nn.Module):
     """An ordinary module whose time loops, forward and backward, are generated.
 
     `model(batch)` takes inputs and targets by name, [time, batch, *axes] (integers [time, batch] for classes and
-    tokens), optionally `mask` and `reset` (bool [time, batch]: valid steps; steps before which the state starts anew) and a
-    `state` from an earlier call, which is a constant. Without targets there is no loss.
+    tokens), optionally `mask` and `reset` (bool [time, batch]: valid steps; steps before which the state
+    starts anew) and a `state` from an earlier call, which is a constant. Without targets there is no loss.
 
     What is not a parameter, buffer or method of `torch.nn.Module` is called `recdsl_...`, so that any name of the spec
     may be an attribute.
