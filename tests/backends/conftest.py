@@ -1,0 +1,17 @@
+"""Generated modules stay importable, so that tracebacks can show them; hundreds of them are let go after each test."""
+
+from __future__ import annotations
+
+import linecache
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def forget_generated_modules() -> Iterator[None]:
+    yield
+    for name in [name for name in sys.modules if name.startswith("recdsl_generated_")]:
+        del sys.modules[name]
+        linecache.cache.pop(f"<{name}>", None)
