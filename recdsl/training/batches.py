@@ -51,7 +51,7 @@ class Source:
 
     `draw` makes a sampler; `passes` tells how many batches cover a split once (None: it has no end).
     `sizes` are names that a spec's `sizes: {name: data}` can take; `symbols` is the text of each
-    label, where there is one; `fingerprint` identifies the data ("" where the options do).
+    label, where there is one; `fingerprint` computes what identifies the data ("" where the options do).
     """
 
     fields: tuple[Field, ...]
@@ -59,7 +59,7 @@ class Source:
     passes: Callable[[Request], int | None] = lambda _request: None
     sizes: Mapping[str, int] = field(default_factory=dict[str, int])
     symbols: tuple[str, ...] = ()
-    fingerprint: str = ""
+    fingerprint: Callable[[], str] = lambda: ""
 
 
 @dataclass

@@ -43,6 +43,7 @@ class Trainer:
         self.optimizer = optimizer(self.settings.optimizer, [parameter for _, parameter in self.named])
         self.rate = float(self.settings.optimizer.options["lr"])
         self.sampler = self._sampler("train")
+        self.fingerprint = self.source.fingerprint()
 
     def _sampler(self, split: str) -> Sampler:
         return self.source.draw(self._request(split))
@@ -58,7 +59,7 @@ class Trainer:
         try:
             self._update(call)
         except (RuntimeError, MemoryError) as error:
-            if isinstance(error, MemoryError) or "memory" in str(error).lower():
+            if isinstance(error, MemoryError) or "not enough memory" in str(error) or "out of memory" in str(error):
                 raise RunError(OutOfMemory(self.step, str(error).splitlines()[0][:200])) from error
             raise
         self.step += 1
@@ -124,7 +125,7 @@ class Trainer:
             "python": random.getstate(),
             "tally": [self.tally.sums, self.tally.counts],
             "seconds": self.seconds,
-            "fingerprint": self.source.fingerprint,
+            "fingerprint": self.fingerprint,
         }
         return tensors, rest
 

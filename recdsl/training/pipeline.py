@@ -17,12 +17,13 @@ from recdsl.training.settings import settings
 
 @dataclass(frozen=True)
 class Compiled:
-    """A compiled spec: the tree, what a batch holds, the module, and the spec with everything filled in."""
+    """A compiled spec: the tree, what a batch holds, the module, the spec with all filled in, the generated code."""
 
     spec: Spec
     inputs: tuple[Input, ...]
     module: nn.Module
     resolved: str
+    code: str = ""
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ def _build(path_or_text: str, overrides: Sequence[str]) -> Compiled:
     compilation = analyse(path_or_text, overrides)
     dtype = getattr(torch, settings(compilation.spec)["dtype"])
     module = find("torch").module(compilation, dtype)
-    return Compiled(compilation.spec, compilation.graph.inputs, module, _resolved(path_or_text, overrides))
+    resolved = _resolved(path_or_text, overrides)
+    return Compiled(compilation.spec, compilation.graph.inputs, module, resolved, compilation.source)
 
 
 def _resolved(path_or_text: str, overrides: Sequence[str]) -> str:

@@ -128,10 +128,12 @@ def _resume(
         made = reopen(run, overrides, trust, compiler)
         trainer = Trainer(made.compiled.module, made.source, made.binding, made.settings)
         whole = pick(run, resume, talk)
-        if whole.state["fingerprint"] != made.source.fingerprint:
-            raise RunError(DataChanged(whole.state["fingerprint"], made.source.fingerprint))
+        if whole.state["fingerprint"] != trainer.fingerprint:
+            raise RunError(DataChanged(whole.state["fingerprint"], trainer.fingerprint))
         trainer.restore(whole)
         run.rewind(whole.state["lines"])
+        if overrides:
+            run.write("overrides.json", json.dumps([*run.json("overrides.json"), *overrides]))
         talk.note(f"run {run.path}: goes on from step {trainer.step}" + _changes(overrides))
         run.log(f"resumed from {whole.path}" + _changes(overrides))
         return Session(run, trainer, talk, whole.state["lines"]).work()
@@ -167,14 +169,13 @@ def describe(run: Folder, made: Setup, path_or_text: str, overrides: Sequence[st
     sizes = {item.type.axes[0].name: item.size for item in made.compiled.inputs if item.type.axes}
     sizes |= dict(made.source.sizes)
     data = {
-        "fingerprint": made.source.fingerprint,
+        "fingerprint": made.source.fingerprint(),
         "symbols": list(made.source.symbols),
         "sizes": _data_sizes(made, known, sizes),
     }
     run.write("data.json", json.dumps(data))
-    code = getattr(made.compiled.module, "source", None)
-    if isinstance(code, str):
-        run.write("generated/model.py", code)
+    if made.compiled.code:
+        run.write("generated/model.py", made.compiled.code)
 
 
 def _data_sizes(made: Setup, known: set[str], sizes: dict[str, int]) -> dict[str, int]:

@@ -81,16 +81,16 @@ def test_names_of_users_make_no_paths(tmp_path: Path) -> None:
 class Stopping:
     """A compiler whose module sends a signal in its n-th training call."""
 
-    def __init__(self, call: int, number: signal.Signals) -> None:
-        self.call, self.number, self.seen = call, number, 0
+    def __init__(self, call: int, number: signal.Signals, real: Compiler = FAKE) -> None:
+        self.call, self.number, self.real, self.seen = call, number, real, 0
 
     def compiler(self) -> Compiler:
         def stopped(path_or_text: str, overrides: Any = ()) -> Any:
-            compiled = build(path_or_text, overrides)
+            compiled = self.real.build(path_or_text, overrides)
             compiled.module.register_forward_hook(self._hook)
             return compiled
 
-        return Compiler(read, stopped)
+        return Compiler(self.real.read, stopped)
 
     def _hook(self, module: Any, _inputs: Any, _output: Any) -> None:
         if module.training:

@@ -85,7 +85,7 @@ def open_source(options: Options, place: Place) -> Source:
     def passes(request: Request) -> int | None:
         return draw(request).passes if request.split != "train" else None
 
-    return Source(fields, draw, passes, sizes, fingerprint=fingerprint(contents(path)))
+    return Source(fields, draw, passes, sizes, fingerprint=lambda: fingerprint(contents(path)))
 
 
 class Steps(Windows):

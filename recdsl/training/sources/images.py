@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +65,7 @@ def read(folder: Path, name: str) -> tuple[Array, bytes]:
     return parse(data, str(packed)), raw
 
 
-def pairs(folder: Path) -> tuple[dict[str, tuple[Array, Array]], str]:
+def pairs(folder: Path) -> tuple[dict[str, tuple[Array, Array]], Callable[[], str]]:
     """Images and labels of "train" and "test", and their fingerprint. Raises RD0653."""
     found: dict[str, tuple[Array, Array]] = {}
     raws: list[bytes] = []
@@ -76,7 +77,7 @@ def pairs(folder: Path) -> tuple[dict[str, tuple[Array, Array]], str]:
             raise RunError(BadFile(str(folder), reason))
         found[split] = images, labels
         raws += [raw, raw_labels]
-    return found, fingerprint(*raws)
+    return found, lambda: fingerprint(*raws)
 
 
 def _folder(options: Options, place: Place) -> Path:

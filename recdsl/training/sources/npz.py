@@ -82,7 +82,7 @@ def open_source(options: Options, place: Place) -> Source:
 
     sizes = {field.name: field.size for field in fields if field.kind == "label"}
     counts = {split: stop - start for split, (start, stop) in bounds.items()}
-    return Source(fields, *epochs(counts, gather), sizes, fingerprint=fingerprint(contents(path)))
+    return Source(fields, *epochs(counts, gather), sizes, fingerprint=lambda: fingerprint(contents(path)))
 
 
 def _time_major(array: Array, field: Field) -> Array:

@@ -98,9 +98,11 @@ class Windows:
 
 def open_source(options: Options, place: Place) -> Source:
     """Fields `x` and `next`, labels below the number of characters, which is size `vocab`."""
-    parts = {split: points(text) for split, text in texts(options, place).items()}
-    alphabet = np.unique(np.concatenate([np.unique(part) for part in parts.values()]))
-    codes = {split: np.searchsorted(alphabet, part).astype(np.int32) for split, part in parts.items()}
+    parts = texts(options, place)
+    alphabet = sorted(set[str]().union(*map(set[str], parts.values())))
+    table = np.zeros(ord(alphabet[-1]) + 1 if alphabet else 1, np.int32)
+    table[[ord(char) for char in alphabet]] = np.arange(len(alphabet))
+    codes = {split: table[points(text)] for split, text in parts.items()}
 
     def draw(request: Request) -> Windows:
         return Windows(codes[request.split], options["length"], request)
@@ -112,6 +114,6 @@ def open_source(options: Options, place: Place) -> Source:
         draw,
         lambda request: draw(request).passes if request.split != "train" else None,
         {"vocab": vocab},
-        tuple(map(chr, alphabet.tolist())),
-        fingerprint(*(part.tobytes() for part in parts.values())),
+        tuple(alphabet),
+        lambda: fingerprint(*(text.encode() for text in parts.values())),
     )
