@@ -15,7 +15,7 @@ from recdsl.graph.expressions import Evaluator
 from recdsl.graph.functions import FUNCTIONS
 from recdsl.graph.library import find
 from recdsl.graph.names import MODULE_NAMES
-from recdsl.graph.scope import Argument, Entry, Function, Item, Items, Ref, Results, Scope, Silent, Stop, Text, Word
+from recdsl.graph.scope import Argument, Function, Item, Items, Ref, Results, Scope, Silent, Stop, Text, Word
 from recdsl.graph.sizes import Number, Size
 from recdsl.graph.types import Axis, Type
 from recdsl.source import Span
@@ -24,6 +24,7 @@ from recdsl.syntax.ast import BlockDecl, Declared, Equation, Expression, Name, P
 DEPTH = 32
 Run = Callable[[Context, Scope, Sequence[Equation]], None]
 Items_ = Mapping[str, Item]
+Option = Number | Text | Function | Items
 
 
 def define_step(ev: Evaluator, params: Sequence[ParamDecl], step: Sequence[Equation]) -> None:
@@ -158,7 +159,7 @@ class Expansion:
 
     # sizes and options
 
-    def _option(self, item: Item, name: str) -> Entry:
+    def _option(self, item: Item, name: str) -> Option:
         """A keyword's value: a size, a number, the name of a function or block, text, or a list of such."""
         return option(self.ev, item, name, self.call)
 
@@ -231,16 +232,29 @@ def _bound(scope: Scope, expression: Expression, size: Size) -> bool:
     return True
 
 
-def option(ev: Evaluator, item: Item, name: str, call: Call) -> Entry:
+def option(ev: Evaluator, item: Item, name: str, call: Call) -> Option:
     """A keyword's value, as a name of the block stands for it."""
-    if isinstance(item, Word):
-        entry = ev.scope.names.get(item.text)
-        if isinstance(entry, Number | Function | Items | Text):
-            return entry
-        if entry is None and (item.text in FUNCTIONS or find(ev.ctx, item.text)):
-            return Function(item.text)
-        item = ev.look(item)
-    if isinstance(item, Number | Text | Items | Function):
+    item = _named(ev, item)
+    if isinstance(item, Items):  # its words mean what they mean here, wherever the list is passed on to
+        return Items(tuple(_single(ev, part, name, call) for part in item.items))
+    return _single(ev, item, name, call)
+
+
+def _named(ev: Evaluator, item: Item) -> Item:
+    """What a word stands for, be it the name of a function or block."""
+    if not isinstance(item, Word):
+        return item
+    entry = ev.scope.names.get(item.text)
+    if isinstance(entry, Number | Function | Items | Text):
+        return entry
+    if entry is None and (item.text in FUNCTIONS or find(ev.ctx, item.text)):
+        return Function(item.text)
+    return ev.look(item)
+
+
+def _single(ev: Evaluator, item: Item, name: str, call: Call) -> Number | Text | Function:
+    item = _named(ev, item)
+    if isinstance(item, Number | Text | Function):
         return item
     if item == Ref(UNKNOWN):
         raise Silent

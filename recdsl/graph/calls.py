@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from recdsl.diagnostics import suggest
 from recdsl.errors.graph import BadCall
 from recdsl.graph.scope import Item, Stop
 from recdsl.source import Span
+
+if TYPE_CHECKING:
+    from recdsl.graph.expressions import Evaluator
 
 
 @dataclass(frozen=True)
@@ -72,3 +76,19 @@ def bind(call: Call, use: str) -> dict[str, Item]:
         if name not in found:
             raise Stop(BadCall(call.span, call.name, f"argument `{name}` is missing", f"`{use}`"))
     return found
+
+
+Given = dict[str, Item]
+"""Arguments by name."""
+
+
+Work = Callable[["Evaluator", Call, Given], Item]
+"""What a function builds."""
+
+
+@dataclass(frozen=True)
+class Builtin:
+    """A function or loss: how it is written, and what it builds."""
+
+    use: str
+    work: Work

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from recdsl.errors.graph import NotConstant, ReservedName, SizeFromData, WrongKind
+from recdsl.errors.graph import BadSize, NotConstant, ReservedName, SizeFromData, WrongKind
 from recdsl.graph import histories
 from recdsl.graph.blocks import define_step
 from recdsl.graph.context import Context
@@ -13,7 +13,7 @@ from recdsl.graph.expressions import Evaluator
 from recdsl.graph.names import INPUT_NAMES
 from recdsl.graph.order import ordered
 from recdsl.graph.scope import Argument, Ref, Scope, Stop, Target
-from recdsl.graph.sizes import Number, Size
+from recdsl.graph.sizes import LIMIT, Number, Size
 from recdsl.graph.step import Input
 from recdsl.graph.steps import evaluator
 from recdsl.graph.types import BOOL, INT, Axis, Type
@@ -61,6 +61,8 @@ def _given(ev: Evaluator, size: SizeDecl, given: Mapping[str, int]) -> None:
     if size.name.text not in given:
         raise Stop(SizeFromData(size.name.span, size.name.text))
     value = given[size.name.text]
+    if not 1 <= value <= LIMIT:
+        raise Stop(BadSize(size.name.span, size.name.text, str(value)))
     ev.scope.names[size.name.text] = Number(value, Size(size.name.text, value))
 
 

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from recdsl.diagnostics import suggest
 from recdsl.errors.graph import (
-    BadNumber,
     BadSize,
-    NotAMatrix,
     NotConstant,
-    OutOfRange,
     Refused,
     TargetInStep,
     UnknownName,
     WrongKind,
 )
-from recdsl.graph import align
+from recdsl.graph import align, operators
 from recdsl.graph.calls import Call
 from recdsl.graph.context import Context
 from recdsl.graph.emit import UNKNOWN
@@ -36,14 +32,11 @@ from recdsl.graph.scope import (
     Text,
     Word,
 )
-from recdsl.graph.sizes import LIMIT, Number, Size, fold, literal
-from recdsl.graph.types import FLOAT, Axis, Type
+from recdsl.graph.sizes import LIMIT, Number, Size, literal
+from recdsl.graph.types import FLOAT, Type
 from recdsl.ops.base import ShapeError
 from recdsl.source import Span
 from recdsl.syntax.ast import Expression, Node, TypeExpr
-
-ARITHMETIC = {"+": "add", "-": "sub", "*": "mul", "/": "div", "%": "mod"}
-COMPARISONS = {"<": "lt", "<=": "le", ">": "gt", ">=": "ge", "==": "eq", "!=": "ne"}
 
 CallHandler = Callable[["Evaluator", Call, bool], Item]
 DelayHandler = Callable[["Evaluator", str, int, Span], int]
@@ -109,25 +102,7 @@ class Evaluator:
             case "list":
                 return Items(tuple(args))
             case _:
-                return self._operator(node, args)
-
-    def _operator(self, node: Node, args: list[Item]) -> Item:
-        op, span = str(node.value), node.span
-        match node.kind:
-            case "unary":
-                return self._unary(op, args[0], span)
-            case "binary":
-                return self.binary(op, args[0], args[1], span)
-            case "compare":
-                return self.compare(op, args[0], args[1], span)
-            case "concat":
-                return self._concat(args, span)
-            case "pick":
-                return Ref(self.pick(self.node(args[0], span), op, args[1], span))
-            case "transpose":
-                return Ref(self.transpose(self.node(args[0], span), span))
-            case kind:
-                raise AssertionError(kind)
+                return operators.apply(self, node, args)
 
     # names and constants
 
@@ -255,173 +230,6 @@ class Evaluator:
             return None
         full = [value if self.ctx.known(value) else known[0] for value in values.values()]
         return dict(zip(values, align.aligned(self.b, full, what, span), strict=True))
-
-    def binary(self, op: str, left: Item, right: Item, span: Span) -> Item:
-        a, b = self.look(left), self.look(right)
-        if op in ("and", "or"):
-            return self._logical(op, (a, b), span)
-        if isinstance(a, Number) and isinstance(b, Number) and op != "@":
-            return self.folded(span, lambda: fold(op, a, b))
-        if op == "@":
-            return Ref(self._matmul(self.node(a, span), self.node(b, span), span))
-        if op == "**":
-            return self._power(a, b, span)
-        return self.join(ARITHMETIC[op], (a, b), span, f"`{op}`")
-
-    def folded(self, span: Span, work: Callable[[], Number]) -> Number:
-        """Arithmetic on numbers."""
-        try:
-            return work()
-        except OverflowError:
-            raise Stop(BadNumber(span, f"`{shown(span)}` is too large for a number")) from None
-        except (ArithmeticError, ValueError) as error:
-            raise Stop(BadNumber(span, f"`{shown(span)}` has no value: {error}")) from None
-
-    def _matmul(self, left: int, right: int, span: Span) -> int:
-        if left == UNKNOWN:
-            return UNKNOWN
-        if not self.ctx.known(right):
-            axes = self.b.type(left).axes[:-1]
-            return self.b.constant(0.0, Type("float", axes)) if self.ctx.optimistic else UNKNOWN
-        left, right = (self._float_or_open(side, span) for side in (left, right))
-        return align.matmul(self.b, left, right, span)
-
-    def _float_or_open(self, value: int, span: Span) -> int:
-        return self.floats(value, "`@`", span) if self.ctx.known(value) else value
-
-    def _power(self, base: Item, exponent: Item, span: Span) -> Item:
-        if isinstance(exponent, Number):
-            if exponent.value == 2:
-                return self.join("mul", (base, base), span, "`**`")
-            return self.join("power", (base,), span, "`**`", exponent=float(exponent.value))
-        if isinstance(base, Number):
-            if base.value <= 0:
-                raise Stop(BadNumber(span, f"`{shown(span)}`: the base of a power is {base.value}, not above 0"))
-            raised = self.join("mul", (exponent, self.math("log", base, span)), span, "`**`")
-        else:
-            raised = self.join("mul", (exponent, self.math("log", base, span)), span, "`**`")
-        return self.math("exp", raised, span)
-
-    def math(self, op: str, item: Item, span: Span) -> Item:
-        """An elementwise op of one operand; of a number, its value."""
-        item = self.look(item)
-        if isinstance(item, Number):
-            value = item.value
-            return self.folded(span, lambda: finite(NUMERIC[op](value)))
-        return self.join(op, (item,), span, f"`{op}`")
-
-    def _unary(self, op: str, operand: Item, span: Span) -> Item:
-        if op == "not":
-            return self._logical("not", (operand,), span)
-        item = self.look(operand)
-        if isinstance(item, Number):
-            return item if op == "+" else Number(-item.value)
-        value = self.floats(self.node(item, span), f"`{op}`", span)
-        return Ref(value if op == "+" else self.b.op("neg", value))
-
-    def _logical(self, op: str, items: Sequence[Item], span: Span) -> Ref:
-        values = {k: self.node(item, span) for k, item in enumerate(items)}
-        for value in values.values():
-            if self.ctx.known(value) and self.b.type(value).dtype != "bool":
-                raise Stop(WrongKind(span, f"`{op}`", str(self.b.type(value)), "compare first, as in `x > 0`"))
-        wide = self.together(values, f"`{op}`", span)
-        return Ref(UNKNOWN if wide is None else self.b.op(op, *wide.values()))
-
-    def compare(self, op: str, left: Item, right: Item, span: Span) -> Item:
-        items = [self.look(left), self.look(right)]
-        whole = [self._integer(item, span) for item in items]
-        if any(isinstance(item, Ref) and self._is_int(item.id) for item in items) and None not in whole:
-            ids = [value for value in whole if value is not None]
-            return Ref(self.b.op(COMPARISONS[op], *ids))
-        return self.join(COMPARISONS[op], items, span, f"`{op}`")
-
-    def _is_int(self, value: int) -> bool:
-        return self.ctx.known(value) and self.b.type(value).dtype == "int"
-
-    def _integer(self, item: Item, span: Span) -> int | None:
-        """A class, a token or a whole number, as an integer value."""
-        if isinstance(item, Ref) and self._is_int(item.id):
-            return item.id
-        if isinstance(item, Number) and isinstance(item.value, int):
-            return self.b.constant(item.value, Type("int"))
-        return None
-
-    # moving axes
-
-    def _concat(self, items: Sequence[Item], span: Span) -> Ref:
-        values = [self.floats(self.node(item, span), "`[...; ...]`", span) for item in items]
-        return Ref(UNKNOWN if UNKNOWN in values else align.concat(self.b, values, span))
-
-    def transpose(self, value: int, span: Span) -> int:
-        if not self.ctx.known(value):
-            return UNKNOWN
-        type = self.b.type(value)
-        if len(type.axes) != 2:
-            raise Stop(
-                NotAMatrix(span, "`.T`", str(type), "name the axes instead: `dot`, `sum`, or elementwise by name")
-            )
-        return self.b.op("transpose", value, order=(1, 0))
-
-    def pick(self, value: int, axis: str, index: Item, span: Span) -> int:
-        """`z[gate=0]` or `W[vocab=x]`."""
-        if value == UNKNOWN:
-            return UNKNOWN
-        axis = self.scope.axis_name(axis)
-        value = self._float_or_open(value, span)
-        at = align.position(self.b.type(value), axis, span)
-        whole, index = self.b.type(value).axes[at], self.look(index)
-        if isinstance(index, Number):
-            if not isinstance(index.value, int) or not 0 <= index.value < whole.size:
-                raise Stop(OutOfRange(span, f"{index.value:g}", axis, whole.size))
-            entry = self.b.op("slice", value, at=at, start=index.value, axis=Axis("1", 1))
-            return self.b.op("sum", entry, over=(at,))
-        where = self.index(self.node(index, span), whole, span)
-        return self.b.op("gather", value, where, at=at)
-
-    def index(self, value: int, axis: Axis, span: Span) -> int:
-        """A class or token that may index the axis; a one-hot input counts as its class."""
-        if value == UNKNOWN:
-            return UNKNOWN
-        value = self.ctx.onehot.get(value, value)
-        own = self.ctx.index_axis.get(value)
-        if own is None:
-            message = f"an index of type {self.b.type(value)}"
-            raise Stop(Refused(span, message, "index by a class, a token or a number"))
-        if own != axis:
-            message = f"a class of `{own}` as an index of axis `{axis}`"
-            raise Stop(Refused(span, message, f"declare it as `class[{axis.name}]` or `token[{axis.name}]`"))
-        return value
-
-
-NUMERIC: Mapping[str, Callable[[float], float]] = {
-    "exp": math.exp,
-    "log": math.log,
-    "sqrt": math.sqrt,
-    "tanh": math.tanh,
-    "sin": math.sin,
-    "cos": math.cos,
-    "abs": abs,
-    "floor": math.floor,
-    "erf": math.erf,
-    "neg": lambda x: -x,
-    "sign": lambda x: float((x > 0) - (x < 0)),
-    "relu": lambda x: max(x, 0.0),
-    "sigmoid": lambda x: 0.5 + 0.5 * math.tanh(0.5 * x),
-    "softplus": lambda x: max(x, 0.0) + math.log1p(math.exp(-abs(x))),
-}
-
-
-def finite(value: float) -> Number:
-    """A computed number. Raises ArithmeticError."""
-    if not math.isfinite(value):
-        raise ArithmeticError("not a finite number")
-    return Number(float(value))
-
-
-def shown(span: Span) -> str:
-    """The text of a place, shortened."""
-    text = " ".join(span.text.split())
-    return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 def _keyword_words(expression: Expression) -> frozenset[int]:

@@ -4,26 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
-from recdsl.errors.graph import AxisNeeded, BadCall, NotConstant, OutOfRange, RenameClash, WrongKind
-from recdsl.graph import align
-from recdsl.graph.calls import Call, bind
+from recdsl.errors.graph import BadCall, WrongKind
+from recdsl.graph import operators
+from recdsl.graph.axes import AXES
+from recdsl.graph.calls import Builtin, Call, Given, bind
 from recdsl.graph.emit import UNKNOWN
-from recdsl.graph.expressions import NUMERIC, Evaluator
-from recdsl.graph.scope import Item, Number, Ref, Stop, Text, Word, show_axes
-from recdsl.graph.types import Axis
-
-Given = dict[str, Item]
-Work = Callable[[Evaluator, Call, Given], Item]
-
-
-@dataclass(frozen=True)
-class Builtin:
-    """A function: how it is written, and what it builds."""
-
-    use: str
-    work: Work
+from recdsl.graph.expressions import Evaluator
+from recdsl.graph.operators import NUMERIC, elementwise
+from recdsl.graph.reductions import REDUCTIONS
+from recdsl.graph.scope import Item, Number, Ref, Stop, Text, Word
 
 
 def apply(ev: Evaluator, call: Call) -> Item:
@@ -36,7 +26,7 @@ def apply(ev: Evaluator, call: Call) -> Item:
 
 
 def _plain(op: str) -> Builtin:
-    return Builtin(f"{op}(x)", lambda ev, call, given: ev.math(op, given["x"], call.span))
+    return Builtin(f"{op}(x)", lambda ev, call, given: elementwise(ev, op, given["x"], call.span))
 
 
 class Maths:
@@ -48,14 +38,14 @@ class Maths:
     def op(self, name: str, *items: Item) -> Item:
         found = [self.ev.look(item) for item in items]
         if len(found) == 1 and name in NUMERIC:
-            return self.ev.math(name, found[0], self.call.span)
+            return elementwise(self.ev, name, found[0], self.call.span)
         return self.ev.join(name, found, self.call.span, f"`{self.call.name}`")
 
     def bin(self, op: str, left: Item, right: Item) -> Item:
-        return self.ev.binary(op, left, right, self.call.span)
+        return operators.binary(self.ev, op, left, right, self.call.span)
 
     def where(self, left: Item, op: str, right: Item, then: Item, other: Item) -> Item:
-        condition = self.ev.compare(op, left, right, self.call.span)
+        condition = operators.compare(self.ev, op, left, right, self.call.span)
         return choose(self.ev, condition, then, other, self.call)
 
 
@@ -137,169 +127,6 @@ def _spike(ev: Evaluator, call: Call, given: Given) -> Item:
     return ev.join("spike", (given["x"],), call.span, "`spike`", surrogate=shape.text, width=width)
 
 
-# over axes
-
-
-def axes_at(ev: Evaluator, value: int, given: Given, call: Call, last: bool = False) -> tuple[int, ...]:
-    """Positions of the axes that a call names; without `axis=` the only one (with `last`: the last)."""
-    type = ev.b.type(value)
-    if "axis" in given:
-        return tuple(align.position(type, name, call.span) for name in ev.axes_named(given["axis"], call.span))
-    if len(type.axes) == 1 or (last and type.axes):
-        return (len(type.axes) - 1,)
-    hint = f"write `axis=` with one of {show_axes(type.axes)}" if type.axes else "it is a scalar"
-    raise Stop(AxisNeeded(call.span, call.name, str(type), hint))
-
-
-Reduce = Callable[[Evaluator, int, tuple[int, ...]], int]
-
-
-def _over(name: str, reduce: Reduce, last: bool = False) -> Work:
-    def work(ev: Evaluator, call: Call, given: Given) -> Item:
-        value = ev.floats(ev.node(given["x"], call.span), f"`{name}`", call.span)
-        return Ref(UNKNOWN if value == UNKNOWN else reduce(ev, value, axes_at(ev, value, given, call, last)))
-
-    return work
-
-
-def total(ev: Evaluator, value: int, at: tuple[int, ...]) -> int:
-    return ev.b.op("sum", value, over=tuple(sorted(at)))
-
-
-def mean(ev: Evaluator, value: int, at: tuple[int, ...]) -> int:
-    count = math.prod(ev.b.type(value).axes[k].size for k in at)
-    summed = total(ev, value, at)
-    return ev.b.op("mul", summed, ev.b.const(1.0 / count, summed)) if count > 1 else summed
-
-
-def _stepwise(op: str) -> Reduce:
-    """Reductions over several axes, one after another, the later ones first."""
-
-    def reduce(ev: Evaluator, value: int, at: tuple[int, ...]) -> int:
-        for place in sorted(at, reverse=True):
-            value = ev.b.op(op, value, at=place)
-        return value
-
-    return reduce
-
-
-def _least(ev: Evaluator, value: int, at: tuple[int, ...]) -> int:
-    return ev.b.op("neg", _stepwise("reduce_max")(ev, ev.b.op("neg", value), at))
-
-
-def _norm(ev: Evaluator, value: int, at: tuple[int, ...]) -> int:
-    return ev.b.op("sqrt", total(ev, ev.b.op("mul", value, value), at))
-
-
-def _softmax(ev: Evaluator, value: int, at: tuple[int, ...]) -> int:
-    if len(at) == 1:
-        return ev.b.op("softmax", value, at=at[0])
-    return ev.b.op("exp", log_softmax(ev, value, at))
-
-
-def log_softmax(ev: Evaluator, value: int, at: tuple[int, ...]) -> int:
-    axes = ev.b.type(value).axes
-    rest = tuple(k for k in range(len(axes)) if k not in at)
-    wide = ev.b.op("broadcast", _stepwise("logsumexp")(ev, value, at), axes=axes, at=rest)
-    return ev.b.op("sub", value, wide)
-
-
-def _extreme(name: str, op: str, reduce: Reduce) -> Builtin:
-    """max and min: of several values, or of one along an axis."""
-
-    def work(ev: Evaluator, call: Call, given: Given) -> Item:
-        others = [given[key] for key in given if key.isdigit()]
-        if not others:
-            return _over(name, reduce)(ev, call, given)
-        if "axis" in given:
-            raise Stop(
-                BadCall(call.span, name, "several values and an axis", f"`{name}(a, b)` or `{name}(x, axis=hid)`")
-            )
-        found = ev.look(given["x"])
-        for other in others:
-            found = ev.join(op, (found, other), call.span, f"`{name}`")
-        return found
-
-    return Builtin(f"{name}(x, *others, axis=)", work)
-
-
-def _dot(ev: Evaluator, call: Call, given: Given) -> Item:
-    if "over" not in given:
-        raise Stop(BadCall(call.span, "dot", "argument `over` is missing", "`dot(a, b, over=hid)`"))
-    left, right = (ev.floats(ev.node(given[side], call.span), "`dot`", call.span) for side in "ab")
-    if UNKNOWN in (left, right):
-        return Ref(UNKNOWN)
-    return Ref(align.dot(ev.b, left, right, ev.axes_named(given["over"], call.span), call.span))
-
-
-# names of axes
-
-
-def _rename(ev: Evaluator, call: Call, given: Given) -> Item:
-    value = ev.floats(ev.node(given.pop("x"), call.span), "`rename`", call.span)
-    if value == UNKNOWN:
-        return Ref(UNKNOWN)
-    axes = list(ev.b.type(value).axes)
-    for old, item in given.items():
-        place = align.position(ev.b.type(value), ev.scope.axis_name(old), call.span)
-        axes[place] = _renamed(ev, call, axes[place], item)
-    names = [axis.name for axis in axes]
-    for axis, old in zip(axes, ev.b.type(value).axes, strict=True):
-        if axis != old and names.count(axis.name) > 1:
-            raise Stop(RenameClash(call.span, old.name, axis.name, f"the value has `{axis.name}` twice then"))
-    return Ref(ev.b.op("rename", value, axes=tuple(axes)))
-
-
-def _renamed(ev: Evaluator, call: Call, axis: Axis, item: Item) -> Axis:
-    if isinstance(item, Number) and item.size:
-        size = item.size
-    elif isinstance(item, Word | Text):
-        size = ev.scope.size(item.text)
-        if size is None:
-            return Axis(item.text, axis.size)
-    else:
-        raise Stop(NotConstant(call.span, "the new name", "the name of an axis", "write `rename(h, hid=twin)`"))
-    if size.value != axis.size:
-        why = f"`{axis.name}` has {axis.size} entries, `{size.text}` has {size.value}"
-        raise Stop(RenameClash(call.span, axis.name, size.text, why))
-    return size.axis
-
-
-def _slice(ev: Evaluator, call: Call, given: Given) -> Item:
-    value = ev.floats(ev.node(given["x"], call.span), "`slice`", call.span)
-    if value == UNKNOWN:
-        return Ref(UNKNOWN)
-    (at, *more) = axes_at(ev, value, given, call)
-    start = ev.number(given.get("start", Number(0)), "`start`", call.span).value
-    if "size" not in given or more:
-        raise Stop(
-            BadCall(call.span, "slice", "`size` is missing" if not more else "several axes", FUNCTIONS["slice"].use)
-        )
-    size = ev.size(given["size"], "`size`", call.span)
-    whole = ev.b.type(value).axes[at]
-    if start != int(start) or start < 0 or start + size.value > whole.size:
-        end = f"{start:g} to {start + size.value - 1:g}"
-        raise Stop(OutOfRange(call.span, end, whole.name, whole.size))
-    return Ref(ev.b.op("slice", value, at=at, start=int(start), axis=size.axis))
-
-
-def _onehot(ev: Evaluator, call: Call, given: Given) -> Item:
-    value = ev.node(given["y"], call.span)
-    if value in ev.ctx.onehot or value == UNKNOWN:
-        return Ref(value)
-    axis = ev.ctx.index_axis.get(value)
-    if axis is None:
-        raise Stop(WrongKind(call.span, "`onehot`", str(ev.b.type(value)), "its operand is a class or token"))
-    found = ev.b.op("one_hot", value, axis=axis)
-    ev.ctx.onehot[found] = value
-    return Ref(found)
-
-
-def _eye(ev: Evaluator, call: Call, given: Given) -> Item:
-    axis = ev.size(given["size"], "the argument of `eye`", call.span).axis
-    return Ref(ev.b.op("eye", axes=(axis, axis)))
-
-
 def _stop(ev: Evaluator, call: Call, given: Given) -> Item:
     return ev.join("stop", (given["x"],), call.span, "`stop`")
 
@@ -309,7 +136,7 @@ def _straight(ev: Evaluator, call: Call, given: Given) -> Item:
 
 
 def _transpose(ev: Evaluator, call: Call, given: Given) -> Item:
-    return Ref(ev.transpose(ev.node(given["x"], call.span), call.span))
+    return Ref(operators.transpose(ev, ev.node(given["x"], call.span), call.span))
 
 
 _PLAIN: Sequence[str] = (
@@ -317,6 +144,8 @@ _PLAIN: Sequence[str] = (
 )  # fmt: skip
 
 FUNCTIONS: Mapping[str, Builtin] = {
+    **REDUCTIONS,
+    **AXES,
     **{name: _plain(name) for name in _PLAIN},
     "tan": _composed("tan(x)", lambda m, g: m.bin("/", m.op("sin", g["x"]), m.op("cos", g["x"]))),
     "gelu": _composed("gelu(x)", _gelu),
@@ -333,22 +162,9 @@ FUNCTIONS: Mapping[str, Builtin] = {
     "sinh": _composed("sinh(x)", lambda m, g: _hyperbolic(m, g, "-")),
     "cosh": _composed("cosh(x)", lambda m, g: _hyperbolic(m, g, "+")),
     "clamp": _composed("clamp(x, lo, hi)", lambda m, g: _clamp(m, g["x"], g["lo"], g["hi"])),
-    "max": _extreme("max", "maximum", _stepwise("reduce_max")),
-    "min": _extreme("min", "minimum", _least),
     "where": Builtin("where(c, a, b)", _where),
-    "sum": Builtin("sum(x, axis=)", _over("sum", total)),
-    "mean": Builtin("mean(x, axis=)", _over("mean", mean)),
-    "logsumexp": Builtin("logsumexp(x, axis=)", _over("logsumexp", _stepwise("logsumexp"))),
-    "norm": Builtin("norm(x, axis=)", _over("norm", _norm)),
-    "softmax": Builtin("softmax(x, axis=)", _over("softmax", _softmax, last=True)),
-    "log_softmax": Builtin("log_softmax(x, axis=)", _over("log_softmax", log_softmax, last=True)),
-    "dot": Builtin("dot(a, b, over=)", _dot),
-    "rename": Builtin("rename(x, **axes)", _rename),
-    "slice": Builtin("slice(x, axis=, start=, size=)", _slice),
-    "onehot": Builtin("onehot(y)", _onehot),
     "stop": Builtin("stop(x)", _stop),
     "spike": Builtin("spike(x, surrogate=, width=)", _spike),
     "straight_through": Builtin("straight_through(hard, soft)", _straight),
-    "eye": Builtin("eye(size)", _eye),
     "transpose": Builtin("transpose(x)", _transpose),
 }

@@ -8,12 +8,13 @@ from fnmatch import fnmatchcase
 from recdsl.diagnostics import suggest
 from recdsl.errors.graph import LossAxes, NoMatch, NotALoss, NotYet, UnknownLoss, WrongKind
 from recdsl.graph import align
-from recdsl.graph.calls import Call, bind
+from recdsl.graph.calls import Builtin, Call, Given, bind
 from recdsl.graph.context import Context
 from recdsl.graph.emit import UNKNOWN
 from recdsl.graph.expressions import Evaluator
-from recdsl.graph.functions import Builtin, Given, Maths, log_softmax, mean, total
+from recdsl.graph.functions import Maths
 from recdsl.graph.histories import read
+from recdsl.graph.reductions import log_softmax, mean, total
 from recdsl.graph.scope import Item, Ref, Scope, Silent, Stop
 from recdsl.graph.sizes import Number
 from recdsl.graph.step import Loss

@@ -11,7 +11,8 @@ from recdsl.graph.blocks import Expansion
 from recdsl.graph.calls import Call
 from recdsl.graph.context import Context
 from recdsl.graph.emit import UNKNOWN
-from recdsl.graph.expressions import Evaluator, shown
+from recdsl.graph.expressions import Evaluator
+from recdsl.graph.operators import shown
 from recdsl.graph.order import ordered
 from recdsl.graph.scope import Function, Item, Ref, Results, Scope, Silent, Stop
 from recdsl.ops.base import ShapeError

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from graph_support import graph_of, parameters, problems, step_of, unroll
 
@@ -15,10 +17,10 @@ def test_gru_reset_after_is_torch_gru() -> None:
     p = parameters(graph)
     cell = torch.nn.GRU(3, 4, dtype=torch.float64)
     with torch.no_grad():
-        cell.weight_ih_l0.copy_(torch.cat([p["h.Wr"], p["h.Wz"], p["h.Wn"]]))
-        cell.weight_hh_l0.copy_(torch.cat([p["h.Ur"], p["h.Uz"], p["h.Un"]]))
-        cell.bias_ih_l0.copy_(torch.cat([p["h.br"], p["h.bz"], p["h.bn"]]))
-        cell.bias_hh_l0.copy_(torch.cat([0 * p["h.br"], 0 * p["h.bz"], p["h.cn"]]))
+        cell.get_parameter("weight_ih_l0").copy_(torch.cat([p["h.Wr"], p["h.Wz"], p["h.Wn"]]))
+        cell.get_parameter("weight_hh_l0").copy_(torch.cat([p["h.Ur"], p["h.Uz"], p["h.Un"]]))
+        cell.get_parameter("bias_ih_l0").copy_(torch.cat([p["h.br"], p["h.bz"], p["h.bn"]]))
+        cell.get_parameter("bias_hh_l0").copy_(torch.cat([0 * p["h.br"], 0 * p["h.bz"], p["h.cn"]]))
         expected, _ = cell(XS)
     found = torch.stack([out["h"] for out in unroll(graph, p, STEPS)])
     assert torch.allclose(found, expected, rtol=1e-12)
@@ -29,10 +31,10 @@ def test_lstm_is_torch_lstm() -> None:
     p = parameters(graph)
     cell = torch.nn.LSTM(3, 4, dtype=torch.float64)
     with torch.no_grad():
-        cell.weight_ih_l0.copy_(torch.cat([p[f"h.W{g}"] for g in "ifgo"]))
-        cell.weight_hh_l0.copy_(torch.cat([p[f"h.U{g}"] for g in "ifgo"]))
-        cell.bias_ih_l0.copy_(torch.cat([p[f"h.b{g}"] for g in "ifgo"]))
-        cell.bias_hh_l0.zero_()
+        cell.get_parameter("weight_ih_l0").copy_(torch.cat([p[f"h.W{g}"] for g in "ifgo"]))
+        cell.get_parameter("weight_hh_l0").copy_(torch.cat([p[f"h.U{g}"] for g in "ifgo"]))
+        cell.get_parameter("bias_ih_l0").copy_(torch.cat([p[f"h.b{g}"] for g in "ifgo"]))
+        cell.get_parameter("bias_hh_l0").zero_()
         expected, (_, last) = cell(XS)
     outs = unroll(graph, p, STEPS)
     assert torch.allclose(torch.stack([out["h"] for out in outs]), expected, rtol=1e-12)
@@ -65,10 +67,10 @@ def test_elman_is_torch_rnn() -> None:
     p = parameters(graph)
     cell = torch.nn.RNN(3, 4, dtype=torch.float64)
     with torch.no_grad():
-        cell.weight_ih_l0.copy_(p["h.W"])
-        cell.weight_hh_l0.copy_(p["h.U"])
-        cell.bias_ih_l0.copy_(p["h.b"])
-        cell.bias_hh_l0.zero_()
+        cell.get_parameter("weight_ih_l0").copy_(p["h.W"])
+        cell.get_parameter("weight_hh_l0").copy_(p["h.U"])
+        cell.get_parameter("bias_ih_l0").copy_(p["h.b"])
+        cell.get_parameter("bias_hh_l0").zero_()
         expected, _ = cell(XS)
     found = torch.stack([out["h"] for out in unroll(graph, p, STEPS)])
     assert torch.allclose(found, expected, rtol=1e-12)
@@ -113,3 +115,45 @@ def test_thirty_two_nested_blocks_and_no_more() -> None:
 
     assert graph_of(text(32)).outputs[0][0] == "y"
     assert [code for code, *_ in problems(text(33))] == ["RD0315"]
+
+
+OWN = """recdsl: 1
+sizes: {inp: 3, hid: 4}
+inputs: {x: "float[inp]"}
+blocks:
+  deep:
+    arguments: {x: "float[n]"}
+    sizes: {layers: required}
+    fold: layers
+    step: |
+      h = gru(x, size=layers)
+    returns: h
+  wrap:
+    arguments: {x: "float[n]"}
+    sizes: {many: required, act: relu}
+    step: |
+      y = mlp(x, sizes=many, activation=act)
+    returns: y
+step: |
+  a = deep(x, layers=[5, hid, hid])
+  b = wrap(a, many=[6, hid], act=tanh)
+loss: mse(b, a[t-1])
+"""
+
+
+def test_folds_carry_and_lists_are_passed_on() -> None:
+    graph = graph_of(OWN)
+    assert [carry.name for carry in graph.carries] == ["a.0.h", "a.1.h", "a.2.h", "a"]
+    assert "a.1.h.Wz" in {parameter.name for parameter in graph.parameters}
+    assert {"b.0.W", "b.1.b"} <= {parameter.name for parameter in graph.parameters}
+    assert "tanh" in {node.op for node in graph.nodes if node.name.startswith("b")}
+
+
+def test_a_block_in_a_file_beside_the_spec(tmp_path: Path) -> None:
+    (tmp_path / "scale.yaml").write_text(
+        'recdsl: 1\nblock: scale\narguments: {x: "float[n]"}\nparams: {k: "float[n] = 1"}\n'
+        "step: y = k * x\nreturns: y\n"
+    )
+    spec = tmp_path / "spec.yaml"
+    spec.write_text('recdsl: 1\ninputs: {x: "float[3]"}\nstep: h = scale(x)\nloss: mse(h, 0)\n')
+    assert [parameter.name for parameter in graph_of(str(spec)).parameters] == ["h.k"]
