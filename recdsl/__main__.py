@@ -1,0 +1,5 @@
+"""`python -m recdsl`."""
+
+from recdsl.cli import main
+
+main()

@@ -1,0 +1,123 @@
+"""`recdsl compile`: any stage of a spec as text, and the generated module as a file."""
+
+from __future__ import annotations
+
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from recdsl.cli.frame import OK, AsJson, BadInput, Overrides, SpecArgument, command, complain, say, say_json, spec_text
+
+if TYPE_CHECKING:
+    from recdsl.driver import Compilation
+
+
+class Stage(StrEnum):
+    """The stages, in the order of the pipeline."""
+
+    SPEC = "spec"
+    GRAPH = "graph"
+    PLAN = "plan"
+    PROGRAM = "program"
+    SOURCE = "source"
+
+
+def add(app: typer.Typer) -> None:
+    @command(app, "compile")
+    def compile(  # pyright: ignore[reportUnusedFunction]
+        spec: SpecArgument,
+        overrides: Overrides = None,
+        stage: Annotated[Stage, typer.Option("--show", help="Which stage.")] = Stage.SOURCE,
+        output: Annotated[str | None, typer.Option("-o", "--output", metavar="FILE", help="Write it there.")] = None,
+        as_json: AsJson = False,
+    ) -> int:
+        """Compile a spec to a PyTorch module: one Python file that needs torch alone."""
+        from recdsl.driver import analyse
+
+        compilation = analyse(spec_text(spec), overrides or ())
+        text = show(compilation, stage)
+        if output is not None and output != "-":
+            write(output, text, spec)
+        elif as_json:
+            say_json(described(compilation, stage, text))
+        else:
+            say(text.rstrip("\n"))
+        return OK
+
+
+def write(output: str, text: str, spec: str) -> None:
+    """Put the text into a file, at once or not at all."""
+    from recdsl.training.store import replace
+
+    path = Path(os.path.realpath(output))
+    if path == Path(os.path.realpath(spec)):
+        raise BadInput(f"{output} is the spec itself")
+    if path.is_dir():
+        raise BadInput(f"{output} is a folder; name a file in it")
+    replace(path, text.encode())
+    complain(f"wrote {output}: {len(text.splitlines()):,} lines")
+
+
+def show(compilation: Compilation, stage: Stage) -> str:
+    """The text form of a stage."""
+    match stage:
+        case Stage.SPEC:
+            from recdsl.syntax.printer import print_spec
+
+            return print_spec(compilation.spec)
+        case Stage.GRAPH:
+            from recdsl.graph.text import text
+
+            return text(compilation.graph)
+        case Stage.PLAN:
+            return plan_text(compilation)
+        case Stage.PROGRAM:
+            from recdsl.program.text import show as program_text
+
+            return program_text(compilation.program.program)
+        case Stage.SOURCE:
+            return compilation.source
+
+
+def described(compilation: Compilation, stage: Stage, text: str) -> dict[str, Any]:
+    """The stage as data: its text, and for the plan the classes and rows."""
+    found: dict[str, Any] = {"name": compilation.spec.name, "stage": stage.value, "text": text}
+    if stage is Stage.PLAN:
+        from recdsl.credit.report import Report
+
+        found["classes"] = classes(compilation)
+        found |= Report.of(compilation.plan, compilation.spec.name).to_dict()
+    return found
+
+
+def classes(compilation: Compilation) -> list[dict[str, Any]]:
+    """The reverse passes of a plan."""
+    graph = compilation.graph
+    return [
+        {
+            "window": routing.window.size,
+            "every": routing.window.every,
+            "losses": [graph.losses[k].name for k in routing.losses],
+            "cuts": [list(edge) for edge in sorted(routing.cuts)],
+            "parameters": list(routing.parameters),
+        }
+        for routing in compilation.plan.classes
+    ]
+
+
+def plan_text(compilation: Compilation) -> str:
+    """Each reverse pass, then the table of verdicts."""
+    from recdsl.credit.report import Report
+
+    lines: list[str] = []
+    for number, routing in enumerate(classes(compilation)):
+        window = "the whole call"
+        if routing["window"] is not None:
+            window = f"{routing['window']} steps, moved by {routing['every']}"
+        lines.append(f"pass {number}: window {window}; losses {', '.join(routing['losses']) or 'none'}")
+        lines += [f"  cut {source} -> {user}" for source, user in routing["cuts"]]
+        lines.append(f"  for {', '.join(routing['parameters']) or 'no parameter'}")
+    return "\n".join([*lines, "", str(Report.of(compilation.plan)), ""])
