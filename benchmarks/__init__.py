@@ -1,0 +1,1 @@
+"""Measurements of compiled models beside plain PyTorch. Run `python -m benchmarks run --suite bptt`."""

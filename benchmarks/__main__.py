@@ -1,0 +1,57 @@
+"""`python -m benchmarks run --suite bptt|compile [--quick] [--cell NAME] [--out FILE]`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+from benchmarks.table import Row, table
+
+COLUMNS = {
+    "bptt": (
+        "cell", "config", "ours_min_ms", "naive_min_ms", "nn_min_ms", "naive/ours", "nn/ours", "naive/ours_median",
+        "nn/ours_median", "ours_MiB", "naive_MiB", "nn_MiB", "compile_s",
+    ),
+    "compile": ("spec", "nodes", "lines", "analyse_s", "source_s", "total_s", "first_s", "torch_imported"),
+}  # fmt: skip
+
+
+def rows(args: argparse.Namespace) -> Iterator[Row]:
+    """The suite's rows; each suite's module is imported when it is asked for."""
+    if args.suite == "compile":
+        from benchmarks import compiling
+
+        yield from compiling.run(args.repeats)
+    else:
+        from benchmarks import bptt
+
+        yield from bptt.run(args.quick, args.cell, not args.no_memory, args.repeats)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="measure a suite")
+    run.add_argument("--suite", choices=sorted(COLUMNS), default="bptt")
+    run.add_argument("--quick", action="store_true", help="T = 100 only")
+    run.add_argument("--cell", action="append", default=[], help="only this cell; may be given several times")
+    run.add_argument("--repeats", type=int, default=7)
+    run.add_argument("--no-memory", action="store_true", help="leave out the measurements of peak memory")
+    run.add_argument("--out", type=Path, help="write the results there as JSON")
+    args = parser.parse_args()
+    found: list[Row] = []
+    for row in rows(args):
+        found.append(row)
+        print(f"{row.get('cell', row.get('spec'))} {row.get('config', '')}", flush=True)
+    print("\n" + table(found, COLUMNS[args.suite]))
+    if args.out is not None:
+        about = {"suite": args.suite, "python": platform.python_version(), "torch": version("torch"), "threads": 1}
+        args.out.write_text(json.dumps({"about": about, "rows": found}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""The suite `bptt`: time and memory of forward plus backward, in one process and in turns, so that ratios hold."""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from statistics import median
+
+import torch
+
+import recdsl
+from benchmarks.cells import CELLS, Cell
+from benchmarks.table import Row
+from benchmarks.variants import Config, Variant, check, make, variants
+
+FULL = tuple(Config(b, h, t) for b in (1, 32) for h in (64, 256) for t in (100, 500))
+QUICK = tuple(Config(b, h, 100) for b in (1, 32) for h in (64, 256))
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Timing:
+    """CPU milliseconds of forward plus backward."""
+
+    median: float
+    minimum: float
+    repeats: int
+
+
+def run(quick: bool, only: Iterable[str], memory: bool, repeats: int) -> Iterator[Row]:
+    """One row a cell and configuration."""
+    torch.set_num_threads(1)
+    wanted = set(only)
+    for cell in CELLS:
+        if wanted and cell.name not in wanted:
+            continue
+        for config in QUICK if quick else FULL:
+            yield measure(cell, config, memory, repeats)
+
+
+def measure(cell: Cell, config: Config, memory: bool, repeats: int) -> Row:
+    """Times, ratios, peak memory and compile time of one cell."""
+    start = time.process_time()
+    recdsl.compile(cell.spec(config.size, config.size))
+    compiled = time.process_time() - start
+    found = variants(cell, config)
+    check(cell, found)
+    times = timed(found, repeats)
+    row: Row = {"cell": cell.name, "config": config.text, **asdict(config), "compile_s": round(compiled, 3)}
+    for name, timing in times.items():
+        row[f"{name}_ms"] = round(timing.median, 3)
+        row[f"{name}_min_ms"] = round(timing.minimum, 3)
+        if name != "ours":
+            row[f"{name}/ours"] = round(timing.minimum / times["ours"].minimum, 2)
+            row[f"{name}/ours_median"] = round(timing.median / times["ours"].median, 2)
+    if memory:
+        for variant in found:
+            row[f"{variant.name}_MiB"] = round(peak(variant.name, cell, config) / MIB, 2)
+    return row
+
+
+def timed(found: Iterable[Variant], repeats: int, least: float = 0.03) -> dict[str, Timing]:
+    """CPU time of each variant, in turns; a repeat is as many calls as fill `least` seconds."""
+    found = tuple(found)
+    counts: dict[str, int] = {}
+    for variant in found:
+        variant.run()
+        start = time.process_time()
+        variant.run()
+        counts[variant.name] = max(1, round(least / max(time.process_time() - start, 1e-6)))
+    samples: dict[str, list[float]] = {variant.name: [] for variant in found}
+    for _ in range(repeats):
+        for variant in found:
+            count = counts[variant.name]
+            start = time.process_time()
+            for _ in range(count):
+                variant.run()
+            samples[variant.name].append((time.process_time() - start) / count * 1e3)
+    return {name: Timing(median(values), min(values), repeats) for name, values in samples.items()}
+
+
+# -- memory -----------------------------------------------------------------------------------------------------------
+def peak(name: str, cell: Cell, config: Config) -> int:
+    """Bytes by which three calls raise the peak of a fresh process above what it held before them."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["benchmarks.bptt"])
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=_peak, args=(there, name, cell.name, config))
+    process.start()
+    there.close()
+    found = int(here.recv())
+    process.join()
+    return found
+
+
+def _peak(answer: Connection, name: str, cell_name: str, config: Config) -> None:
+    torch.set_num_threads(1)
+    cell = next(item for item in CELLS if item.name == cell_name)
+    make(name, cell, Config(1, 8, 2)).run()  # libraries that load at the first call are not the model's memory
+    variant = make(name, cell, config)
+    before = _high_water()
+    for _ in range(3):
+        variant.run()
+    answer.send(_high_water() - before)
+    answer.close()
+
+
+def _high_water() -> int:
+    """The largest resident size so far; Linux forgets the past peak when asked."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    try:
+        status = Path("/proc/self/status").read_text()
+        peak = next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pass
+    return peak

@@ -1,0 +1,156 @@
+"""What is run: for each cell the compiled model, the eager loop and torch.nn, all on the same weights and data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import recdsl
+from benchmarks.cells import Cell
+
+NAMES = ("ours", "naive", "nn")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Batch, hidden size (the input has as many entries) and number of steps."""
+
+    batch: int
+    size: int
+    steps: int
+
+    @property
+    def text(self) -> str:
+        return f"B={self.batch} H={self.size} T={self.steps}"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """`loss()` runs forward; `gradients()` gives what backward left, by the spec's names, where they can be named."""
+
+    name: str
+    loss: Callable[[], Tensor]
+    parameters: tuple[Tensor, ...]
+    gradients: Callable[[], Mapping[str, Tensor]]
+
+    def run(self) -> Tensor:
+        """Forward and backward, gradients of all weights."""
+        for parameter in self.parameters:
+            parameter.grad = None
+        loss = self.loss()
+        loss.backward()
+        return loss
+
+
+def data(config: Config) -> tuple[Tensor, Tensor]:
+    """Inputs and targets, the same at each call."""
+    generator = torch.Generator().manual_seed(1)
+    shape = (config.steps, config.batch, config.size)
+    return torch.randn(shape, generator=generator), torch.randn(shape, generator=generator)
+
+
+def ours(cell: Cell, config: Config) -> Variant:
+    """The compiled model."""
+    x, y = data(config)
+    model: Any = recdsl.compile(cell.spec(config.size, config.size))
+    batch = {"x": x, "y": y}
+    named = dict(model.named_parameters())
+
+    def gradients() -> Mapping[str, Tensor]:
+        return {name.split(".")[-1]: _grad(value) for name, value in named.items()}
+
+    return Variant("ours", lambda: model(batch).loss, tuple(named.values()), gradients)
+
+
+def naive(cell: Cell, config: Config) -> Variant:
+    """The cell's equations in a Python loop, input projections inside it."""
+    x, y = data(config)
+    params = weights(cell, config)
+    zeros = torch.zeros(config.batch, config.size)
+
+    def loss() -> Tensor:
+        state = (zeros,) * cell.states
+        outputs: list[Tensor] = []
+        for row in x.unbind(0):
+            state = cell.step(params, row, state)
+            outputs.append(state[0])
+        return torch.nn.functional.mse_loss(torch.stack(outputs), y)
+
+    return Variant(
+        "naive", loss, tuple(params.values()), lambda: {name: _grad(value) for name, value in params.items()}
+    )
+
+
+def nn(cell: Cell, config: Config) -> Variant:
+    """torch.nn's module with the same weights; where its equations differ it is only timed."""
+    assert cell.module is not None
+    x, y = data(config)
+    module = cell.module(config.size, config.size)
+    params = weights(cell, config)
+    gates = cell.gates
+    with torch.no_grad():
+        module.weight_ih_l0.copy_(torch.cat([params["W" + gate] for gate in gates]))
+        module.weight_hh_l0.copy_(torch.cat([params["U" + gate] for gate in gates]))
+        module.bias_ih_l0.copy_(torch.cat([params["b" + gate] for gate in gates]))
+        module.bias_hh_l0.zero_()
+        if "cn" in params:
+            module.bias_hh_l0[-config.size :] = params["cn"]
+
+    def gradients() -> Mapping[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        for kind, weight in (("W", module.weight_ih_l0), ("U", module.weight_hh_l0), ("b", module.bias_ih_l0)):
+            for gate, part in zip(gates, _grad(weight).chunk(len(gates)), strict=True):
+                found[kind + gate] = part
+        if "cn" in params:
+            found["cn"] = _grad(module.bias_hh_l0)[-config.size :]
+        return found
+
+    return Variant(
+        "nn", lambda: torch.nn.functional.mse_loss(module(x)[0], y), tuple(module.parameters()), gradients
+    )
+
+
+def weights(cell: Cell, config: Config) -> dict[str, Tensor]:
+    """The compiled model's initial weights by their names in the block."""
+    model: Any = recdsl.compile(cell.spec(config.size, config.size))
+    return {
+        name.split(".")[-1]: value.detach().clone().requires_grad_() for name, value in model.named_parameters()
+    }
+
+
+def variants(cell: Cell, config: Config) -> tuple[Variant, ...]:
+    """All that there are for a cell, ours first."""
+    found = [ours(cell, config), naive(cell, config)]
+    return (*found, nn(cell, config)) if cell.module is not None else tuple(found)
+
+
+def make(name: str, cell: Cell, config: Config) -> Variant:
+    """One variant by its name."""
+    makers: dict[str, Callable[[Cell, Config], Variant]] = {"ours": ours, "naive": naive, "nn": nn}
+    return makers[name](cell, config)
+
+
+def check(cell: Cell, found: Iterable[Variant], tolerance: float = 2e-3) -> None:
+    """Raises AssertionError where losses or gradients of comparable variants differ."""
+    first, *others = found
+    loss, gradients = float(first.run().detach()), first.gradients()
+    for other in others:
+        if other.name == "nn" and not cell.exact:
+            continue
+        value = float(other.run().detach())
+        assert abs(value - loss) <= 1e-4 * (1.0 + abs(loss)), f"{cell.name}: loss {loss} and {other.name}'s {value}"
+        theirs = other.gradients()
+        assert gradients.keys() == theirs.keys(), f"{cell.name}: other gradients than {other.name}"
+        for name, gradient in gradients.items():
+            apart = float((gradient - theirs[name]).abs().max())
+            scale = float(theirs[name].abs().max())
+            assert apart <= tolerance * scale, f"{cell.name}: gradient of {name} is off from {other.name}'s by {apart}"
+
+
+def _grad(parameter: Tensor) -> Tensor:
+    assert parameter.grad is not None
+    return parameter.grad
