@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from recdsl.backends.torch.fuse import fuse
 from recdsl.backends.torch.loops import LoopWriter
-from recdsl.backends.torch.operations import VIEWS, Operand, expression, in_place
+from recdsl.backends.torch.operations import VIEWS, Operand, expression, flat_product, in_place
 from recdsl.program.ir import Add, Affine, Bound, For, If, Index, Load, Op, Program, Range, Stmt, Storage, Store, VType
 
 
@@ -83,7 +83,13 @@ class Entry:
             self.constant(op)
             return
         args = [self.values[arg] for arg in op.args]
-        self.line(f"{name} = {self.compute(op, args, vtype)}")
+        flat = flat_product(op, args, name) if len(vtype.lead) == 2 and len(vtype.axes) == 1 else None
+        if flat is not None:
+            extents = [affine_text(extent) for _, extent in vtype.lead]
+            self.line(f"{name} = {self.lease(name, [*extents, str(vtype.axes[0].size)], '')}")
+            self.line(flat)
+        else:
+            self.line(f"{name} = {self.compute(op, args, vtype)}")
         self.values[name] = Operand(name, len(vtype.lead), vtype.axes)
         if op.op in ALIASING:
             self.base[name] = self.base.get(args[0].text, args[0].text)

@@ -72,7 +72,10 @@ def _body(text: str) -> str:
 def ragged_pair(graph: StepGraph, plan: CreditPlan) -> tuple[StepGraph, CreditPlan]:
     """The graph with reset and mask as ops, and the plan on its nodes."""
     made, new = ragged_map(graph)
-    classes = tuple(replace(c, cuts=frozenset((new[a], new[b]) for a, b in c.cuts)) for c in plan.classes)
+    writes = {old.read: carry.write for old, carry in zip(graph.carries, made.carries, strict=True)}
+    classes = tuple(
+        replace(c, cuts=frozenset((new[a], writes.get(b, new[b])) for a, b in c.cuts)) for c in plan.classes
+    )
     return made, replace(plan, classes=classes)
 
 

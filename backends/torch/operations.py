@@ -239,6 +239,24 @@ def contract_out(op: Op, args: Sequence[Operand], out: str) -> str | None:
     return f"torch.mm({value.text}, {weight.text}{'.t()' if transposed else ''}, out={out})"
 
 
+def flat_product(op: Op, args: Sequence[Operand], out: str) -> str | None:
+    """A statement that writes a product with one matrix, for all steps at once, into `out`; None for anything else."""
+    attrs = dict(op.attrs)
+    if op.op == "gather" and args[0].lead == 0 and args[1].plain and args[1].lead == 2 and len(args[0].axes) == 2:
+        rows = args[0].text if attrs["at"] == 0 else f"{args[0].text}.t().contiguous()"
+        size = args[0].axes[1 - attrs["at"]].size
+        return f"torch.index_select({rows}, 0, {args[1].text}.reshape(-1), out={out}.view(-1, {size}))"
+    if op.op != "contract" or op.joint:
+        return None
+    matrix = _matrix_vector(args, tuple(attrs["x"]), tuple(attrs["y"]), tuple(attrs["out"]))
+    if matrix is None or matrix[0].lead != 2:
+        return None
+    value, weight, transposed = matrix
+    into, size = value.axes[0].size, weight.axes[0 if transposed else 1].size
+    right = f"{weight.text}.t()" if transposed else weight.text
+    return f"torch.mm({value.text}.reshape(-1, {into}), {right}, out={out}.view(-1, {size}))"
+
+
 def _matrix_vector(
     args: Sequence[Operand], x: tuple[int, ...], y: tuple[int, ...], out: tuple[int, ...]
 ) -> tuple[Operand, Operand, bool] | None:

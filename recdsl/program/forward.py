@@ -46,7 +46,7 @@ def forward_timeline(graph: StepGraph, cuts: frozenset[tuple[int, int]] = frozen
     builder = TimelineBuilder()
     values: list[int] = []
     reads: dict[str, int] = {}
-    chains = _chains(graph)
+    chains = _chains(graph, cuts)
     by_read = {carry.read: carry for carry in graph.carries}
     base = {carry.name: (head, lag) for head, links in chains.items() for lag, carry in enumerate(links, 1)}
     for node in graph.nodes:
@@ -68,7 +68,7 @@ def forward_timeline(graph: StepGraph, cuts: frozenset[tuple[int, int]] = frozen
         else:
             value = builder.op(node.op, *args, **dict(node.attrs))
         values.append(value)
-    histories = _link(builder, graph, chains, values, reads)
+    histories = _link(builder, cuts, chains, values, reads)
     return Forward(
         tuple(builder.nodes),
         tuple(values),
@@ -79,28 +79,29 @@ def forward_timeline(graph: StepGraph, cuts: frozenset[tuple[int, int]] = frozen
     )
 
 
-def _chains(graph: StepGraph) -> dict[str, list[Carry]]:
+def _chains(graph: StepGraph, cuts: frozenset[tuple[int, int]]) -> dict[str, list[Carry]]:
     """Delay lines as lists of links, keyed by the carry that heads them. A link writes what the one before reads."""
     by_read = {carry.read: carry.name for carry in graph.carries}
-    after = {by_read[c.write]: c for c in graph.carries if c.write in by_read}
+    linked = [c for c in graph.carries if c.write in by_read and (c.write, c.read) not in cuts]
+    after = {by_read[c.write]: c for c in linked}
     chains: dict[str, list[Carry]] = {}
     for carry in graph.carries:
-        if carry.write in by_read:
+        if carry in linked:
             continue
         links = [carry]
         while links[-1].name in after and after[links[-1].name].init == carry.init:
             links.append(after[links[-1].name])
         chains[carry.name] = links
-    linked = {link.name for links in chains.values() for link in links}
+    placed = {link.name for links in chains.values() for link in links}
     for carry in graph.carries:
-        if carry.name not in linked:
+        if carry.name not in placed:
             chains[carry.name] = [carry]
     return chains
 
 
 def _link(
     builder: TimelineBuilder,
-    graph: StepGraph,
+    cuts: frozenset[tuple[int, int]],
     chains: dict[str, list[Carry]],
     values: list[int],
     reads: dict[str, int],
@@ -110,6 +111,8 @@ def _link(
     for head in sorted(chains):
         links = chains[head]
         source, init = values[links[0].write], values[links[0].init]
+        if (links[0].write, links[0].read) in cuts:  # `g = h[t-1]` with that use cut
+            source = builder.op("stop", source)
         for link in links:
             node = reads[link.name]
             old = builder.nodes[node]
