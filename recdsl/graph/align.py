@@ -67,12 +67,12 @@ def _by_position(b: Emitter, values: Sequence[int], wanted: Type, what: str, nam
     return found
 
 
-def position(type: Type, axis: str, span: Span) -> int:
-    """Where an axis stands."""
+def position(type: Type, axis: str, span: Span, first: bool = False) -> int:
+    """Where an axis stands; where its name repeats an error, unless the first is wanted."""
     if axis not in type.names:
         hint = f"it has {show_axes(type.axes)}" if type.axes else "it is a scalar"
         raise Stop(NoAxis(span, axis, str(type), hint))
-    if type.names.count(axis) > 1:
+    if type.names.count(axis) > 1 and not first:
         raise Stop(Ambiguous(span, f"`{axis}`", str(type), str(type), axis))
     return type.names.index(axis)
 

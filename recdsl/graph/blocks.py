@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from recdsl.diagnostics import Note, suggest
-from recdsl.errors.graph import ArgumentType, BadCall, NoResult, NotConstant, Recursive, ReservedName
+from recdsl.errors.graph import ArgumentType, BadCall, NoResult, NotConstant, Recursive, ReservedName, UnknownName
 from recdsl.graph import histories, parameters
 from recdsl.graph.calls import Call
 from recdsl.graph.context import Context
@@ -149,13 +149,16 @@ class Expansion:
     def _blame(self, first: int) -> None:
         """Problems found inside a block point at the call too; first at the call, if the block is another file's."""
         found, call = self.ev.ctx.problems.found, self.call
-        for place, problem in enumerate(found[first:], first):
+        inside, moved = found[first:], set[tuple[str, str]]()
+        del found[first:]
+        for problem in inside:
             if problem.span.source is call.span.source:
                 note = Note(call.span, f"in this call of `{call.name}`")
-                found[place] = replace(problem, notes=(*problem.notes, note))
-            else:
+                found.append(replace(problem, notes=(*problem.notes, note)))
+            elif (problem.code, problem.text()) not in moved:  # one cause may show at several places of the block
+                moved.add((problem.code, problem.text()))
                 note = Note(problem.span, f"here, inside `{call.name}`")
-                found[place] = replace(problem, span=call.span, notes=(note, *problem.notes))
+                found.append(replace(problem, span=call.span, notes=(note, *problem.notes)))
 
     # sizes and options
 
@@ -249,6 +252,9 @@ def _named(ev: Evaluator, item: Item) -> Item:
         return entry
     if entry is None and (item.text in FUNCTIONS or find(ev.ctx, item.text)):
         return Function(item.text)
+    if entry is None and item.text not in (*ev.scope.assigned, "t"):
+        near = suggest(item.text, [*ev.scope.names, *FUNCTIONS])
+        raise Stop(UnknownName(item.span, item.text, near or "a size, a number or a function stands here"))
     return ev.look(item)
 
 

@@ -63,8 +63,6 @@ def _typed(graph: StepGraph, node: Node) -> Iterator[str]:
     except ShapeError as error:
         yield f"node {node.id}: {error.message}"
         return
-    if node.op == "where":  # a choice between integers, as in a delay line of classes, is an integer
-        found = Type(graph.nodes[node.args[1]].type.dtype, found.axes)
     if found != node.type:
         yield f"node {node.id} is {node.type}, but `{node.op}` gives {found}"
 

@@ -161,12 +161,12 @@ def transpose(ev: Evaluator, value: int, span: Span) -> int:
 
 
 def pick(ev: Evaluator, value: int, axis: str, index: Item, span: Span) -> int:
-    """`z[gate=0]` or `W[vocab=x]`."""
+    """`z[gate=0]` or `W[vocab=x]`; of a square matrix the row, as in NumPy."""
     if value == UNKNOWN:
         return UNKNOWN
     axis = ev.scope.axis_name(axis)
     value = _float_or_open(ev, value, span)
-    at = align.position(ev.b.type(value), axis, span)
+    at = align.position(ev.b.type(value), axis, span, first=True)
     whole, index = ev.b.type(value).axes[at], ev.look(index)
     if isinstance(index, Number):
         if not isinstance(index.value, int) or not 0 <= index.value < whole.size:
