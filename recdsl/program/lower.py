@@ -229,7 +229,7 @@ class Emitter:
             stmts.append(Op((result,), "collect", (loaded,), (), (vtype,), node.span, "", ("B",)))
             return result
         rows = Range(Bound("max", (ZERO,)), Bound("min", (Affine(lag), *self.domain.hi.parts)))
-        lead = (("t", Affine(lag)), BATCH)
+        lead = (("t", affine("E")), BATCH)  # a call may have fewer steps than `lag`
         stmts.append(Load(loaded, self.placed(source).storage, (rows,), VType("float", lead, node.type.axes)))
         stmts.append(Op((result,), "collect", (loaded,), (), (vtype,), node.span, "", ("t", "B")))
         return result
