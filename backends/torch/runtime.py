@@ -85,11 +85,10 @@ class CompiledModel(torch.nn.Module):
         values = [self.recdsl_tensor(name) for name in self.recdsl_about["parameters"]]
         if torch.is_grad_enabled() and any(value.requires_grad for value in values):
             results = Run.apply(call, *values)
-            call.finish(results)
         else:
-            call.finish(call.forward([value.detach() for value in values]))
+            results = call.forward([value.detach() for value in values])
             call.lease.close()
-        return call.output()
+        return call.output(results)
 
 
 def described(parameters: Mapping[str, Mapping[str, Any]]) -> list[Any]:
@@ -250,7 +249,12 @@ class Call:
         """An output that does not vary is shown at every step."""
         if self._fixed(k):
             return value.expand(self.steps, self.size, *value.shape)
-        return value
+        return value.clone() if self._lent(value) else value.detach()
+
+    def _lent(self, value: Tensor) -> bool:
+        """Whether an output is (part of) an input, which belongs to the caller and must not get a history."""
+        place = value.untyped_storage().data_ptr()
+        return any(given.untyped_storage().data_ptr() == place for given in self.given.values())
 
     def _fixed(self, k: int) -> bool:
         return self.data[f"out{k}"].dim() == self.model.recdsl_about["ranks"][k]
@@ -289,12 +293,10 @@ class Call:
         return [found.get(about["gradients"].get(name)) for name in about["parameters"]]
 
     # -- result ---------------------------------------------------------------------------------------------------
-    def finish(self, results: tuple[Tensor, ...]) -> None:
-        self.results = results
-
-    def output(self) -> Output:
+    def output(self, results: tuple[Tensor, ...]) -> Output:
+        """What the caller gets. The call keeps no result: autograd would keep both alive for ever."""
         about = self.model.recdsl_about
-        loss, *outputs = self.results
+        loss, *outputs = results
         state = {c: self.data[self.storages["next " + c]].detach().clone() for c in about["carries"]}
         state["t"] = torch.tensor(self.t0 + self.steps)
         names = [info["name"] for info in about["losses"]]
@@ -408,6 +410,8 @@ class Run(torch.autograd.Function):
         ctx.parameters = parameters
         ctx.versions = [parameter._version for parameter in parameters]
         results = call.forward(list(parameters))
+        ctx.made = [value.detach() for value in results]
+        ctx.made_versions = [value._version for value in ctx.made]
         tape = torch.empty(0)
         ctx.save_for_backward(tape)
         weakref.finalize(tape, call.lease.close)
@@ -422,4 +426,6 @@ class Run(torch.autograd.Function):
         _ = ctx.saved_tensors  # raises PyTorch's own error once the graph is freed
         if [parameter._version for parameter in ctx.parameters] != ctx.versions:
             raise RuntimeError("a parameter was changed in place between the call and backward()")
+        if [value._version for value in ctx.made] != ctx.made_versions:
+            raise RuntimeError("an output was changed in place between the call and backward()")
         return None, *ctx.call.backward(cotangents[0], cotangents[1:])

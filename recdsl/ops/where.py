@@ -22,7 +22,7 @@ class Where(Primitive):
             raise ShapeError(f"the condition of `where` is {types[0]}", "compare first, as in `x > 0`")
         if not types[0].axes == types[1].axes == types[2].axes:
             raise ShapeError(f"`where` of {types[0]}, {types[1]} and {types[2]}")
-        return Type("float", types[1].axes)
+        return Type(types[1].dtype if types[1].dtype == types[2].dtype else "float", types[1].axes)
 
     def value(self, xp: Any, args: Sequence[Any], attrs: Attrs, types: Sequence[Type]) -> Any:
         return xp.where(args[0], args[1], args[2])
