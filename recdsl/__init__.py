@@ -10,8 +10,12 @@ __all__ = ["SpecError", "__version__", "compile", "explain", "load"]
 
 def __getattr__(name: str) -> object:
     """`compile`, `explain` and `load` are imported when first asked for, so that `import recdsl` stays quick."""
-    if name in ("compile", "explain", "load"):
+    if name in ("compile", "explain"):
         from recdsl import driver
 
         return getattr(driver, name)
+    if name == "load":
+        from recdsl.training.loading import load
+
+        return load
     raise AttributeError(f"module 'recdsl' has no attribute {name!r}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from recdsl.credit.build import plan
 from recdsl.credit.plan import CreditPlan
@@ -90,10 +90,3 @@ def compile(
 def explain(path_or_text: str, overrides: Sequence[str] = ()) -> Report:
     """Verdict, lags, dropped edges and cost of every parameter. Printable; `.rows`, `.to_dict()`."""
     return Report(analyse(path_or_text, overrides).plan.rows)
-
-
-def load(run: str) -> Any:
-    """The trained model of a run folder, with `predict` and, for language models, `sample`."""
-    from recdsl.training.loading import load as load_run
-
-    return load_run(run)
