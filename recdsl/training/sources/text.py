@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -100,12 +101,15 @@ def open_source(options: Options, place: Place) -> Source:
     """Fields `x` and `next`, labels below the number of characters, which is size `vocab`."""
     parts = texts(options, place)
     alphabet = sorted(set[str]().union(*map(set[str], parts.values())))
-    table = np.zeros(ord(alphabet[-1]) + 1 if alphabet else 1, np.int32)
-    table[[ord(char) for char in alphabet]] = np.arange(len(alphabet))
-    codes = {split: table[points(text)] for split, text in parts.items()}
+
+    @cache  # a check asks for the vocabulary only
+    def codes(split: str) -> Array:
+        table = np.zeros(ord(alphabet[-1]) + 1 if alphabet else 1, np.int32)
+        table[[ord(char) for char in alphabet]] = np.arange(len(alphabet))
+        return table[points(parts[split])]
 
     def draw(request: Request) -> Windows:
-        return Windows(codes[request.split], options["length"], request)
+        return Windows(codes(request.split), options["length"], request)
 
     vocab = max(1, len(alphabet))
     fields = (Field("x", "label", "input", vocab), Field("next", "label", "target", vocab))
