@@ -15,6 +15,7 @@ from recdsl.syntax.ast import BlockDecl, Equation, Expression, Name, ParamDecl
 from recdsl.syntax.declarations import read_declared, read_params, read_states
 from recdsl.syntax.expressions import parse_equations
 from recdsl.syntax.files import checked, read_file
+from recdsl.syntax.limits import NAME_LENGTH
 from recdsl.syntax.names import IDENTIFIER, bad_name, split_names
 from recdsl.syntax.sections import describe, expression, items, known_items, names, plain_text, require, text, value
 from recdsl.syntax.yaml_reader import Mapping, Scalar, YamlNode, read_mapping
@@ -132,7 +133,7 @@ def read_block_file(source: Source, expected: str | None = None) -> BlockDecl:
 
 def find_block(name: str, beside: str | None) -> BlockDecl | None:
     """The block file NAME.yaml beside the spec file, else the one of the library, else None. Raises SpecError."""
-    if not IDENTIFIER.fullmatch(name):
+    if not IDENTIFIER.fullmatch(name) or len(name) > NAME_LENGTH:
         return None
     if beside is not None and not beside.startswith("<"):
         path = os.path.join(os.path.dirname(beside), f"{name}.yaml")

@@ -16,6 +16,7 @@ from recdsl.syntax.text import Text
 IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 GRAMMAR_WORDS = ("and", "or", "not")
 _PART = re.compile(r"[^,]+")
+_AROUND = re.compile(r"\s*([.\[\]-])\s*")
 _SELECTOR = re.compile(
     r"(?:\*|[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z0-9_]+)*(?:\.\*|\*)?)(?:\[t-[0-9]{1,6}\])?"
 )
@@ -57,8 +58,8 @@ def split_names(text: Text, problems: Problems) -> tuple[Name, ...]:
 
 
 def selector(text: str, span: Span, problems: Problems) -> Name | None:
-    """`enc.*`, `W`, `h[t-1]`: blanks dropped, form checked."""
-    word = "".join(text.split())
+    """`enc.*`, `W`, `h[t-1]`: blanks around signs dropped, form checked."""
+    word = _AROUND.sub(r"\1", text.strip())
     if _SELECTOR.fullmatch(word) and len(word) <= 2 * NAME_LENGTH:
         return Name(word, span)
     problems.add(errors.BadSelector(span, text, "this is not a selector"))

@@ -63,6 +63,8 @@ def apply(root: Mapping, overrides: Sequence[str], known: tuple[str, ...], probl
             override.fail(whole, "is not of the form `key=value`", "for example `train.steps=500`")
         elif not all(char.isprintable() for char in words):
             override.fail(whole, "holds characters that cannot be printed")
+        elif not override.value.text.value:
+            override.fail(override.value.span, "has no value", "to leave a setting out write `null`")
         elif first not in known:
             override.fail(keys[0].span, f"begins with `{first}`, which is no key of a spec", suggest(first, known))
         else:

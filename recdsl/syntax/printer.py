@@ -39,7 +39,7 @@ _BINDING = {
 _POSTFIX, _ATOM = 9, 10
 _WORD = re.compile(r"[A-Za-z_.~/*][A-Za-z0-9_.~/:*+-]*")
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_ .()\[\]+*/@~=<>;,-]*(?<! )")
+_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_ .()\[\]+*/@~=<>;,-]*(?<! )")
 _Part = str | tuple[int, int]
 
 

@@ -9,8 +9,9 @@ from functools import cached_property
 
 from recdsl.source import Source, Span
 
-_BREAK = re.compile(r"[ \t]*(?:(?:\r\n|[\r\n\x85\u2028\u2029])[ \t]*)+")
-_LINE_END = re.compile(r"\r\n|[\r\n\x85\u2028\u2029]")
+_BREAK = re.compile(r"[ \t]*(?:\r?\n[ \t]*)+")
+_LINE_END = re.compile(r"\r?\n")
+_BLANKS = re.compile(r"[ \t\r\n]*")
 _ESCAPE_LENGTH = {"x": 4, "u": 6, "U": 10}
 
 
@@ -58,23 +59,27 @@ class Text:
 def _literal_offsets(raw: str, value: str, base: int) -> list[int]:
     """Offsets in a `|` block: each line of the value is the end of its line in the file."""
     offsets: list[int] = []
-    position = raw.find("\n") + 1 or len(raw)
+    header = _LINE_END.search(raw)
+    position = header.end() if header else len(raw)
     for line in value.split("\n"):
-        stop = raw.find("\n", position)
-        stop = len(raw) if stop < 0 else stop
-        length = len(raw[position:stop].removesuffix("\r"))
-        first = base + position + max(0, length - len(line))
+        match = _LINE_END.search(raw, position)
+        stop, after = (match.start(), match.end()) if match else (len(raw), len(raw))
+        first = base + max(position, stop - len(line))
         offsets.extend(range(first, first + len(line) + 1))
-        position = min(stop + 1, len(raw))
+        position = after
     return offsets
 
 
 def _flow_offsets(raw: str, value: str, base: int, style: str) -> list[int]:
     """Offsets in a quoted, folded or many-line plain scalar: walk both texts side by side."""
     offsets: list[int] = []
-    position, size = (raw.find("\n") + 1 if style == ">" else len(style)), len(raw)
+    position, size = len(style), len(raw)
     if style == ">":
-        position += len(raw) - position - len(raw[position:].lstrip(" \n\r"))
+        header = _LINE_END.search(raw)
+        position = header.end() if header else size
+        indentation = _BLANKS.match(raw, position)
+        position = indentation.end() if indentation else position
+        offsets.extend([base + position] * _folded("", value, 0, style))
     while len(offsets) < len(value) and position < size:
         here = base + position
         escape = style == '"' and raw[position] == "\\"
@@ -90,7 +95,7 @@ def _flow_offsets(raw: str, value: str, base: int, style: str) -> list[int]:
             position += 2 if style == "'" and raw.startswith("''", position) else 1
     end = base + max(0, size - (1 if style in ("'", '"') else 0))
     offsets.extend([min(base + position, end)] * (len(value) + 1 - len(offsets)))
-    return offsets
+    return offsets[: len(value) + 1]
 
 
 def _folded(blanks: str, value: str, index: int, style: str) -> int:

@@ -39,6 +39,10 @@ def read_losses(key: Span, node: YamlNode, problems: Problems) -> Losses:
     if "value" in entries:
         made_ = _loss(Name("loss", key), node, (*LOSS_KEYS, "reduce"), problems)
         return Losses(() if made_ is None else (made_,), reduce)
+    misplaced = [name for name, _ in node.items if name.text.value in LOSS_KEYS]
+    if misplaced:
+        problems.add(keys.MissingKey(misplaced[0].span, "value", "a loss with options", "value: mse(y, target)"))
+        return Losses((), reduce)
     found: list[LossDecl | None] = []
     for name, item in node.items:
         if name.text.value != "reduce":
