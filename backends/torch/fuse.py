@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import replace
 
 from recdsl.program.ir import For, Load, Op, Stmt, Store
@@ -18,6 +18,7 @@ def fuse(
     `numbers`: all that are numbers, which these calls do not take.
     """
     made = {op.results[0]: op for op in body if isinstance(op, Op)}
+    varying = made.keys() | {load.result for load in body if isinstance(load, Load)}
     uses: dict[str, int] = {}
     for statement in body:
         for name in _reads(statement):
@@ -27,7 +28,8 @@ def fuse(
     for statement in body:
         if isinstance(statement, Op) and statement.op in ("add", "sub"):
             before, counts = set(gone), dict(uses)
-            fused = _lerp(statement, made, uses, gone, ones) or _multiply_add(statement, made, uses, gone, out)
+            fused = _lerp(statement, made, uses, gone, ones)
+            fused = fused or _multiply_add(statement, made, varying, uses, gone, out)
             if fused is not None and numbers.intersection(fused.args):
                 gone, uses, fused = before, counts, None
             if fused is not None:
@@ -78,13 +80,15 @@ def _lerp(op: Op, made: dict[str, Op], uses: dict[str, int], gone: set[str], one
     return None
 
 
-def _multiply_add(op: Op, made: dict[str, Op], uses: dict[str, int], gone: set[str], out: dict[str, Op]) -> Op | None:
+def _multiply_add(
+    op: Op, made: dict[str, Op], varying: Set[str], uses: dict[str, int], gone: set[str], out: dict[str, Op]
+) -> Op | None:
     """a + b * c, a - b * c, and a + W v."""
     first, second = op.args
     order = ((first, second), (second, first)) if op.op == "add" else ((first, second),)
     for base, product in order:
         inner = _single(product, "contract", made, uses, gone)
-        if op.op == "add" and inner is not None and _is_matrix(inner, made):
+        if op.op == "add" and inner is not None and _is_matrix(inner, varying):
             gone.add(product)
             return replace(inner, op="addmm", results=op.results, args=(base, *inner.args), types=op.types)
     for base, product in order:
@@ -100,9 +104,10 @@ def _constant(name: str, made: dict[str, Op]) -> bool:
     return op is not None and op.op == "constant"
 
 
-def _is_matrix(op: Op, made: dict[str, Op]) -> bool:
+def _is_matrix(op: Op, varying: Set[str]) -> bool:
+    """Whether the product is of a matrix from outside the loop and a vector of the loop."""
     attrs = dict(op.attrs)
     ranks = sorted((len(attrs["x"]), len(attrs["y"])))
     vector = op.args[0] if len(attrs["x"]) == 1 else op.args[1]
     matrix = op.args[1] if vector == op.args[0] else op.args[0]
-    return ranks == [1, 2] and len(attrs["out"]) == 1 and matrix not in made
+    return ranks == [1, 2] and len(attrs["out"]) == 1 and matrix not in varying and vector in varying

@@ -222,3 +222,9 @@ def test_what_stands_at_masked_steps_does_not_matter():
         assert all(torch.equal(v, results[1][n]) and bool(v.isfinite().all()) for n, v in results[0].items())
         tried += 1
     assert tried > 20
+
+
+@pytest.mark.parametrize("seed", [759, 1809])
+def test_cases_that_once_failed(seed: int):
+    """A cotangent that cancels to zero at the initial value; a carried matrix times a vector that does not vary."""
+    assert_close_gradients(compiled, seeded(seed))
