@@ -120,9 +120,10 @@ class Call:
         self.variant = "plain" if mask is None and reset is None else "ragged"
         self.storages = about["storages"][self.variant]
         self.like: Tensor = model.recdsl_like  # type: ignore[assignment]
-        self.lease = model.recdsl_arena.lease(self.like)
         self.given = self._read(batch)
         self.steps, self.size = self._extent()
+        kind = (self.variant, self.steps, self.size, self.like.dtype)
+        self.lease: Lease = model.recdsl_arena.lease(self.like, kind)
         self.scored = all(name in self.given for name, info in about["inputs"].items() if info["target"])
         shape = (self.steps, self.size)
         valid = self._flags("mask", mask, shape, True)
@@ -181,7 +182,9 @@ class Call:
         return value.to(self.like.device)
 
     def _fill(self, masked: bool) -> None:
-        """Inputs and targets by storage; what stands at masked steps is never used, so it becomes zero."""
+        """Inputs and targets by storage. What stands at masked steps is never used: a valid step's value takes its
+        place, so that no padding (zero, NaN, -1) meets a logarithm or a division."""
+        steps, samples = self._stand_ins() if masked else (None, None)
         for name, info in self.model.recdsl_about["inputs"].items():
             value = self.given.get(name)
             if value is None:
@@ -190,11 +193,22 @@ class Call:
                 value = torch.zeros((1,) * (2 + len(info["shape"])), dtype=dtype, device=self.like.device)
                 value = value.expand(self.steps, self.size, *info["shape"])
             elif masked:
-                keep = self.valid.reshape(self.valid.shape + (1,) * len(info["shape"]))
-                value = torch.where(keep, value, torch.zeros((), dtype=value.dtype, device=value.device))
+                value = torch.zeros_like(value) if steps is None else value[steps, samples]
             if info["dtype"] == "int" and name in self.given:
                 self._check_range(name, info, value)
             self.data[self.storages[name]] = value
+
+    def _stand_ins(self) -> tuple[Tensor | None, Tensor | None]:
+        """For each (step, sample) the place of the value to use: its own if valid, else the last valid one before it,
+        else the sample's first, else another sample's; None where nothing is valid."""
+        if not self.valid.any():
+            return None, None
+        steps = torch.arange(self.steps, device=self.valid.device)[:, None]
+        last = torch.where(self.valid, steps, -1).cummax(0).values
+        last = torch.where(last < 0, self.valid.to(torch.uint8).argmax(0), last)
+        used = self.valid.any(0)
+        samples = torch.where(used, torch.arange(self.size, device=used.device), used.to(torch.uint8).argmax())
+        return last.gather(1, samples.expand(last.shape)), samples.expand(last.shape)
 
     def _check_range(self, name: str, info: Mapping[str, Any], value: Tensor) -> None:
         if value.numel() == 0:
@@ -223,9 +237,15 @@ class Call:
         return self.valid & ((steps + 1) % at[1] == 0)
 
     # -- running --------------------------------------------------------------------------------------------------
-    def _call(self, entry: str, lease: Lease, variant: str = "") -> dict[str, Any]:
+    def _call(self, entry: str, variant: str = "") -> dict[str, Any]:
         function, arguments, results = self.model.recdsl_functions[f"{variant or self.variant}.{entry}"]
-        values = function(self.like, lease, self.steps, self.size, *(self.data[name] for name in arguments))
+        arena, data = self.lease.open(entry), self.data
+        try:
+            values = function(self.like, arena, self.steps, self.size, *[data[name] for name in arguments])
+        except BaseException:
+            self.lease.spoil()
+            raise
+        arena.finish(entry)
         return dict(zip(results, values, strict=True))
 
     def forward(self, parameters: list[Tensor]) -> tuple[Tensor, ...]:
@@ -236,7 +256,7 @@ class Call:
             steps = torch.arange(self.t0, self.t0 + self.steps, dtype=self.like.dtype, device=self.like.device)
             self.data["in_t"] = steps[:, None].expand(self.steps, self.size)
         self._start()
-        found = self._call("forward", self.lease)
+        found = self._call("forward")
         self.data.update(found)
         losses = [found[f"loss{k}"] for k in range(len(about["losses"]))]
         loss = self.like.new_zeros(())
@@ -265,7 +285,7 @@ class Call:
         given = self.state or {}
         wanted = dict(about["carries"])
         if self.state is None:
-            found = self._call("start", self.lease, "plain")
+            found = self._call("start", "plain")
             for init, carries in about["inits"]:
                 for carry in carries:
                     start = found[init]
@@ -287,9 +307,7 @@ class Call:
         for k, value in enumerate(outputs):
             given = value.sum((0, 1)) if value is not None and self._fixed(k) else value
             self.data[f"c{k}"] = torch.zeros_like(self.data[f"out{k}"]) if given is None else given
-        lease = self.model.recdsl_arena.lease(self.like)
-        found = self._call(entry, lease)
-        lease.close()
+        found = self._call(entry)
         return [found.get(about["gradients"].get(name)) for name in about["parameters"]]
 
     # -- result ---------------------------------------------------------------------------------------------------
@@ -304,100 +322,160 @@ class Call:
         return Output(dict(zip(about["outputs"], outputs, strict=True)), loss if self.scored else None, losses, state)
 
 
-class Room:
-    """A piece of memory with the shapes it has been given and the rows that loops have asked for."""
+class Frame:
+    """Room for the calls of one kind (variant, extent, dtype), and what was done with it, by generated function.
 
-    def __init__(self, size: int, like: Tensor, dtype: torch.dtype) -> None:
-        self.flat = like.new_empty((size,), dtype=dtype)
-        self.shapes: dict[tuple[int, ...], Tensor] = {}
-        self.rows: dict[tuple[Any, ...], tuple[Tensor, ...]] = {}
+    A function asks for the same things in the same order at each call of a kind. The first call finds out where
+    everything goes and writes it down; later ones read it off. One call at a time has a frame.
+    """
 
-    def shaped(self, shape: tuple[int, ...]) -> Tensor:
-        """The memory's beginning in that shape; the same tensor each time."""
-        if shape not in self.shapes:
-            if len(self.shapes) > 8:
-                self.shapes, self.rows = {}, {}
-            self.shapes[shape] = self.flat[: math.prod(shape)].view(shape)
-        return self.shapes[shape]
+    def __init__(self, kind: Any, spare: list[Tensor]) -> None:
+        self.kind, self.spare = kind, spare
+        self.free: list[Tensor] = []
+        self.held: dict[int, Tensor] = {}
+        self.known: dict[int, int] = {}
+        self.scripts: dict[str, list[Any]] = {}
+        self.split: dict[tuple[Any, ...], tuple[Tensor, ...]] = {}
+
+    def find(self, size: int, like: Tensor, dtype: torch.dtype) -> Tensor:
+        """The smallest free piece of memory of once to twice the size, else a new one."""
+        for rooms in (self.free, self.spare):
+            fitting = [room for room in rooms if room.dtype == dtype and size <= room.numel() <= 2 * size]
+            if fitting:
+                found = min(fitting, key=Tensor.numel)
+                rooms[:] = [room for room in rooms if room is not found]
+                break
+        else:
+            found = like.new_empty((size,), dtype=dtype)
+        self.known[found.data_ptr()] = found.numel() * found.element_size()
+        return found
+
+    def owns(self, x: Tensor) -> bool:
+        """Whether a tensor lies in this frame's memory, where it is the same at each call."""
+        place = x.data_ptr()
+        return any(start <= place < start + size for start, size in self.known.items())
+
+
+def split_rows(x: Tensor, lo: int, hi: int | None, start: int, stop: int | None) -> tuple[Tensor, ...]:
+    """The steps lo:hi of a sequence one by one (columns start:stop of each)."""
+    return (x[lo:hi] if stop is None else x[lo:hi, ..., start:stop]).unbind(0)
+
+
+class Replay:
+    """The arena of a function that has run before: everything is known."""
+
+    def __init__(self, script: list[Any]) -> None:
+        self.next: Callable[[], Any] = iter(script).__next__
+
+    def take(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        return self.next()
+
+    def rows(self, x: Tensor, lo: int = 0, hi: int | None = None, start: int = 0, stop: int | None = None) -> Any:
+        return self.next() or split_rows(x, lo, hi, start, stop)
+
+    def give(self, *tensors: Tensor) -> None:
+        """Settled when the script was written."""
+
+    def finish(self, name: str) -> None:
+        """Nothing to write down."""
+
+
+class Record:
+    """The arena of a function's first run in a frame; without a frame it makes tensors anew each time."""
+
+    def __init__(self, frame: Frame | None, like: Tensor) -> None:
+        self.frame, self.like = frame, like
+        self.script: list[Any] = []
+        self.before = set(frame.held) if frame is not None else set[int]()
+
+    def take(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        """An uninitialised tensor of that shape."""
+        dtype, size = dtype or self.like.dtype, math.prod(shape)
+        if self.frame is None or size == 0:
+            found = self.like.new_empty(shape, dtype=dtype)
+        else:
+            room = self.frame.find(size, self.like, dtype)
+            found = room[:size].view(shape)
+            self.frame.held[found.data_ptr()] = room
+        self.script.append(found)
+        return found
+
+    def rows(self, x: Tensor, lo: int = 0, hi: int | None = None, start: int = 0, stop: int | None = None) -> Any:
+        """The steps of a sequence (or some columns of it) one by one."""
+        found = split_rows(x, lo, hi, start, stop)
+        frame = self.frame
+        if frame is None or not frame.owns(x):
+            self.script.append(None)
+            return found
+        key = (x.data_ptr(), x.shape, x.stride(), lo, hi, start, stop)
+        self.script.append(frame.split.setdefault(key, found))
+        return frame.split[key]
+
+    def give(self, *tensors: Tensor) -> None:
+        """Hand back what is done with."""
+        if self.frame is not None:
+            for tensor in tensors:
+                room = self.frame.held.pop(tensor.data_ptr(), None)
+                if room is not None:
+                    self.frame.free.append(room)
+
+    def finish(self, name: str) -> None:
+        """The function has run to its end. Only `forward` leaves something behind: what its backward pass reads."""
+        if self.frame is not None:
+            self.frame.scripts[name] = self.script
+            if name != "forward":
+                self.frame.free += [self.frame.held.pop(key) for key in set(self.frame.held) - self.before]
 
 
 class Arena:
-    """Room for sequences, kept from call to call: fresh pages cost more than the arithmetic on small models.
+    """Frames, kept from call to call: fresh pages cost more than the arithmetic on small models.
 
     Used on the CPU only; elsewhere the device's own caching allocator does this.
     """
 
     def __init__(self) -> None:
-        self.free: dict[tuple[torch.dtype, int], list[Room]] = {}
-        self.known: weakref.WeakValueDictionary[int, Room] = weakref.WeakValueDictionary()
+        self.idle: list[Frame] = []
 
-    def find(self, size: int, like: Tensor, dtype: torch.dtype) -> Room:
-        """A free room of just that size, else one of up to twice it, else a new one."""
-        exact = self.free.get((dtype, size))
-        if exact:
-            return exact.pop()
-        near = [extent for (kind, extent), rooms in self.free.items() if rooms and kind == dtype]
-        fit = min((extent for extent in near if size < extent <= 2 * size), default=0)
-        if fit:
-            return self.free[dtype, fit].pop()
-        room = Room(size, like, dtype)
-        self.known[room.flat.data_ptr()] = room
-        return room
+    def __deepcopy__(self, memo: Any) -> Arena:
+        return Arena()
 
-    def put(self, room: Room) -> None:
-        """A room that is done with. Many sizes in turn mean that lengths vary: then what is not in use is let go."""
-        self.free.setdefault((room.flat.dtype, room.flat.numel()), []).append(room)
-        if len(self.free) > 64:
-            self.free = {}
+    def __reduce__(self) -> tuple[type[Arena], tuple[()]]:
+        return Arena, ()
 
-    def lease(self, like: Tensor) -> Lease:
-        """Room for one forward or backward pass."""
-        return Lease(self, like)
+    def lease(self, like: Tensor, kind: Any) -> Lease:
+        """Room for one call. Where lengths vary, a new kind takes over the memory of the one unused for longest."""
+        if like.device.type != "cpu":
+            return Lease(self, None, like)
+        for frame in reversed(self.idle):
+            if frame.kind == kind:
+                self.idle = [other for other in self.idle if other is not frame]
+                return Lease(self, frame, like)
+        old = self.idle.pop(0) if len(self.idle) > 2 else None
+        return Lease(self, Frame(kind, [*old.free, *old.held.values()] if old is not None else []), like)
 
 
 class Lease:
-    """What one pass holds of an arena."""
+    """What one call, forward and backward, holds of an arena."""
 
-    def __init__(self, arena: Arena, like: Tensor) -> None:
-        self.arena, self.like = arena, like
-        self.held: dict[int, Room] = {}
-        self.pooled = like.device.type == "cpu"
+    def __init__(self, arena: Arena, frame: Frame | None, like: Tensor) -> None:
+        self.arena, self.frame, self.like = arena, frame, like
 
-    def take(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
-        """An uninitialised tensor of that shape."""
-        dtype = dtype or self.like.dtype
-        size = math.prod(shape)
-        if not self.pooled or size == 0:
-            return self.like.new_empty(shape, dtype=dtype)
-        room = self.arena.find(size, self.like, dtype)
-        found = room.shaped(shape)
-        self.held[found.data_ptr()] = room
-        return found
+    def open(self, name: str) -> Replay | Record:
+        """The arena of one function of the call."""
+        if self.frame is not None and name in self.frame.scripts:
+            return Replay(self.frame.scripts[name])
+        return Record(self.frame if name != "start" else None, self.like)
 
-    def rows(self, x: Tensor, lo: int = 0, hi: int | None = None, start: int = 0, stop: int | None = None) -> Any:
-        """The steps lo:hi of a sequence one by one (columns start:stop of each); made once for a leased one."""
-        room = self.arena.known.get(x.data_ptr())
-        if room is None or room.shapes.get(tuple(x.shape)) is not x:
-            return (x[lo:hi] if stop is None else x[lo:hi, ..., start:stop]).unbind(0)
-        key = (x.shape, lo, hi, start, stop)
-        if key not in room.rows:
-            if len(room.rows) > 64:
-                room.rows = {}
-            room.rows[key] = (x[lo:hi] if stop is None else x[lo:hi, ..., start:stop]).unbind(0)
-        return room.rows[key]
-
-    def give(self, *tensors: Tensor) -> None:
-        """Hand back what is done with."""
-        for tensor in tensors:
-            room = self.held.pop(tensor.data_ptr(), None)
-            if room is not None:
-                self.arena.put(room)
+    def spoil(self) -> None:
+        """After an error nobody knows what is held: the frame is not used again."""
+        self.frame = None
 
     def close(self) -> None:
         """Hand back everything."""
-        for room in self.held.values():
-            self.arena.put(room)
-        self.held = {}
+        if self.frame is not None:
+            self.frame.spare = []
+            self.arena.idle.append(self.frame)
+            self.frame = None
 
 
 class Run(torch.autograd.Function):
