@@ -11,7 +11,7 @@ from dataclasses import replace
 from recdsl.diagnostics import Problems, suggest
 from recdsl.errors.keys import BadOverride
 from recdsl.source import Source, Span
-from recdsl.syntax.limits import NUMBER_LENGTH
+from recdsl.syntax.limits import NUMBER_LENGTH, YAML_DEPTH
 from recdsl.syntax.scalars import is_number, resolve
 from recdsl.syntax.text import Text
 from recdsl.syntax.yaml_reader import Mapping, Scalar, YamlNode
@@ -59,7 +59,7 @@ def apply(root: Mapping, overrides: Sequence[str], known: tuple[str, ...], probl
         whole = Span(override.source, 0, len(words))
         keys = override.keys()
         first = keys[0].text.value
-        if "=" not in words or not all(key.text.value for key in keys):
+        if "=" not in words or len(keys) > YAML_DEPTH or not all(key.text.value for key in keys):
             override.fail(whole, "is not of the form `key=value`", "for example `train.steps=500`")
         elif not all(char.isprintable() for char in words):
             override.fail(whole, "holds characters that cannot be printed")

@@ -227,8 +227,8 @@ def print_spec(spec: Spec) -> str:
         lines += [*(["blocks:"] if index == 0 else []), f"  {quoted(block.name.text)}:"]
         lines += [f"    {line}" for line in print_block(block)]
     lines += _step(spec.step) + _losses(spec.losses, spec.reduce)
-    rules = _map((item.selector, _value(item.rule)) for item in spec.credit)
+    rules = _map((item.selector, quoted(print_expression(item.rule))) for item in spec.credit)
     lines += _section("credit", rules + ([] if spec.require is None else [f"require: {quoted(spec.require.text)}"]))
-    lines += [] if spec.data is None else [f"data: {_value(spec.data)}"]
+    lines += [] if spec.data is None else [f"data: {quoted(print_expression(spec.data))}"]
     lines += _section("train", _map((setting.name, _value(setting.value)) for setting in spec.train))
     return "\n".join(lines) + "\n"

@@ -77,6 +77,7 @@ MISTAKES = [
     ("", ["RD0107 1:1"], "`key=value`"),
     ("=3", ["RD0107 1:1"], "`key=value`"),
     ("sizes..a=3", ["RD0107 1:1"], "`key=value`"),
+    ("train" + ".a" * 10_000 + "=3", ["RD0107 1:1"], "`key=value`"),
     ("sizes.hidden=3\x1b", ["RD0107 1:1"], "printed"),
     ("sizes.hidden=2 x", ["RD0206 1:16"], "2 * x"),
     ("sizes.hidden=", ["RD0107 1:14"], "no value"),

@@ -63,6 +63,11 @@ def test_brackets_are_as_few_as_can_be(written: str, printed: str) -> None:
     assert expression(printed) == tree(found)
 
 
+def test_words_that_yaml_would_take_for_values_are_quoted() -> None:
+    found = read_spec("recdsl: 1\nstep: h = x\nloss: mse(h, 0)\ncredit: 'null'\ndata: 'true'\n")
+    assert same(found, read_spec(print_spec(found)))
+
+
 def test_same_ignores_places_only() -> None:
     spec = "recdsl: 1\nstep: h = {}\nloss: mse(h, 0)\n"
     base = read_spec(spec.format("x + 1"))
