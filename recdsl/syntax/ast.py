@@ -172,7 +172,10 @@ class CreditDecl:
 
 @dataclass(frozen=True)
 class Setting:
-    """A key of `train:` with its value: a scalar (text, number, bool) or a call (`adam(lr=1e-3)`)."""
+    """A key of `train:` with its value: a number, word, text, list or call (`adam(lr=1e-3)`).
+
+    `true`, `false` and `null` are name nodes of that text.
+    """
 
     name: Name
     value: Expression
