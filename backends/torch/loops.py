@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from recdsl.backends.torch.operations import VIEWS, Operand, expression, in_place
+from recdsl.backends.torch.operations import BINARY, UNARY, VIEWS, Operand, expression, in_place
 from recdsl.program.ir import Affine, Bound, For, Load, Op, Range, Stmt, Store, VType
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ class LoopWriter:
         self.carries = {s.storage for s in body if isinstance(s, Store) and not s.index}
         self.carries |= {f"{name}_new" for name in self.carries}
         self.parts: dict[str, tuple[str, int, int]] = {}
+        self.chained: dict[str, str] = {}
         self.scratch: dict[str, str] = {}
         self.free: dict[str, list[str]] = {}
         self.values: dict[str, Operand] = {}
@@ -35,6 +36,7 @@ class LoopWriter:
         """Header and body; allocations and transposed matrices come before."""
         destinations = self._destinations()
         self._plan_parts(destinations)
+        self._plan_chains(destinations)
         for place, statement in enumerate(self.body):
             if isinstance(statement, Load):
                 self._load(statement)
@@ -58,12 +60,12 @@ class LoopWriter:
             entry.line("    " + swap)
 
     def _hoist(self) -> None:
-        """Transposed matrices are looked at once, before the loop."""
+        """Matrices are transposed before the loop, once, and copied where many steps read them: strides are slow."""
         for line in self.text:
             for name in re.findall(r"\b(\w+)\.t\(\)", line):
                 if f"{name}_T" not in self.entry.allocated:
                     self.entry.allocated.add(f"{name}_T")
-                    self.entry.line(f"{name}_T = {name}.t()")
+                    self.entry.line(f"{name}_T = {name}.t() if T < 32 else {name}.t().contiguous()")
         self.text = [re.sub(r"\b(\w+)\.t\(\)", r"\1_T", line) for line in self.text]
 
     # -- rows -----------------------------------------------------------------------------------------------------
@@ -132,6 +134,23 @@ class LoopWriter:
                     size = self.made[arg].types[0].axes[0].size
                     self.parts[arg] = (op.results[0], start, start + size)
                     start += size
+
+    def _plan_chains(self, destinations: dict[str, Store]) -> None:
+        """A value whose last reader is stored is made where the reader's result goes, and changed there in place."""
+        for place in range(len(self.body) - 1, -1, -1):
+            op = self.body[place]
+            if not isinstance(op, Op) or op.op not in ELEMENTWISE:
+                continue
+            stored = op.results[0] in destinations or op.results[0] in self.parts or op.results[0] in self.chained
+            for arg in op.args[:1] if op.op == "addmm" else op.args:
+                source = self.made.get(arg)
+                if not stored or source is None or source.op not in (*ELEMENTWISE, "contract"):
+                    continue
+                free = arg not in destinations and arg not in self.parts and arg not in self.chained
+                same = alike(source.types[0], op.types[0])
+                if free and same and self.last[arg] == place and op.args.count(arg) == 1:
+                    self.chained[arg] = op.results[0]
+                    break
 
     def _writes(self, name: str) -> bool:
         """Whether the value is made in this loop by something that can write in place."""
@@ -212,7 +231,7 @@ class LoopWriter:
             self.values[name] = Operand(self._destination(name, vtype, destinations), 1, vtype.axes)
             return
         out = self._destination(name, vtype, destinations)
-        written = fused_in_place(op, args, out) or in_place(op, args, out)
+        written = changed(op, args, out) or fused_in_place(op, args, out) or in_place(op, args, out)
         if written is None:
             target = out if name in destinations or name in self.parts else None
             text = expression(op, args)
@@ -232,6 +251,8 @@ class LoopWriter:
             self.free.setdefault(tensor.rsplit("_", 1)[0], []).append(tensor)
 
     def _destination(self, name: str, vtype: VType, destinations: dict[str, Store]) -> str:
+        if name in self.chained:
+            return self._destination(self.chained[name], vtype, destinations)
         if name in self.parts:
             whole, start, stop = self.parts[name]
             part = self._part(self._destination(whole, vtype, destinations), start, stop)
@@ -275,6 +296,34 @@ class LoopWriter:
         self.swaps.append(f"{store.storage}, {other} = {other}, {store.storage}")
 
 
+def alike(one: VType, other: VType) -> bool:
+    """Whether two values of one step can lie in the same room."""
+    return one.dtype == other.dtype == "float" and [a.size for a in one.axes] == [a.size for a in other.axes]
+
+
+ELEMENTWISE = (*UNARY, *BINARY, "relu", "lerp", "addcmul", "subcmul", "addmm")
+
+
+def changed(op: Op, args: Sequence[Operand], out: str) -> str | None:
+    """The shorter calls that change their own first argument."""
+    if args[0].text != out:
+        return None
+    if op.op in UNARY:
+        return f"{out}.{UNARY[op.op]}_()"
+    if op.op == "addmm":
+        value, weight = product_of(op, args)
+        return f"{out}.addmm_({value}, {weight})"
+    return None
+
+
+def product_of(op: Op, args: Sequence[Operand]) -> tuple[str, str]:
+    """The factors of an "addmm": vectors, and the matrix as it has to stand."""
+    attrs = dict(op.attrs)
+    x, y, labels = tuple(attrs["x"]), tuple(attrs["y"]), tuple(attrs["out"])
+    value, weight, other = (args[2], args[1], x) if len(y) == 1 else (args[1], args[2], y)
+    return value.text, f"{weight.text}.t()" if other[0] == labels[0] else weight.text
+
+
 def fused_in_place(op: Op, args: Sequence[Operand], out: str) -> str | None:
     """Calls for the fused ops of `fuse`."""
     if op.op == "lerp":
@@ -284,9 +333,6 @@ def fused_in_place(op: Op, args: Sequence[Operand], out: str) -> str | None:
     if op.op == "subcmul":
         return f"torch.addcmul({', '.join(a.text for a in args)}, value=-1, out={out})"
     if op.op == "addmm":
-        attrs = dict(op.attrs)
-        x, y, labels = tuple(attrs["x"]), tuple(attrs["y"]), tuple(attrs["out"])
-        value, weight, other = (args[2], args[1], x) if len(y) == 1 else (args[1], args[2], y)
-        transposed = other[0] == labels[0]
-        return f"torch.addmm({args[0].text}, {value.text}, {weight.text}{'.t()' if transposed else ''}, out={out})"
+        value, weight = product_of(op, args)
+        return f"torch.addmm({args[0].text}, {value}, {weight}, out={out})"
     return None
