@@ -71,7 +71,8 @@ def listing(sources: list[dict[str, Any]], sets: list[dict[str, Any]]) -> str:
     lines = ["sources, for `data:`"]
     for source in sources:
         options = ", ".join(
-            name if name in source["required"] else f"{name}={shown(value)}" for name, value in source["options"].items()
+            name if name in source["required"] else f"{name}={shown(value)}"
+            for name, value in source["options"].items()
         )
         lines += [f"  {source['name']}({options})", f"      {source['doc']}"]
     lines += ["", "data sets, for `recdsl data fetch NAME`"]

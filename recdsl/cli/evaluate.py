@@ -21,7 +21,9 @@ class Split(StrEnum):
 def add(app: typer.Typer) -> None:
     @command(app, "eval")
     def evaluate(  # pyright: ignore[reportUnusedFunction]
-        path: Annotated[str, typer.Argument(metavar="RUN|SPEC", help="A run folder, a checkpoint, or an untrained spec.")],
+        path: Annotated[
+            str, typer.Argument(metavar="RUN|SPEC", help="A run folder, a checkpoint, or an untrained spec.")
+        ],
         overrides: Overrides = None,
         part: Annotated[Split, typer.Option("--split", help="Which part of the data.")] = Split.TEST,
         batches: Annotated[int | None, typer.Option(min=1, help="How many batches (default: one pass).")] = None,

@@ -16,7 +16,9 @@ from typing import Annotated, Any, ParamSpec
 
 import typer
 
-OK, FAILED, BAD_INPUT, INTERNAL, INTERRUPTED = 0, 1, 2, 70, 130
+from recdsl.cli import INTERRUPTED
+
+OK, FAILED, BAD_INPUT, INTERNAL = 0, 1, 2, 70
 
 HELP = "Recurrent networks as short specs, compiled to PyTorch, with the credit-assignment rule as part of the model."
 EPILOG = """Overrides: `key=value` arguments change a spec, such as sizes.hidden=64 train.lr=1e-3 credit=bptt.
@@ -96,8 +98,6 @@ def guarded(work: Callable[[], int]) -> int:
         complain("interrupted")
         return INTERRUPTED
     except Exception as error:
-        if session.debug:
-            complain(traceback.format_exc().rstrip())
         return report(error)
 
 
@@ -106,6 +106,8 @@ def report(error: Exception) -> int:
     from recdsl.diagnostics import SpecError, render, visible
     from recdsl.errors.training import RunError
 
+    if session.debug:
+        complain("".join(traceback.format_exception(error)).rstrip())
     if isinstance(error, SpecError):
         complain(render(error.problems))
         count = len(error.problems)

@@ -20,7 +20,9 @@ def add(app: typer.Typer) -> None:
     def gradcheck(  # pyright: ignore[reportUnusedFunction]
         spec: SpecArgument,
         overrides: Overrides = None,
-        steps: Annotated[int | None, typer.Option(min=1, help="Steps of the random batch (default: by window).")] = None,
+        steps: Annotated[
+            int | None, typer.Option(min=1, help="Steps of the random batch (default: by window).")
+        ] = None,
         batch: Annotated[int, typer.Option(min=1, help="Its samples.")] = 2,
         seed: Annotated[int, typer.Option(help="Its seed.")] = 0,
         as_json: AsJson = False,
@@ -45,9 +47,15 @@ def add(app: typer.Typer) -> None:
 
 def table(check: Check) -> str:
     """A row a parameter, then the conclusion."""
-    rows = [HEAD]
+    rows: list[tuple[str, ...]] = [HEAD]
     for row in check.rows:
-        numbers = (f"{row.definition:.1e}", f"{row.full:.1e}", f"{row.cosine:.4f}", f"{row.ratio:.4f}", f"{row.signs:.0%}")
+        numbers = (
+            f"{row.definition:.1e}",
+            f"{row.full:.1e}",
+            f"{row.cosine:.4f}",
+            f"{row.ratio:.4f}",
+            f"{row.signs:.0%}",
+        )
         rows.append((row.parameter, row.verdict, *numbers, row.problem))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines: list[str] = []

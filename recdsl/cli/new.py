@@ -58,8 +58,8 @@ def shipped(origin: str) -> str:
 
     names = shipped_names()
     if origin not in names:
-        near = suggest(origin, names)
-        raise BadInput(f"there is no shipped spec `{origin}`; {near or 'there are'} {'' if near else ', '.join(names)}".rstrip())
+        advice = suggest(origin, names) or f"there are {', '.join(names)}"
+        raise BadInput(f"there is no shipped spec `{origin}`; {advice}")
     return read_text("specs", f"{origin}.yaml")
 
 

@@ -96,7 +96,7 @@ def losses() -> JSON:
         "trains": SELECTORS,
         "at": {"type": "string", "pattern": r"^(all|last|every\(\s*\d+\s*\))$"},
     }
-    one = {"type": "object", "properties": {key: known[key] for key in LOSS_KEYS}, "required": ["value"]}
+    one: JSON = {"type": "object", "properties": {key: known[key] for key in LOSS_KEYS}, "required": ["value"]}
     reduce: JSON = {"enum": ["mean", "sum"]}
     alone = one | {"properties": one["properties"] | {"reduce": reduce}, "additionalProperties": False}
     named: JSON = {
@@ -137,15 +137,10 @@ def train() -> JSON:
 def setting(option: Any) -> JSON:
     """One plain setting. `option` is a `recdsl.training.declare.Option`."""
     kinds = {"int": "integer", "float": "number", "bool": "boolean"}
-    found: JSON = {"description": option.doc}
-    if option.kind in kinds:
-        found["type"] = kinds[option.kind]
+    value: JSON = {"type": kinds[option.kind]} if option.kind in kinds else {}
     limits = {"minimum": option.low, "maximum": option.high, "exclusiveMinimum": option.above}
-    found |= {key: value for key, value in limits.items() if value is not None}
+    value |= {key: limit for key, limit in limits.items() if limit is not None}
     if option.choices:
-        found["enum"] = list(option.choices)
-    if option.none:
-        found = {"description": option.doc, "anyOf": [{k: v for k, v in found.items() if k != "description"}, {"const": "none"}]}
-    if option.default is not None:
-        found["default"] = option.default
-    return found
+        value["enum"] = list(option.choices)
+    found: JSON = {"description": option.doc, **({"anyOf": [value, {"const": "none"}]} if option.none else value)}
+    return found if option.default is None else found | {"default": option.default}

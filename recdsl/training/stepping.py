@@ -61,7 +61,7 @@ class Step(nn.Module):
             return self.get_buffer(self.places[node.name])
         if node.op == "input":
             return inputs[node.name]
-        dtype = self._dtype()
+        dtype = self.dtype
         if node.op == "constant":
             kind = {"float": dtype, "int": torch.long, "bool": torch.bool}[node.type.dtype]
             return torch.tensor(node.attr("value"), dtype=kind).expand(node.type.shape)
@@ -70,7 +70,9 @@ class Step(nn.Module):
             torch, [values[arg] for arg in node.args], (*node.attrs, ("dtype", dtype)), types
         )
 
-    def _dtype(self) -> torch.dtype:
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of parameters and states."""
         return next((value.dtype for value in self.buffers()), torch.get_default_dtype())
 
 
@@ -119,7 +121,7 @@ def exported(graph: StepGraph, model: Any, batch: int = 2) -> Any:
 def example(step: Step, batch: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """A random step."""
     generator = torch.Generator().manual_seed(0)
-    dtype = step._dtype()
+    dtype = step.dtype
     inputs = {name: random(item, 1, batch, generator)[0] for name, item in step.inputs.items()}
     inputs = {name: value.to(dtype) if value.is_floating_point() else value for name, value in inputs.items()}
     shapes = {carry.name: (batch, *step.graph.nodes[carry.read].type.shape) for carry in step.graph.carries}
@@ -135,7 +137,7 @@ def compare(program: Any, step: Step, model: Any) -> None:
         result = model({name: value[None] for name, value in inputs.items()}, state={**state, "t": torch.tensor(0)})
     pairs = [(outputs[name], result.outputs[name][0]) for name in outputs]
     pairs += [(after[name], result.state[name]) for name in after]
-    tolerance = 1e-9 if step._dtype() == torch.float64 else 1e-4
+    tolerance = 1e-9 if step.dtype == torch.float64 else 1e-4
     for got, expected in pairs:
         if not torch.allclose(got, expected, rtol=tolerance, atol=tolerance):
             raise CannotExport("the exported step does not compute what the model does")
