@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from recdsl.backends.torch.fuse import fuse
 from recdsl.backends.torch.loops import LoopWriter
 from recdsl.backends.torch.operations import VIEWS, Operand, expression, flat_product, in_place
+from recdsl.backends.torch.room import loaded_elsewhere, read_by
 from recdsl.program.ir import Add, Affine, Bound, For, If, Index, Load, Op, Program, Range, Stmt, Storage, Store, VType
 
 
@@ -49,6 +50,17 @@ class Entry:
         self.rebound: set[str] = set()  # carries that become rows of a sequence, whose room they must not give back
         self.plain: set[str] = set()
         self.head: list[str] = []
+        self.rest: Sequence[Stmt] = ()
+        self.elsewhere = loaded_elsewhere(self.program, self.name)
+
+    def done_with(self, storage: str, reader: Sequence[Stmt]) -> bool:
+        """Whether a sequence of leased room is read by `reader`, once, and by nothing after it."""
+        text = self.aliases.get(storage, "")
+        if text not in self.leased or text in self.base or text in self.base.values() or storage in self.elsewhere:
+            return False
+        if [name for name, other in self.aliases.items() if other == text] != [storage]:
+            return False
+        return not {storage, text} & read_by(self.rest) and text not in read_by(reader)
 
     # -- text -----------------------------------------------------------------------------------------------------
     def line(self, text: str) -> None:
@@ -61,7 +73,9 @@ class Entry:
 
     # -- statements -----------------------------------------------------------------------------------------------
     def write(self, statements: Sequence[Stmt]) -> None:
-        for statement in statements:
+        for place, statement in enumerate(statements):
+            if self.depth == 1:
+                self.rest = statements[place + 1 :]
             if isinstance(statement, Op):
                 self.op(statement)
             elif isinstance(statement, Load):

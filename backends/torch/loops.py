@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from recdsl.backends.torch.operations import BINARY, UNARY, VIEWS, Operand, expression, in_place
+from recdsl.backends.torch.room import alike, hosts
 from recdsl.program.ir import Affine, Bound, For, Load, Op, Range, Stmt, Store, VType
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class LoopWriter:
         destinations = self._destinations()
         self._plan_parts(destinations)
         self._plan_chains(destinations)
+        self._plan_rooms(destinations)
         for place, statement in enumerate(self.body):
             if isinstance(statement, Load):
                 self._load(statement)
@@ -143,14 +145,33 @@ class LoopWriter:
                 continue
             stored = op.results[0] in destinations or op.results[0] in self.parts or op.results[0] in self.chained
             for arg in op.args[:1] if op.op == "addmm" else op.args:
+                if op.op == "addmm" and arg in op.args[1:]:
+                    continue
                 source = self.made.get(arg)
+                while source is not None and source.op == "rename":
+                    arg, source = source.args[0], self.made.get(source.args[0])
                 if not stored or source is None or source.op not in (*ELEMENTWISE, "contract"):
                     continue
                 free = arg not in destinations and arg not in self.parts and arg not in self.chained
                 same = alike(source.types[0], op.types[0])
-                if free and same and self.last[arg] == place and op.args.count(arg) == 1:
+                if free and same and self.last[arg] == place:
                     self.chained[arg] = op.results[0]
                     break
+
+    def _plan_rooms(self, destinations: dict[str, Store]) -> None:
+        """Results take over the rooms of sequences that are read here for the last time."""
+        entry = self.entry
+        if entry.windowed:
+            return
+        taken: set[str] = set()
+        for store, source in hosts(self.body, destinations, self.chained, entry.storages, ELEMENTWISE):
+            target = entry.storages[store.storage]
+            fresh = target.kind == "buffer" and target.name not in entry.allocated and target.name not in entry.aliases
+            whole = target.type.lead[0] == entry.storages[source].type.lead[0]
+            if fresh and whole and source not in taken and entry.done_with(source, self.body):
+                taken.add(source)
+                entry.allocated.add(target.name)
+                entry.aliases[target.name] = entry.aliases[source]
 
     def _writes(self, name: str) -> bool:
         """Whether the value is made in this loop by something that can write in place."""
@@ -294,11 +315,6 @@ class LoopWriter:
         if chosen is not store:
             self.text.append(f"{other}.fill_({value.text})" if value.number else f"{other}.copy_({value.text})")
         self.swaps.append(f"{store.storage}, {other} = {other}, {store.storage}")
-
-
-def alike(one: VType, other: VType) -> bool:
-    """Whether two values of one step can lie in the same room."""
-    return one.dtype == other.dtype == "float" and [a.size for a in one.axes] == [a.size for a in other.axes]
 
 
 ELEMENTWISE = (*UNARY, *BINARY, "relu", "lerp", "addcmul", "subcmul", "addmm")
