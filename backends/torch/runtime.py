@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -52,7 +52,7 @@ class CompiledModel(torch.nn.Module):
         self.register_buffer("recdsl_like", torch.zeros((), dtype=dtype), persistent=False)
 
     def _register(self, name: str, value: Tensor, frozen: bool) -> None:
-        *path, last = attribute(name).split(".")
+        *path, last = attribute(name, self.recdsl_about["parameters"]).split(".")
         owner: torch.nn.Module = self
         for part in path:
             if part not in owner._modules:
@@ -66,7 +66,7 @@ class CompiledModel(torch.nn.Module):
     def recdsl_tensor(self, name: str) -> Tensor:
         """A parameter or frozen parameter by the spec's name."""
         owner: Any = self
-        for part in attribute(name).split("."):
+        for part in attribute(name, self.recdsl_about["parameters"]).split("."):
             owner = getattr(owner, part)
         return owner
 
@@ -99,9 +99,15 @@ def described(parameters: Mapping[str, Mapping[str, Any]]) -> list[Any]:
     ]
 
 
-def attribute(name: str) -> str:
-    """Where a parameter lives in the module: its own name; the mask of `W` is the buffer `W_mask`."""
-    return name[: -len(".mask")] + "_mask" if name.endswith(".mask") else name
+def attribute(name: str, names: Iterable[str]) -> str:
+    """Where a parameter lives in the module: its own name; the mask of `W` is the buffer `W_mask`, or the first of
+    `W_mask_`, `W_mask__`, ... that no parameter is called."""
+    if not name.endswith(".mask"):
+        return name
+    found = name[: -len(".mask")] + "_mask"
+    while any(other == found or other.startswith(f"{found}.") for other in names):
+        found += "_"
+    return found
 
 
 class Call:
@@ -122,8 +128,6 @@ class Call:
         self.like: Tensor = model.recdsl_like  # type: ignore[assignment]
         self.given = self._read(batch)
         self.steps, self.size = self._extent()
-        kind = (self.variant, self.steps, self.size, self.like.dtype)
-        self.lease: Lease = model.recdsl_arena.lease(self.like, kind)
         self.scored = all(name in self.given for name, info in about["inputs"].items() if info["target"])
         shape = (self.steps, self.size)
         valid = self._flags("mask", mask, shape, True)
@@ -132,7 +136,12 @@ class Call:
         self._fill(mask is not None)
         self.data["fresh"] = self.like.new_full((), 0.0 if state is not None else 1.0)
         self.t0 = 0 if state is None or "t" not in state else int(state["t"])
-        self._weights(shape)
+        kind = (self.variant, self.steps, self.size, self.like.dtype)
+        self.lease: Lease = model.recdsl_arena.lease(self.like, kind)
+        if mask is None:
+            self.data |= self.lease.once(f"weights {self.scored}", lambda: self._weights(shape))
+        else:
+            self.data |= self._weights(shape)
         for name, every in about["windows"].items():
             self.data[name] = -(-self.steps // every)
 
@@ -219,13 +228,15 @@ class Call:
             raise ValueError(f"{name!r} holds {wrong}; it is {info['kind']}[{info['size']}]: 0 to {info['size'] - 1}")
 
     # -- losses ---------------------------------------------------------------------------------------------------
-    def _weights(self, shape: tuple[int, int]) -> None:
+    def _weights(self, shape: tuple[int, int]) -> dict[str, Tensor]:
         """`w*`: what each (step, sample) counts in each loss; the share 1 / number under `reduce: mean`."""
+        found: dict[str, Tensor] = {}
         for k, info in enumerate(self.model.recdsl_about["losses"]):
             due = self._due(info["at"]).to(self.like.dtype) if self.scored else self.like.new_zeros(shape)
             if self.model.recdsl_about["reduce"] == "mean":
                 due = due / due.sum().clamp_min(1.0)
-            self.data[f"w{k}"] = due
+            found[f"w{k}"] = due
+        return found
 
     def _due(self, at: Any) -> Tensor:
         if at == "all":
@@ -335,6 +346,7 @@ class Frame:
         self.held: dict[int, Tensor] = {}
         self.known: dict[int, int] = {}
         self.scripts: dict[str, list[Any]] = {}
+        self.constants: dict[str, dict[str, Tensor]] = {}
         self.split: dict[tuple[Any, ...], tuple[Tensor, ...]] = {}
 
     def find(self, size: int, like: Tensor, dtype: torch.dtype) -> Tensor:
@@ -465,6 +477,14 @@ class Lease:
         if self.frame is not None and name in self.frame.scripts:
             return Replay(self.frame.scripts[name])
         return Record(self.frame if name != "start" else None, self.like)
+
+    def once(self, name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """What is the same at each call of a kind."""
+        if self.frame is None:
+            return make()
+        if name not in self.frame.constants:
+            self.frame.constants[name] = make()
+        return self.frame.constants[name]
 
     def spoil(self) -> None:
         """After an error nobody knows what is held: the frame is not used again."""
