@@ -46,7 +46,7 @@ class ReservedName(Problem):
     explain = (
         "`t` is the step number. Inputs may not be called `mask`, `reset` or `state`, which every model accepts. "
         "Parameters become attributes of a torch.nn.Module, and so do names that blocks are assigned to: names that "
-        "the module owns are refused."
+        "the module owns are refused, and those that begin with `recdsl_` or two underscores."
     )
 
     name: str

@@ -39,8 +39,8 @@ def define_step(ev: Evaluator, params: Sequence[ParamDecl], step: Sequence[Equat
 
 def _take(ev: Evaluator, name: Name, what: str) -> None:
     """Claim a name that becomes an attribute of a module, or the name of a module with parameters."""
-    if name.text in MODULE_NAMES or name.text.startswith("__"):
-        raise Stop(ReservedName(name.span, name.text, what, "torch.nn.Module has an attribute of that name"))
+    if name.text in MODULE_NAMES or name.text.startswith(("__", "recdsl_")):
+        raise Stop(ReservedName(name.span, name.text, what, "compiled models have an attribute of that name"))
     ev.scope.claim(name)
 
 

@@ -77,7 +77,7 @@ class _Assembly:
         self.graph, self.plan, self.optimise = graph, plan, optimise
         self.tag = _Tags()
         builder = TimelineBuilder(forward.nodes)
-        self.weights = [builder.leaf("input", f"w{k}", FLOAT, time=True) for k in range(len(graph.losses))]
+        self.weights = [builder.leaf("input", f".w{k}", FLOAT, time=True) for k in range(len(graph.losses))]
         self.loss_totals = [self._weighted(builder, v, w) for v, w in zip(forward.losses, self.weights, strict=True)]
         self.seeds = [builder.leaf("cotangent", f"g{k}", FLOAT, time=True) for k in range(len(graph.losses))]
         self.output_seeds = [
@@ -137,7 +137,7 @@ class _Assembly:
         sequence = (("t", STEPS), BATCH)
         for k, node in enumerate(self.nodes):
             if node.op in ("input", "step_number"):
-                name = node.name if node.name in _own_names(len(self.weights)) else self.tag("in", node.name)
+                name = node.name[1:] if node.name in _own_names(len(self.weights)) else self.tag("in", node.name)
                 self.places[k] = Place(self._declare(name, "input", node.type, sequence, "call"), 0)
             elif node.op == "cotangent":
                 lead = sequence if node.time else ()
@@ -371,7 +371,8 @@ class _Assembly:
 
 
 def _own_names(losses: int) -> set[str]:
-    return {f"w{k}" for k in range(losses)}
+    """Leaves that are not the user's: no name of a spec begins with a dot."""
+    return {f".w{k}" for k in range(losses)}
 
 
 def _safe(name: str) -> str:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from recdsl.syntax.parse import Parsed
 
-MOST_STEPS_BACK = 100_000
+MOST_STEPS_BACK = 1_000
 IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 CALLEE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:[.:][A-Za-z_][A-Za-z0-9_]*)*")
 _PUNCTUATION = ("COMMA", "SEMICOLON", "LPAR", "RPAR", "LSQB", "RSQB")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.conventions.conventions_support import compiled, draw
+from conventions_support import compiled, draw
 
 SPEC = """
 recdsl: 1
