@@ -83,7 +83,11 @@ def agree(
     wanted.backward()
     for name, parameter in model.named_parameters():
         ours, theirs = _gradient(parameter), _gradient(leaves[name])
-        torch.testing.assert_close(ours, theirs, rtol=TOLERANCE, atol=TOLERANCE, msg=lambda m: f"gradient of {name}: {m}")  # noqa: B023
+        torch.testing.assert_close(ours, theirs, rtol=TOLERANCE, atol=TOLERANCE, msg=_labelled(name))
+
+
+def _labelled(name: str) -> Callable[[str], str]:
+    return lambda message: f"gradient of {name}: {message}"
 
 
 def _sequence(steps: list[dict[str, Any]], name: str) -> Tensor:

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-
 from conventions_support import compiled, draw
 
 SPEC = """

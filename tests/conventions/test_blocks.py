@@ -1,0 +1,132 @@
+"""The library's blocks against their equations, and blocks that a spec defines or calls in each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conventions_support import Past, agree, zeros
+from torch import Tensor
+
+Values = Mapping[str, Tensor]
+HEAD = 'recdsl: 1\nsizes: {n: 3, m: 2, k: 4}\ninputs: {x: "float[n]", c: "token[k]"}\n'
+
+
+def gates(p: Values, x: Tensor, h: Tensor, name: str) -> Tensor:
+    return x @ p[f"h.W{name}"].T + h @ p[f"h.U{name}"].T + p[f"h.b{name}"]
+
+
+def gru(p: Values, x: Tensor, past: Past) -> dict[str, Any]:
+    h = past("h")
+    z, r = torch.sigmoid(gates(p, x, h, "z")), torch.sigmoid(gates(p, x, h, "r"))
+    n = torch.tanh(x @ p["h.Wn"].T + (r * h) @ p["h.Un"].T + p["h.bn"])
+    return {"h": (1 - z) * n + z * h}
+
+
+def gru_reset_after(p: Values, x: Tensor, past: Past) -> dict[str, Any]:
+    h = past("h")
+    z, r = torch.sigmoid(gates(p, x, h, "z")), torch.sigmoid(gates(p, x, h, "r"))
+    n = torch.tanh(x @ p["h.Wn"].T + p["h.bn"] + r * (h @ p["h.Un"].T + p["h.cn"]))
+    return {"h": (1 - z) * n + z * h}
+
+
+def lstm(p: Values, x: Tensor, past: Past) -> dict[str, Any]:
+    i, f, o = (torch.sigmoid(gates(p, x, past("h"), name)) for name in "ifo")
+    c = f * past("_c") + i * torch.tanh(gates(p, x, past("h"), "g"))
+    return {"h": o * torch.tanh(c), "_c": c}
+
+
+def peephole_lstm(p: Values, x: Tensor, past: Past) -> dict[str, Any]:
+    h, old = past("h"), past("_c")
+    i, f = (torch.sigmoid(gates(p, x, h, name) + p[f"h.p{name}"] * old) for name in "if")
+    c = f * old + i * torch.tanh(gates(p, x, h, "g"))
+    return {"h": torch.sigmoid(gates(p, x, h, "o") + p["h.po"] * c) * torch.tanh(c), "_c": c}
+
+
+def mgu(p: Values, x: Tensor, past: Past) -> dict[str, Any]:
+    h = past("h")
+    f = torch.sigmoid(gates(p, x, h, "f"))
+    return {"h": (1 - f) * h + f * torch.tanh(x @ p["h.Wn"].T + (f * h) @ p["h.Un"].T + p["h.bn"])}
+
+
+def leaky(p: Values, x: Tensor, past: Past) -> dict[str, Any]:
+    rate = torch.sigmoid(p["h.a"])
+    return {"h": (1 - rate) * past("h") + rate * (x @ p["h.W"].T + p["h.b"])}
+
+
+CELLS: dict[str, Callable[[Values, Tensor, Past], dict[str, Any]]] = {
+    "gru": gru,
+    "gru_reset_after": gru_reset_after,
+    "lstm": lstm,
+    "peephole_lstm": peephole_lstm,
+    "mgu": mgu,
+    "leaky": leaky,
+    "elman": lambda p, x, past: {"h": torch.tanh(gates(p, x, past("h"), ""))},
+    "indrnn": lambda p, x, past: {"h": torch.relu(x @ p["h.W"].T + p["h.u"] * past("h") + p["h.b"])},
+}
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_cells(name: str) -> None:
+    text = f"{HEAD}step: h = {name}(x, size=k)\nloss: mse(h, 0)\n"
+    agree(text, lambda p, x, past, t: CELLS[name](p, x["x"], past), {"h": zeros(4), "_c": zeros(4)})
+
+
+def mlp(p: Values, x: Values) -> Tensor:
+    low = torch.tanh(x["x"] @ p["h.0.W"].T + p["h.0.b"])
+    return torch.tanh(low @ p["h.1.W"].T + p["h.1.b"]) @ p["h.2.W"].T + p["h.2.b"]
+
+
+MAPS: dict[str, Callable[[Values, Values], Tensor]] = {
+    "linear(x, size=k)": lambda p, x: x["x"] @ p["h.W"].T + p["h.b"],
+    "mlp(x, sizes=[5, m, k], activation=tanh)": mlp,
+    "embedding(c, size=m)": lambda p, x: p["h.W"][x["c"]],
+    "layernorm(x)": lambda p, x: F.layer_norm(x["x"], (3,), p["h.weight"], p["h.bias"], 1e-5),
+}
+
+
+@pytest.mark.parametrize("call", MAPS)
+def test_maps(call: str) -> None:
+    agree(f"{HEAD}step: h = {call}\nloss: mse(h, 0)\n", lambda p, x, past, t: {"h": MAPS[call](p, x)})
+
+
+def test_a_cell_whose_states_are_given() -> None:
+    def step(p: Values, x: Values, past: Past, t: int) -> dict[str, Any]:
+        found = lstm(p, x["x"], past)
+        return {"h": found["h"], "c1": found["_c"], "g": 0.5 * found["h"], "_c": found["_c"]}
+
+    text = f"{HEAD}step: |\n  h, c1 = lstm_cell(x, h[t-1], c1[t-1], size=k)\n  g = 0.5 * h\nloss: mse(g, 0)\n"
+    agree(text, step, {"h": zeros(4), "_c": zeros(4)})
+
+
+def test_own_blocks_nest_and_live_under_the_assigned_name() -> None:
+    text = f"""{HEAD}
+blocks:
+  smooth:
+    arguments: {{v: "float[i]"}}
+    sizes: {{size: required}}
+    params: {{V: "float[size, i] ~ glorot"}}
+    step: |
+      y = tanh(V @ v) + 0.5 * y[t-1]
+      z = linear(y, size=i)
+      out = z + v
+    returns: out
+step: |
+  a = smooth(x, size=k)
+  b = smooth(a, size=m)
+loss: mse(b, 0)
+"""
+
+    def block(p: Values, v: Tensor, old: Tensor, name: str) -> tuple[Tensor, Tensor]:
+        y = torch.tanh(v @ p[f"{name}.V"].T) + 0.5 * old
+        return y @ p[f"{name}.z.W"].T + p[f"{name}.z.b"] + v, y
+
+    def step(p: Values, x: Values, past: Past, t: int) -> dict[str, Any]:
+        a, low = block(p, x["x"], past("_low"), "a")
+        b, high = block(p, a, past("_high"), "b")
+        return {"a": a, "b": b, "_low": low, "_high": high}
+
+    agree(text, step, {"_low": zeros(4), "_high": zeros(2)})
