@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from recdsl.backends.torch.fuse import fuse
 from recdsl.backends.torch.loops import LoopWriter
-from recdsl.backends.torch.operations import VIEWS, Operand, expression, flat_product, in_place
+from recdsl.backends.torch.operations import BINARY, UNARY, VIEWS, Operand, expression, flat_product, in_place
 from recdsl.backends.torch.room import loaded_elsewhere, read_by
 from recdsl.program.ir import Add, Affine, Bound, For, If, Index, Load, Op, Program, Range, Stmt, Storage, Store, VType
 
@@ -50,7 +50,10 @@ class Entry:
         self.rebound: set[str] = set()  # carries that become rows of a sequence, whose room they must not give back
         self.plain: set[str] = set()
         self.head: list[str] = []
-        self.rest: Sequence[Stmt] = ()
+        self.place = 0
+        self.final: dict[str, int] = {}  # the last statement of the function that reads a value or storage
+        self.lodgers: dict[str, list[str]] = {}  # other values in a room, by the name that it was leased under
+        self.lodging: dict[str, str] = {}
         self.elsewhere = loaded_elsewhere(self.program, self.name)
 
     def done_with(self, storage: str, reader: Sequence[Stmt]) -> bool:
@@ -60,7 +63,29 @@ class Entry:
             return False
         if [name for name, other in self.aliases.items() if other == text] != [storage]:
             return False
-        return not {storage, text} & read_by(self.rest) and text not in read_by(reader)
+        names = [storage, text, *self.lodgers.get(text, ())]
+        if any(self.root(other) == text for other in self.results.values()):
+            return False
+        late = any(self.final.get(name, -1) > self.place for name in names)
+        return not late and not read_by(reader).intersection(names[1:])
+
+    def vacant(self, op: Op, args: Sequence[Operand], vtype: VType) -> str | None:
+        """The room of an argument that this statement is the last to read, for its result."""
+        if op.op not in (*UNARY, *BINARY, "relu") or self.depth > 1 or len(vtype.lead) != 2:
+            return None
+        for value, arg in zip(op.args, args, strict=True):
+            text = arg.text
+            names = [text, value, *self.lodgers.get(text, ())]
+            names += [name for name, other in self.aliases.items() if other == text]
+            same = arg.lead == 2 and [a.size for a in arg.axes] == [a.size for a in vtype.axes]
+            if text not in self.leased or not same or any(self.final.get(name, -1) > self.place for name in names):
+                continue
+            shown = any(self.root(other) == text for other in self.results.values())
+            if not shown and text not in self.base.values() and not self.elsewhere.intersection(names):
+                self.lodgers.setdefault(text, []).append(op.results[0])
+                self.lodging[op.results[0]] = text
+                return text
+        return None
 
     # -- text -----------------------------------------------------------------------------------------------------
     def line(self, text: str) -> None:
@@ -73,9 +98,11 @@ class Entry:
 
     # -- statements -----------------------------------------------------------------------------------------------
     def write(self, statements: Sequence[Stmt]) -> None:
+        if self.depth == 1 and not self.final:
+            self.final = {name: place for place, statement in enumerate(statements) for name in read_by([statement])}
         for place, statement in enumerate(statements):
             if self.depth == 1:
-                self.rest = statements[place + 1 :]
+                self.place = place
             if isinstance(statement, Op):
                 self.op(statement)
             elif isinstance(statement, Load):
@@ -103,7 +130,12 @@ class Entry:
             self.line(f"{name} = {self.lease(name, [*extents, str(vtype.axes[0].size)], '')}")
             self.line(flat)
         else:
-            self.line(f"{name} = {self.compute(op, args, vtype)}")
+            text = self.compute(op, args, vtype)
+            room = self.lodging.get(name)
+            self.line(text if room else f"{name} = {text}")
+            if room:
+                self.values[name] = Operand(room, len(vtype.lead), vtype.axes)
+                return
         self.values[name] = Operand(name, len(vtype.lead), vtype.axes)
         if op.op in ALIASING:
             self.base[name] = self.base.get(args[0].text, args[0].text)
@@ -113,6 +145,9 @@ class Entry:
         extents = [affine_text(extent) for _, extent in vtype.lead]
         leads = {arg.lead for arg in args if not arg.number}
         fits = len(extents) == 2 and not op.joint and not (op.op == "contract" and leads != {0, 2})
+        room = self.vacant(op, args, vtype) if fits and vtype.dtype == "float" else None
+        if room is not None:
+            return str(in_place(op, args, room))
         out = self.lease(op.results[0], [*extents, *(str(axis.size) for axis in vtype.axes)], "")
         written = in_place(op, args, out) if fits and vtype.dtype == "float" and max(leads) == 2 else None
         if written is None:
@@ -141,7 +176,9 @@ class Entry:
         text = base + self.index(storage, load.index)
         direct = storage.kind == "input"
         name = text if text.isidentifier() else load.result
-        if text != name:
+        if text == name:
+            self.lodgers.setdefault(text, []).append(load.result)
+        else:
             self.line(f"{name} = {text}")
             self.base[name] = self.base.get(base, base)
         self.values[load.result] = Operand(name, lead, load.type.axes, plain=direct and not self.loose(storage))
