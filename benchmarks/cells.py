@@ -1,9 +1,10 @@
-"""The cells that are measured: a spec, the same equations as a plain PyTorch loop, and torch.nn's module if it has one."""
+"""The cells that are measured: a spec, the same equations as an eager loop, and torch.nn's module if there is one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ class Cell:
     block: str
     step: Step
     states: int = 1
-    module: type[torch.nn.RNNBase] | None = None
+    module: Callable[[int, int], Any] | None = None
     gates: tuple[str, ...] = ()
     exact: bool = True
 

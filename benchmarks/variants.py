@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import recdsl
 from benchmarks.cells import Cell
+from recdsl.driver import compile as compile_spec
 
 NAMES = ("ours", "naive", "nn")
 
@@ -56,7 +56,7 @@ def data(config: Config) -> tuple[Tensor, Tensor]:
 def ours(cell: Cell, config: Config) -> Variant:
     """The compiled model."""
     x, y = data(config)
-    model: Any = recdsl.compile(cell.spec(config.size, config.size))
+    model: Any = compile_spec(cell.spec(config.size, config.size))
     batch = {"x": x, "y": y}
     named = dict(model.named_parameters())
 
@@ -89,7 +89,7 @@ def nn(cell: Cell, config: Config) -> Variant:
     """torch.nn's module with the same weights; where its equations differ it is only timed."""
     assert cell.module is not None
     x, y = data(config)
-    module = cell.module(config.size, config.size)
+    module: Any = cell.module(config.size, config.size)
     params = weights(cell, config)
     gates = cell.gates
     with torch.no_grad():
@@ -109,17 +109,13 @@ def nn(cell: Cell, config: Config) -> Variant:
             found["cn"] = _grad(module.bias_hh_l0)[-config.size :]
         return found
 
-    return Variant(
-        "nn", lambda: torch.nn.functional.mse_loss(module(x)[0], y), tuple(module.parameters()), gradients
-    )
+    return Variant("nn", lambda: torch.nn.functional.mse_loss(module(x)[0], y), tuple(module.parameters()), gradients)
 
 
 def weights(cell: Cell, config: Config) -> dict[str, Tensor]:
     """The compiled model's initial weights by their names in the block."""
-    model: Any = recdsl.compile(cell.spec(config.size, config.size))
-    return {
-        name.split(".")[-1]: value.detach().clone().requires_grad_() for name, value in model.named_parameters()
-    }
+    model: Any = compile_spec(cell.spec(config.size, config.size))
+    return {name.split(".")[-1]: value.detach().clone().requires_grad_() for name, value in model.named_parameters()}
 
 
 def variants(cell: Cell, config: Config) -> tuple[Variant, ...]:
