@@ -211,7 +211,7 @@ class Recursive(Problem):
 
     code = "RD0315"
     message = "block `{name}` {what}: {chain}"
-    hint = "a block may call other blocks, at most 32 deep, but not itself"
+    hint = "a block may call other blocks, at most 32 deep and 2,000 in all, but not itself"
     explain = "Blocks are expanded in place, so a block that calls itself would never end."
 
     name: str

@@ -22,6 +22,7 @@ from recdsl.source import Span
 from recdsl.syntax.ast import BlockDecl, Declared, Equation, Expression, Name, ParamDecl
 
 DEPTH = 32
+MOST_CALLS = 2_000
 Run = Callable[[Context, Scope, Sequence[Equation]], None]
 Items_ = Mapping[str, Item]
 Option = Number | Text | Function | Items
@@ -95,12 +96,23 @@ class Expansion:
         chain = " -> ".join(f"`{call}`" for call in (*calls, name))
         if name in calls:
             raise Stop(Recursive(self.call.span, name, "calls itself", chain))
-        if len(calls) >= DEPTH:
-            raise Stop(Recursive(self.call.span, name, f"is nested {len(calls) + 1} deep", "..."))
+        self._count(name, calls, chain)
         assigned = [target.text for equation in (*self.block.step, *self.block.last) for target in equation.targets]
         for result in self.block.returns:
             if result.text not in assigned:
                 raise Stop(NoResult(result.span, name, result.text, suggest(result.text, assigned)))
+
+    def _count(self, name: str, calls: tuple[str, ...], chain: str) -> None:
+        """Refuse calls without end; the first that is one too many speaks for the others."""
+        ctx = self.ev.ctx
+        ctx.expanded = ctx.expanded + 1 if calls else 1
+        if ctx.expanded > MOST_CALLS + 1:
+            raise Silent
+        if len(calls) >= DEPTH:
+            ctx.expanded = MOST_CALLS + 1
+            raise Stop(Recursive(self.call.span, name, f"is nested {len(calls) + 1} deep", "..."))
+        if ctx.expanded > MOST_CALLS:
+            raise Stop(Recursive(self.call.span, name, f"is one of more than {MOST_CALLS} calls in one", chain))
 
     def _bad(self, what: str, hint: str = "") -> Stop:
         return Stop(BadCall(self.call.span, self.block.name.text, what, hint or self.usage()))

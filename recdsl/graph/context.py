@@ -61,6 +61,7 @@ class Context:
     input_names: dict[int, str] = field(default_factory=dict[int, str])
     changed: list[str] = field(default_factory=list[str])
     expansions: list[tuple[int, int, Span]] = field(default_factory=list[tuple[int, int, Span]])
+    expanded: int = 0
     growth: dict[str, int] = field(default_factory=dict[str, int])
     delayed: dict[int, int] = field(default_factory=dict[int, int])
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import recdsl
+from recdsl import driver
 
 torch.set_num_threads(1)
 
@@ -45,7 +45,7 @@ def draw(model: Any, steps: int = STEPS, samples: int = SAMPLES, seed: int = 0) 
 
 def compiled(text: str, seed: int = 1) -> Any:
     """The model of a spec in float64, every parameter drawn anew."""
-    model: Any = recdsl.compile(text, dtype=torch.float64)
+    model: Any = driver.compile(text, dtype=torch.float64)
     source = torch.Generator().manual_seed(seed)
     for _, parameter in model.named_parameters():
         parameter.data.copy_(0.6 * torch.randn(parameter.shape, generator=source, dtype=torch.float64))

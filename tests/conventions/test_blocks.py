@@ -11,6 +11,9 @@ import torch.nn.functional as F
 from conventions_support import Past, agree, zeros
 from torch import Tensor
 
+from recdsl.diagnostics import SpecError
+from recdsl.driver import explain
+
 Values = Mapping[str, Tensor]
 HEAD = 'recdsl: 1\nsizes: {n: 3, m: 2, k: 4}\ninputs: {x: "float[n]", c: "token[k]"}\n'
 
@@ -130,3 +133,14 @@ loss: mse(b, 0)
         return {"a": a, "b": b, "_low": low, "_high": high}
 
     agree(text, step, {"_low": zeros(4), "_high": zeros(2)})
+
+
+def test_blocks_that_double_at_every_level_are_refused_at_once() -> None:
+    levels = "".join(
+        f'  b{k}:\n    arguments: {{v: "float[i]"}}\n    step: |\n      p = {low}\n      q = {low.replace("v", "p")}\n'
+        "    returns: q\n"
+        for k in range(30)
+        for low in [f"b{k - 1}(v)" if k else "layernorm(v)"]
+    )
+    with pytest.raises(SpecError, match="RD0315"):
+        explain(f"{HEAD}blocks:\n{levels}step: h = b29(x)\nloss: mse(h, 0)\n")

@@ -11,6 +11,9 @@ import torch.nn.functional as F
 from conventions_support import Past, agree, compiled, draw, zeros
 from torch import Tensor
 
+from recdsl.diagnostics import SpecError
+from recdsl.driver import explain
+
 HEAD = """
 recdsl: 1
 sizes: {n: 3, m: 2, k: 4}
@@ -164,11 +167,9 @@ def test_a_cut_use_carries_no_credit() -> None:
 
 @pytest.mark.parametrize(("lag", "fine"), [(1, True), (1000, True), (1001, False), (0, False)])
 def test_delays_are_bounded(lag: int, fine: bool) -> None:
-    import recdsl
-
     text = spec(f"h = a * x[t-{lag}]")
     if fine:
-        assert recdsl.explain(text).to_dict()
+        assert explain(text).to_dict()
     else:
-        with pytest.raises(recdsl.SpecError, match="RD0208"):
-            recdsl.explain(text)
+        with pytest.raises(SpecError, match="RD0208"):
+            explain(text)
