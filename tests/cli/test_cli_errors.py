@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -92,7 +93,7 @@ def test_a_file_that_cannot_be_written() -> None:
 
 def test_a_reader_that_goes_away_is_no_error() -> None:
     """As in `recdsl compile spec.yaml | head -1`."""
-    script = f"{sys.executable} -m recdsl compile {COPY} | head -1"
+    script = f"{shlex.quote(sys.executable)} -m recdsl compile {shlex.quote(COPY)} | head -1"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout.startswith('"""Generated')
     assert "Traceback" not in done.stderr
