@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from recdsl.errors.graph import Ambiguous, ConcatAxes, MatmulAxes, MatmulScalar, NoAxis, Refused
+from recdsl.errors.axes import Ambiguous, ConcatAxes, MatmulAxes, MatmulScalar, NoAxis, Refused
 from recdsl.graph.emit import UNKNOWN, Emitter
 from recdsl.graph.scope import Stop, show_axes
 from recdsl.graph.sizes import concatenated

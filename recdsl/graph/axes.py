@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from recdsl.errors.graph import BadCall, NotConstant, OutOfRange, RenameClash, WrongKind
+from recdsl.errors.axes import OutOfRange, RenameClash, WrongKind
+from recdsl.errors.names import BadCall, NotConstant
 from recdsl.graph import align
 from recdsl.graph.calls import Builtin, Call, Given
 from recdsl.graph.emit import UNKNOWN

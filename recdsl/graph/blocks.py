@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from recdsl.diagnostics import Note, suggest
-from recdsl.errors.graph import ArgumentType, BadCall, NoResult, NotConstant, Recursive, ReservedName, UnknownName
+from recdsl.errors.axes import ArgumentType
+from recdsl.errors.names import BadCall, NoResult, NotConstant, Recursive, ReservedName, UnknownName
 from recdsl.graph import histories, parameters
 from recdsl.graph.calls import Call
 from recdsl.graph.context import Context

@@ -6,7 +6,8 @@ import os
 from collections.abc import Mapping, Sequence
 
 from recdsl.diagnostics import Note
-from recdsl.errors.graph import CannotInfer, TooLarge, Unreached
+from recdsl.errors.axes import CannotInfer, TooLarge
+from recdsl.errors.names import Unreached
 from recdsl.graph import histories, losses
 from recdsl.graph.context import Context
 from recdsl.graph.declare import top_scope

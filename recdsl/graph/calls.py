@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from recdsl.diagnostics import suggest
-from recdsl.errors.graph import BadCall
+from recdsl.errors.names import BadCall
 from recdsl.graph.scope import Item, Stop
 from recdsl.source import Span
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from recdsl.errors.graph import BadSize, NotConstant, ReservedName, SizeFromData, WrongKind
+from recdsl.errors.axes import BadSize, WrongKind
+from recdsl.errors.names import NotConstant, ReservedName, SizeFromData
 from recdsl.graph import histories
 from recdsl.graph.blocks import define_step
 from recdsl.graph.context import Context

@@ -6,14 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from recdsl.diagnostics import suggest
-from recdsl.errors.graph import (
-    BadSize,
-    NotConstant,
-    Refused,
-    TargetInStep,
-    UnknownName,
-    WrongKind,
-)
+from recdsl.errors.axes import BadSize, Refused, WrongKind
+from recdsl.errors.names import NotConstant, TargetInStep, UnknownName
 from recdsl.graph import align, operators
 from recdsl.graph.calls import Call
 from recdsl.graph.context import Context

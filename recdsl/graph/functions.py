@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from recdsl.errors.graph import BadCall, WrongKind
+from recdsl.errors.axes import WrongKind
+from recdsl.errors.names import BadCall
 from recdsl.graph import operators
 from recdsl.graph.axes import AXES
 from recdsl.graph.calls import Builtin, Call, Given, bind

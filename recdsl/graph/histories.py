@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from recdsl.diagnostics import suggest
-from recdsl.errors.graph import InitialVaries, NeverAssigned, NoHistory, StateType
+from recdsl.errors.axes import InitialVaries, StateType
+from recdsl.errors.names import NeverAssigned, NoHistory
 from recdsl.graph import align
 from recdsl.graph.context import Context, Declaration, History
 from recdsl.graph.emit import UNKNOWN

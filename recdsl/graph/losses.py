@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 
 from recdsl.diagnostics import suggest
-from recdsl.errors.graph import LossAxes, NoMatch, NotALoss, NotYet, UnknownLoss, WrongKind
+from recdsl.errors.axes import LossAxes, WrongKind
+from recdsl.errors.names import NoMatch, NotALoss, NotYet, UnknownLoss
 from recdsl.graph import align
 from recdsl.graph.calls import Builtin, Call, Given, bind
 from recdsl.graph.context import Context

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from recdsl.errors.graph import BadNumber, NotAMatrix, OutOfRange, Refused, WrongKind
+from recdsl.errors.axes import BadNumber, NotAMatrix, OutOfRange, Refused, WrongKind
 from recdsl.graph import align
 from recdsl.graph.emit import UNKNOWN
 from recdsl.graph.scope import Item, Ref, Stop

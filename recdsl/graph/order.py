@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from heapq import heappop, heappush
 
 from recdsl.diagnostics import Note, Problem
-from recdsl.errors.graph import Cycle
+from recdsl.errors.names import Cycle
 from recdsl.syntax.ast import Equation, Expression
 
 AXIS_WORDS = ("axis", "over", "surrogate")

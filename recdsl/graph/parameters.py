@@ -7,15 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from recdsl.diagnostics import suggest
-from recdsl.errors.graph import (
-    BadCall,
-    BadMask,
-    LiteralShape,
-    NotAMatrix,
-    NotConstant,
-    UnknownFunction,
-    WrongKind,
-)
+from recdsl.errors.axes import BadMask, LiteralShape, NotAMatrix, WrongKind
+from recdsl.errors.names import BadCall, NotConstant, UnknownFunction
 from recdsl.graph.calls import Call, bind
 from recdsl.graph.emit import UNKNOWN
 from recdsl.graph.expressions import Evaluator

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 
-from recdsl.errors.graph import AxisNeeded, BadCall
+from recdsl.errors.axes import AxisNeeded
+from recdsl.errors.names import BadCall
 from recdsl.graph import align
 from recdsl.graph.calls import Builtin, Call, Given, Work
 from recdsl.graph.emit import UNKNOWN

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from recdsl.diagnostics import Note, Problem
-from recdsl.errors.graph import DefinedTwice, ReservedName
+from recdsl.errors.names import DefinedTwice, ReservedName
 from recdsl.graph.sizes import Number, Size
 from recdsl.graph.types import Axis
 from recdsl.source import Span

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from recdsl.diagnostics import suggest
-from recdsl.errors.graph import NestedBlock, Refused, ResultCount, UnknownFunction
+from recdsl.errors.axes import Refused
+from recdsl.errors.names import NestedBlock, ResultCount, UnknownFunction
 from recdsl.graph import functions, histories, library
 from recdsl.graph.blocks import Expansion
 from recdsl.graph.calls import Call
