@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -56,18 +57,19 @@ class Entry:
         self.lodging: dict[str, str] = {}
         self.elsewhere = loaded_elsewhere(self.program, self.name)
 
-    def done_with(self, storage: str, reader: Sequence[Stmt]) -> bool:
-        """Whether a sequence of leased room is read by `reader`, once, and by nothing after it."""
-        text = self.aliases.get(storage, "")
-        if text not in self.leased or text in self.base or text in self.base.values() or storage in self.elsewhere:
-            return False
-        if [name for name, other in self.aliases.items() if other == text] != [storage]:
-            return False
-        names = [storage, text, *self.lodgers.get(text, ())]
-        if any(self.root(other) == text for other in self.results.values()):
-            return False
-        late = any(self.final.get(name, -1) > self.place for name in names)
-        return not late and not read_by(reader).intersection(names[1:])
+    def done_with(self, reader: Sequence[Stmt]) -> set[str]:
+        """Sequences of leased room that `reader` reads by themselves and nothing reads after it."""
+        shared = Counter(self.aliases.values())
+        closed = {*self.base, *self.base.values(), *(self.root(text) for text in self.results.values())}
+        now = read_by(reader)
+        found: set[str] = set()
+        for storage, text in self.aliases.items():
+            names = [text, *self.lodgers.get(text, ())]
+            late = any(self.final.get(name, -1) > self.place for name in (storage, *names))
+            free = text in self.leased and text not in closed and shared[text] == 1 and storage not in self.elsewhere
+            if free and not late and now.isdisjoint(names):
+                found.add(storage)
+        return found
 
     def vacant(self, op: Op, args: Sequence[Operand], vtype: VType) -> str | None:
         """The room of an argument that this statement is the last to read, for its result."""
@@ -376,9 +378,10 @@ class Entry:
                     first.setdefault(leased, number)
                     last[leased] = number
         found: dict[int, dict[str, list[str]]] = {}
+        depths = [depth_of(line) for line in lines]
         for name in sorted(last.keys() - kept):
-            level = min(depth_of(lines[first[name]]), shallowest(lines, first[name], last[name]))
-            end = block_end(lines, last[name], level)
+            level = min(depths[first[name] : last[name] + 1])  # above the least indentation both lie in one block
+            end = block_end(lines, depths, last[name], level)
             found.setdefault(end, {}).setdefault(" " * level, []).append(name)
         return {number: sorted(names.items(), reverse=True) for number, names in found.items()}
 
@@ -393,18 +396,11 @@ def depth_of(line: str) -> int:
     return len(line) - len(line.lstrip()) + (4 if line.lstrip() == "):" else 0)
 
 
-def shallowest(lines: Sequence[str], first: int, last: int) -> int:
-    """The least indentation between two lines: above it, both lie in one block."""
-    return min(depth_of(line) for line in lines[first : last + 1])
-
-
-def block_end(lines: Sequence[str], number: int, level: int) -> int:
+def block_end(lines: Sequence[str], depths: Sequence[int], number: int, level: int) -> int:
     """The last line of the block at `level` that a line belongs to."""
-    if depth_of(lines[number]) <= level and not lines[number].endswith(("(", ":")):
+    if depths[number] <= level and not lines[number].endswith(("(", ":")):
         return number
-    while number + 1 < len(lines) and depth_of(lines[number + 1]) > level:
-        number += 1
-    return number
+    return next((k - 1 for k in range(number + 1, len(lines)) if depths[k] <= level), len(lines) - 1)
 
 
 def fix_empty(line: str) -> str:

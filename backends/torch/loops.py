@@ -163,15 +163,17 @@ class LoopWriter:
         entry = self.entry
         if entry.windowed:
             return
-        taken: set[str] = set()
-        for store, source in hosts(self.body, destinations, self.chained, entry.storages, ELEMENTWISE):
+        targets: dict[str, Store] = {}
+        for value, store in destinations.items():
             target = entry.storages[store.storage]
             fresh = target.kind == "buffer" and target.name not in entry.allocated and target.name not in entry.aliases
-            whole = target.type.lead[0] == entry.storages[source].type.lead[0]
-            if fresh and whole and source not in taken and entry.done_with(source, self.body):
-                taken.add(source)
-                entry.allocated.add(target.name)
-                entry.aliases[target.name] = entry.aliases[source]
+            whole = self.made[value].op != "concat"  # which is written in parts, some of them early
+            if fresh and whole and store.index and target.type.lead[0][1].const == 0:
+                targets[value] = store
+        done = entry.done_with(self.body)
+        for store, source in hosts(self.body, targets, self.chained, done, ELEMENTWISE):
+            entry.allocated.add(store.storage)
+            entry.aliases[store.storage] = entry.aliases[source]
 
     def _writes(self, name: str) -> bool:
         """Whether the value is made in this loop by something that can write in place."""

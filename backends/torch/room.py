@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from recdsl.program.ir import Add, For, If, Load, Op, Program, Stmt, Storage, Store, VType
+from recdsl.program.ir import Add, For, If, Load, Op, Program, Stmt, Store, VType
 
 
 def alike(one: VType, other: VType) -> bool:
@@ -38,32 +38,54 @@ def hosts(
     body: Sequence[Stmt],
     stores: dict[str, Store],
     chained: dict[str, str],
-    storages: dict[str, Storage],
+    done: set[str],
     elementwise: Sequence[str],
 ) -> list[tuple[Store, str]]:
-    """Stores of a loop with the sequences, read at the same step for the last time, that could take them."""
+    """Stores of a loop, each with a sequence out of `done` that was read at the same step for the last time.
+
+    The sequence whose last read is nearest is taken, so that what is in the cache is written over.
+    """
     first, last = _places(body, chained)
-    loads: dict[str, list[Load]] = {}
-    for statement in body:
-        if isinstance(statement, Load) and statement.index:
-            loads.setdefault(statement.storage, []).append(statement)
+    dying: dict[int, list[Load]] = {}
+    for name, loads in _loads(body).items():
+        if name in done and len(loads) == 1:
+            dying.setdefault(last.get(loads[0].result, 0), []).append(loads[0])
+    wanted = {first[value]: store for value, store in stores.items() if value in first}
     found: list[tuple[Store, str]] = []
-    for value, store in stores.items():
-        if not store.index or str(store.index[0]) == "" or value not in first:
-            continue
-        for name, reads in loads.items():
-            (load, *others) = reads
-            if others or load.index != store.index or not alike(load.type, storages[store.storage].type):
-                continue
-            writer = body[first[value]]
-            assert isinstance(writer, Op)
-            shared = writer.args[:1] if writer.op == "addmm" else writer.args
-            factors = writer.args[1:] if writer.op == "addmm" else ()
-            in_place = writer.op in elementwise and load.result in shared and load.result not in factors
-            end = last.get(load.result, -1)
-            if end < first[value] or (end == first[value] and in_place):
-                found.append((store, name))
+    pool: dict[tuple[object, ...], list[Load]] = {}
+    for place, statement in enumerate(body):
+        store = wanted.get(place)
+        early = [load for load in dying.get(place, ()) if _rewrites(statement, load.result, elementwise)]
+        for load in early:
+            pool.setdefault(_shape(load), []).append(load)
+        if store is not None and isinstance(statement, Op):
+            sizes = (*(axis.size for axis in statement.types[0].axes), str(store.index))
+            if pool.get(sizes) and statement.types[0].dtype == "float":
+                found.append((store, pool[sizes].pop().storage))
+        for load in dying.get(place, ()):
+            if load not in early:
+                pool.setdefault(_shape(load), []).append(load)
     return found
+
+
+def _loads(body: Sequence[Stmt]) -> dict[str, list[Load]]:
+    """The rows that a loop reads, by storage."""
+    found: dict[str, list[Load]] = {}
+    for statement in body:
+        if isinstance(statement, Load) and statement.index and statement.type.dtype == "float":
+            found.setdefault(statement.storage, []).append(statement)
+    return found
+
+
+def _shape(load: Load) -> tuple[object, ...]:
+    return (*(axis.size for axis in load.type.axes), str(load.index))
+
+
+def _rewrites(statement: Stmt, name: str, elementwise: Sequence[str]) -> bool:
+    """Whether the statement may write its result over what it reads under a name."""
+    if not isinstance(statement, Op) or statement.op not in elementwise:
+        return False
+    return statement.op != "addmm" or name not in statement.args[1:]
 
 
 def _places(body: Sequence[Stmt], chained: dict[str, str]) -> tuple[dict[str, int], dict[str, int]]:
