@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from recdsl.diagnostics import SpecError
+
+if TYPE_CHECKING:
+    from recdsl.driver import compile, explain
+    from recdsl.training.loading import load
 
 __version__ = "0.1.0"
 __all__ = ["SpecError", "__version__", "compile", "explain", "load"]
