@@ -424,8 +424,9 @@ def _domain(routing: RoutingClass) -> Domain:
 def _split(nodes: tuple[TNode, ...], items: tuple[Item, ...]) -> tuple[list[Item], list[Item]]:
     """What is computed once a call, then the rest; the order within each is kept."""
     late = _late(nodes, items)
-    first = [i for i in items if not nodes[i.nodes[0]].time and i.nodes[0] not in late]
-    return first, [item for item in items if item not in first]
+    early = [not nodes[item.nodes[0]].time and item.nodes[0] not in late for item in items]
+    first = [item for item, known in zip(items, early, strict=True) if known]
+    return first, [item for item, known in zip(items, early, strict=True) if not known]
 
 
 def _late(nodes: tuple[TNode, ...], items: tuple[Item, ...]) -> set[int]:
