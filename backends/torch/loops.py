@@ -25,6 +25,8 @@ class LoopWriter:
         self.carries |= {f"{name}_new" for name in self.carries}
         self.parts: dict[str, tuple[str, int, int]] = {}
         self.chained: dict[str, str] = {}
+        self.views: list[Store] = []
+        self.heads: list[tuple[str, str]] = []
         self.scratch: dict[str, str] = {}
         self.free: dict[str, list[str]] = {}
         self.values: dict[str, Operand] = {}
@@ -37,6 +39,9 @@ class LoopWriter:
         """Header and body; allocations and transposed matrices come before."""
         destinations = self._destinations()
         self._plan_parts(destinations)
+        for whole, text in self.heads:
+            self.entry.allocate(self.entry.storages[whole])
+            self.entry.line(text)
         self._plan_chains(destinations)
         self._plan_rooms(destinations)
         for place, statement in enumerate(self.body):
@@ -130,12 +135,34 @@ class LoopWriter:
             row = destinations.get(op.results[0])
             if op.op != "concat" or row is None or not row.index or len(op.types[0].axes) != 1:
                 continue
-            if all(reads.get(a) == 1 and self._writes(a) and a not in destinations for a in op.args):
+            own = {a: destinations.get(a) for a in op.args}
+            if all(reads.get(a) == 1 and self._writes(a) and self._viewable(own[a], row) for a in op.args):
                 start = 0
                 for arg in op.args:
                     size = self.made[arg].types[0].axes[0].size
                     self.parts[arg] = (op.results[0], start, start + size)
+                    self._view(destinations.pop(arg, None), row, start, start + size)
                     start += size
+
+    def _viewable(self, store: Store | None, row: Store) -> bool:
+        """Whether what a store fills can be columns of the stack's own sequence; so it is where there is no store."""
+        if store is None:
+            return True
+        entry = self.entry
+        mine, whole = entry.storages[store.storage], entry.storages[row.storage]
+        if entry.windowed or mine.kind != "buffer" or whole.kind != "buffer" or store.index != row.index:
+            return False
+        names = {mine.name, whole.name}
+        return mine.type.lead == whole.type.lead and names.isdisjoint({*entry.allocated, *entry.aliases})
+
+    def _view(self, store: Store | None, row: Store, start: int, stop: int) -> None:
+        """The sequence of a store as columns of the stack's."""
+        if store is not None:
+            entry = self.entry
+            self.views.append(store)
+            self.heads.append((row.storage, f"{store.storage} = {row.storage}[..., {start}:{stop}]"))
+            entry.allocated.add(store.storage)
+            entry.base[store.storage] = row.storage
 
     def _plan_chains(self, destinations: dict[str, Store]) -> None:
         """A value whose last reader is stored is made where the reader's result goes, and changed there in place."""
@@ -300,6 +327,8 @@ class LoopWriter:
         return other
 
     def _store(self, store: Store, destinations: dict[str, Store]) -> None:
+        if store in self.views:
+            return
         value = self._operand(store.value)
         chosen = destinations.get(store.value)
         if store.index:

@@ -72,9 +72,7 @@ def in_place(op: Op, args: Sequence[Operand], out: str) -> str | None:
     if op.op == "logsumexp":
         return f"torch.logsumexp({texts[0]}, {args[0].lead + dict(op.attrs)['at']}, out={out})"
     if op.op == "concat":
-        if len({arg.lead for arg in args}) == 1:
-            return f"torch.cat(({', '.join(texts)}), {args[0].lead + dict(op.attrs)['at']}, out={out})"
-        return None
+        return f"{_concat(op, args, dict(op.attrs))[:-1]}, out={out})"
     if op.op == "contract":
         return contract_out(op, args, out)
     return None
