@@ -48,7 +48,7 @@ class Entry:
         self.lo = self.hi = ""
         self.base: dict[str, str] = {}
         self.leased: dict[str, int] = {}
-        self.rebound: set[str] = set()  # carries that become rows of a sequence, whose room they must not give back
+        self.rebound: dict[str, str] = {}  # carries that become rows of a sequence, with the name of its room
         self.plain: set[str] = set()
         self.head: list[str] = []
         self.place = 0
@@ -350,7 +350,7 @@ class Entry:
         kept = {self.root(name) for name in (*self.results.values(), *tape)}
         lines = [*self.head, *self.lines]
         out: list[str] = []
-        gifts = self.gifts(lines, kept | self.rebound)
+        gifts = self.gifts(lines, kept | self.rebound.keys())
         for number, line in enumerate(lines):
             out.append(ROOM.sub(lambda m: "like.new_empty" if m[1] in escaping else "arena.take", line))
             out += [f"{indent}arena.give({', '.join(sorted(names))})" for indent, names in gifts.get(number, ())]
@@ -374,7 +374,7 @@ class Entry:
         last: dict[str, int] = {}
         for number, line in enumerate(lines):
             for name in map(str, NAME.findall(line)):
-                for leased in {name, self.base.get(name, name)} & self.leased.keys():
+                for leased in {name, self.base.get(name, name), self.rebound.get(name, name)} & self.leased.keys():
                     first.setdefault(leased, number)
                     last[leased] = number
         found: dict[int, dict[str, list[str]]] = {}

@@ -338,14 +338,27 @@ class LoopWriter:
             if chosen is not store:
                 self.text.append(f"{row}.fill_({value.text})" if value.number else f"{row}.copy_({value.text})")
             return
-        if chosen is not None and chosen.index:
-            self.swaps.append(f"{store.storage} = {value.text}")
-            self.entry.rebound.add(store.storage)
+        if chosen is not None and chosen.index and self._rebind(store.storage, value.text, chosen.storage):
             return
         other = self._other(store.storage)
         if chosen is not store:
             self.text.append(f"{other}.fill_({value.text})" if value.number else f"{other}.copy_({value.text})")
         self.swaps.append(f"{store.storage}, {other} = {other}, {store.storage}")
+
+    def _rebind(self, carry: str, row: str, sequence: str) -> bool:
+        """The carry becomes the row that its value was written to, and lives in that sequence's room.
+
+        Not where windows repeat and the room is leased anew in each: the next one starts by writing to the carry.
+        """
+        if row not in self.origin:
+            return False
+        room = self.origin[row][0].split(",")[0]
+        if self.entry.windowed and room != sequence:
+            return False
+        self.swaps.append(f"{carry} = {row}")
+        self.entry.rebound[carry] = room
+        self.entry.lodgers.setdefault(room, []).append(carry)
+        return True
 
 
 ELEMENTWISE = (*UNARY, *BINARY, "relu", "lerp", "addcmul", "subcmul", "addmm")

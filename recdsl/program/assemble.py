@@ -255,7 +255,9 @@ class _Assembly:
             value = self._total(emitter, node)
             emitter.body.append(Store(name, (), value))
         for index, history in enumerate(self.forward.histories):
-            store = self.pasts[self._prevs(history.carries)[0]][1].storage
+            past = self.pasts[self._prevs(history.carries)[0]]
+            emitter.fill(*past)  # where no node reads it back, its last rows are still handed on
+            store = past[1].storage
             for lag, carry in enumerate(history.carries, 1):
                 source = self.nodes[history.source]
                 name = self._declare(self.tag("next", carry), "output", source.type, (BATCH,), "call")

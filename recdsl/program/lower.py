@@ -156,7 +156,10 @@ class Emitter:
 
     def _past(self, k: int) -> None:
         """A `prev` outside of any loop reads a history that is filled here, once, from the whole sequence."""
-        source, place = self.pasts[k]
+        self.fill(*self.pasts[k])
+
+    def fill(self, source: int, place: Place) -> None:
+        """The rows of a history, where no loop has written them."""
         if place.storage not in self._filled and self.places.get(source) != place:
             self._filled.add(place.storage)
             self.body.append(Store(place.storage, (self.domain.range(place.offset),), self.whole(source)))
@@ -265,6 +268,7 @@ class Emitter:
                 body.append(Op((name,), node.op, args, node.attrs, (self.vtype(k, step=True),), node.span))
                 local[k] = name
             for place in self._destinations(k):
+                self._filled.add(place.storage)
                 body.append(Store(place.storage, (affine("t", 1, place.offset),), local[k]))
         for k in item.nodes:
             if self.nodes[k].op == "next" and k in self.carried:

@@ -60,11 +60,15 @@ def loaded(case: Case, dtype: torch.dtype = torch.float64) -> torch.nn.Module:
 
 @cache
 def corpus(name: str, seed: int = 0, credit: str = "") -> Case:
-    """A good spec of the corpus with a random call, which for odd seeds has mask, reset and an incoming state."""
+    """A good spec of the corpus with a random call."""
     path = GOOD / f"{name}.yaml"
     sizes = SIZES.search(path.read_text())
     overrides = [f"sizes.{part}" for part in sizes[1].split()] if sizes else []
-    stages = analyse(str(path), [*overrides, *([f"credit={credit}"] if credit else [])])
+    return call_of(analyse(str(path), [*overrides, *([f"credit={credit}"] if credit else [])]), seed)
+
+
+def call_of(stages: Compilation, seed: int) -> Case:
+    """A random call of a model; for odd seeds it has mask, reset and an incoming state."""
     draws = Generator().manual_seed(seed)
     steps, samples, graph = 7, 1 + seed % 3, stages.graph
     batch = {item.name: entry(item, steps, samples, draws) for item in graph.inputs}
