@@ -418,8 +418,8 @@ def span_of(body: Sequence[Stmt]) -> Range:
             return Range(statement.lo, statement.hi)
     found = [i for s in body if isinstance(s, Load | Store) for i in s.index if isinstance(i, Range)]
     for part in found:
-        if len(part.lo.parts) > 1 and len(part.hi.parts) > 1:
-            return unshifted(part)
+        if part.lo.kind == "max" and len(part.lo.parts) > 1 and len(part.hi.parts) > 1:
+            return unshifted(part)  # a range from a "min" on is what stands behind the window
     return Range(Bound("max", (Affine(),)), Bound("min", (Affine(0, (("T", 1),)),)))
 
 
