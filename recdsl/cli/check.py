@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def add(app: typer.Typer) -> None:
-    @command(app, "check")
+    @command(app, "check", brief=True)
     def check(  # pyright: ignore[reportUnusedFunction]
         arguments: Annotated[list[str], typer.Argument(metavar="SPEC... [KEY=VALUE]...", help="Files, or -.")],
         as_json: AsJson = False,

@@ -13,7 +13,7 @@ CODE = re.compile(r"RD\d{4}", re.IGNORECASE)
 
 
 def add(app: typer.Typer) -> None:
-    @command(app, "explain")
+    @command(app, "explain", brief=True)
     def explain(  # pyright: ignore[reportUnusedFunction]
         subject: Annotated[str, typer.Argument(metavar="SPEC|CODE", help="A YAML file, -, or a code such as RD0101.")],
         overrides: Overrides = None,

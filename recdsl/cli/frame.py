@@ -6,6 +6,7 @@ equation. A command returns its exit status.
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 import traceback
@@ -74,12 +75,17 @@ def options(
     del version, debug  # seen to by `_version` and, so that it may stand anywhere, by `main`
 
 
-def command(group: typer.Typer, name: str) -> Callable[[Callable[P, int]], Callable[P, None]]:
-    """Register a function that returns an exit status; its docstring is the help text."""
+def command(group: typer.Typer, name: str, brief: bool = False) -> Callable[[Callable[P, int]], Callable[P, None]]:
+    """Register a function that returns an exit status; its docstring is the help text.
+
+    brief: it ends so soon that looking for cycles of garbage costs more than they do (`main` has turned that off).
+    """
 
     def register(work: Callable[P, int]) -> Callable[P, None]:
         @wraps(work)
         def run(*args: P.args, **kwargs: P.kwargs) -> None:
+            if not brief:
+                gc.enable()
             raise typer.Exit(guarded(lambda: work(*args, **kwargs)))
 
         group.command(name)(run)

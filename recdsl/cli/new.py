@@ -24,7 +24,7 @@ HEADER = """\
 
 
 def add(app: typer.Typer) -> None:
-    @command(app, "new")
+    @command(app, "new", brief=True)
     def new(  # pyright: ignore[reportUnusedFunction]
         name: Annotated[str, typer.Argument(metavar="NAME", help="The model's name; the file is NAME.yaml.")],
         origin: Annotated[str, typer.Option("--from", metavar="SPEC", help="The shipped spec to copy.")] = "copy_lstm",

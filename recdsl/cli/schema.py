@@ -22,7 +22,7 @@ SELECTORS: JSON = {"anyOf": [TEXT, {"type": "array", "items": TEXT}]}
 
 
 def add(app: typer.Typer) -> None:
-    @command(app, "schema")
+    @command(app, "schema", brief=True)
     def schema() -> int:  # pyright: ignore[reportUnusedFunction]
         """Print a JSON schema of specs. In an editor: `# yaml-language-server: $schema=recdsl.schema.json`."""
         say_json(build())

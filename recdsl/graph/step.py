@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
-
-import networkx as nx
+from typing import TYPE_CHECKING, Any
 
 from recdsl.graph.types import Type
 from recdsl.source import Span
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 LEAVES = ("input", "target", "parameter", "carry", "constant", "step_number")
 
@@ -113,6 +114,8 @@ class StepGraph:
     @cached_property
     def graph(self) -> nx.DiGraph[int]:
         """The dependency graph. Edges have `kind` "intra" or "carry" (write -> read, with `lag` 1)."""
+        import networkx as nx  # here, because `check` does without: it takes a tenth of its time to import
+
         graph: nx.DiGraph[int] = nx.DiGraph()
         for node in self.nodes:
             graph.add_node(node.id, node=node)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -14,11 +15,12 @@ from recdsl.errors.training import BadBatch, DoesNotFit, NonFinite, NotProvided,
 from recdsl.graph.step import Input
 from recdsl.source import Source as Text
 from recdsl.source import Span
-from recdsl.training.batches import Array, Batch, Source
+from recdsl.training.batches import Batch, Source
 from recdsl.training.declare import Field
 from recdsl.training.matching import KINDS, match
 
-Arrays = Mapping[str, Array | Tensor]
+AnyArray: TypeAlias = np.ndarray[Any, Any] | Tensor
+Arrays = Mapping[str, AnyArray]
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,8 @@ def layout(item: Input) -> str:
 def checked(
     inputs: Sequence[Input],
     arrays: Arrays,
-    mask: Array | Tensor | None,
-    reset: Array | Tensor | None,
+    mask: AnyArray | None,
+    reset: AnyArray | None,
     position: str,
     dtype: torch.dtype,
     device: str,
@@ -170,7 +172,7 @@ def _labels(item: Input, tensor: Tensor, valid: Tensor | None, position: str) ->
 
 
 def _flag(
-    name: str, value: Array | Tensor | None, shape: tuple[int, int] | None, position: str, device: str
+    name: str, value: AnyArray | None, shape: tuple[int, int] | None, position: str, device: str
 ) -> Tensor | None:
     if value is None:
         return None

@@ -155,6 +155,7 @@ def test_new_from_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert list(tmp_path.iterdir()) == []
 
 
+GENERATED = ("adding_gru", "copy_lstm")
 HOOK = """
 import sys
 sys.argv = ["recdsl", *{words!r}]
@@ -163,7 +164,7 @@ try:
     main()
 except SystemExit as end:
     assert not end.code, end.code
-wrong = [name for name in ("torch", "rich.progress") if name in sys.modules]
+wrong = [name for name in {without!r} if name in sys.modules]
 assert not wrong, wrong
 """
 
@@ -183,11 +184,19 @@ assert not wrong, wrong
     ],
 )
 def test_torch_is_not_imported(words: list[str]) -> None:
+    _runs_without(words, "torch", "rich.progress")
+
+
+@pytest.mark.parametrize("words", [["--help"], ["schema"], *(["check", f"{SPECS}/{k}.yaml"] for k in GENERATED)])
+def test_what_is_slow_to_import_is_not(words: list[str]) -> None:
+    _runs_without(words, "networkx", "numpy")
+
+
+def _runs_without(words: list[str], *modules: str) -> None:
     import subprocess
 
-    done = subprocess.run(
-        [sys.executable, "-c", HOOK.format(words=words)], capture_output=True, text=True, timeout=120, check=False
-    )
+    code = HOOK.format(words=words, without=modules)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
 
 

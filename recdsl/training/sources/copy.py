@@ -6,8 +6,7 @@ target is the symbols. The target is blank at all other steps: measure with `acc
 
 from __future__ import annotations
 
-import numpy as np
-
+from recdsl.training.arrays import np
 from recdsl.training.batches import Batch, Place, Source, keyed
 from recdsl.training.declare import Declaration, Field, Option, Options
 

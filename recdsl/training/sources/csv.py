@@ -5,9 +5,8 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-import numpy as np
-
 from recdsl.errors.training import BadFile, RunError
+from recdsl.training.arrays import np
 from recdsl.training.batches import Array, Batch, Place, Request, Source
 from recdsl.training.declare import Declaration, Field, Option, Options
 from recdsl.training.files import contents, fingerprint, named

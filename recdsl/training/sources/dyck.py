@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
-
+from recdsl.training.arrays import np
 from recdsl.training.batches import Batch, Place, Source, keyed
 from recdsl.training.declare import Declaration, Field, Option, Options
 

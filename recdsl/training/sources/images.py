@@ -7,9 +7,8 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
 from recdsl.errors.training import BadFile, RunError
+from recdsl.training.arrays import np
 from recdsl.training.batches import Array, Batch, Place, Source, epochs
 from recdsl.training.declare import Declaration, Field, Option, Options
 from recdsl.training.files import LARGEST, contents, dataset, fingerprint

@@ -5,8 +5,7 @@ from __future__ import annotations
 import lzma
 from importlib.resources import files
 
-import numpy as np
-
+from recdsl.training.arrays import np
 from recdsl.training.batches import Array, Batch, Place, Source, epochs
 from recdsl.training.declare import Declaration, Field, Option, Options
 

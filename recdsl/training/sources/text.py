@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import numpy as np
-
 from recdsl.errors.training import BadFile, RunError, TooShort
+from recdsl.training.arrays import np
 from recdsl.training.batches import Array, Batch, Place, Request, Source
 from recdsl.training.declare import Declaration, Field, Option, Options
 from recdsl.training.files import contents, dataset, fingerprint, named

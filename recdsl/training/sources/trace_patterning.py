@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from itertools import combinations
 from typing import Any
 
-import numpy as np
-
+from recdsl.training.arrays import np
 from recdsl.training.batches import Array, Batch, Place, Request, Source
 from recdsl.training.declare import Declaration, Field, Option, Options
 
