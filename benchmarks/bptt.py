@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import multiprocessing
 import resource
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -103,20 +106,29 @@ def _peak(answer: Connection, name: str, cell_name: str, config: Config) -> None
     cell = next(item for item in CELLS if item.name == cell_name)
     make(name, cell, Config(1, 8, 2)).run()  # libraries that load at the first call are not the model's memory
     variant = make(name, cell, config)
-    before = _high_water()
+    before = _held()
     for _ in range(3):
         variant.run()
-    answer.send(_high_water() - before)
+    answer.send(_status("VmHWM") - before)
     answer.close()
 
 
-def _high_water() -> int:
-    """The largest resident size so far; Linux forgets the past peak when asked."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    try:
-        status = Path("/proc/self/status").read_text()
-        peak = next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
+def _held() -> int:
+    """What the process holds now. Its past peak is forgotten, and free memory goes back to the system: what compiling
+    has left over would hide what the calls need.
+    """
+    gc.collect()
+    with suppress(OSError, AttributeError):  # glibc only
+        ctypes.CDLL(None).malloc_trim(0)
+    with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass
-    return peak
+    return _status("VmRSS")
+
+
+def _status(entry: str) -> int:
+    """Bytes of "VmRSS" (resident now) or "VmHWM" (the largest so far); without Linux the largest for both."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(entry))
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
