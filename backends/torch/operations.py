@@ -28,8 +28,9 @@ class Operand:
 UNARY = {
     "neg": "neg", "exp": "exp", "log": "log", "sqrt": "sqrt", "tanh": "tanh", "sigmoid": "sigmoid", "abs": "abs",
     "sign": "sign", "floor": "floor", "sin": "sin", "cos": "cos", "erf": "erf",
+    "expm1": "expm1", "log1p": "log1p",
 }  # fmt: skip
-BINARY = {"add": "add", "sub": "sub", "mul": "mul", "div": "div"}
+BINARY = {"add": "add", "sub": "sub", "mul": "mul", "div": "div", "pow": "pow"}
 COMPARE = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
 LOGIC = {"and": "&", "or": "|"}
 VIEWS = ("slice", "rename", "transpose", "broadcast", "stop")
@@ -194,6 +195,7 @@ WRITERS: dict[str, Callable[[Op, Sequence[Operand], dict[str, Any]], str]] = {
     "mod": lambda op, a, _: f"torch.remainder({a[0].text}, {a[1].text})",
     "not": lambda op, a, _: f"~{a[0].text}",
     "to_float": lambda op, a, _: f"{a[0].text}.to(like.dtype)",
+    "pow": lambda op, a, _: f"torch.pow({_tensor(a[0])}, {a[1].text})",
     "power": lambda op, a, attrs: f"{a[0].text} ** {attrs['exponent']!r}",
     "softmax": lambda op, a, attrs: f"torch.softmax({a[0].text}, {a[0].lead + attrs['at']})",
     "logsumexp": lambda op, a, attrs: f"torch.logsumexp({a[0].text}, {a[0].lead + attrs['at']})",

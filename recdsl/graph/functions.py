@@ -73,7 +73,7 @@ def _gelu(m: Maths, g: Given) -> Item:
 
 
 def _elu(m: Maths, g: Given) -> Item:
-    below = m.bin("-", m.op("exp", m.op("minimum", g["x"], _n(0.0))), _n(1.0))
+    below = m.op("expm1", m.op("minimum", g["x"], _n(0.0)))
     return m.where(g["x"], ">", _n(0.0), g["x"], m.bin("*", g.get("alpha", _n(1.0)), below))
 
 
@@ -85,8 +85,8 @@ def _clamp(m: Maths, x: Item, lo: Item, hi: Item) -> Item:
     return m.op("minimum", m.op("maximum", x, lo), hi)
 
 
-def _hyperbolic(m: Maths, g: Given, sign: str) -> Item:
-    both = m.bin(sign, m.op("exp", g["x"]), m.op("exp", m.op("neg", g["x"])))
+def _hyperbolic(m: Maths, g: Given, sign: str, exponential: str) -> Item:
+    both = m.bin(sign, m.op(exponential, g["x"]), m.op(exponential, m.op("neg", g["x"])))
     return m.bin("*", _n(0.5), both)
 
 
@@ -141,7 +141,8 @@ def _transpose(ev: Evaluator, call: Call, given: Given) -> Item:
 
 
 _PLAIN: Sequence[str] = (
-    "exp", "log", "sqrt", "tanh", "sigmoid", "relu", "softplus", "abs", "sign", "sin", "cos", "floor", "erf",
+    "exp", "expm1", "log", "log1p", "sqrt", "tanh", "sigmoid", "relu", "softplus", "abs", "sign", "sin", "cos", "floor",
+    "erf",
 )  # fmt: skip
 
 FUNCTIONS: Mapping[str, Builtin] = {
@@ -156,12 +157,10 @@ FUNCTIONS: Mapping[str, Builtin] = {
     "softsign": _composed("softsign(x)", lambda m, g: m.bin("/", g["x"], m.bin("+", _n(1.0), m.op("abs", g["x"])))),
     "hard_sigmoid": _composed("hard_sigmoid(x)", _hard_sigmoid),
     "hardtanh": _composed("hardtanh(x)", lambda m, g: _clamp(m, g["x"], _n(-1.0), _n(1.0))),
-    "log1p": _composed("log1p(x)", lambda m, g: m.op("log", m.bin("+", _n(1.0), g["x"]))),
-    "expm1": _composed("expm1(x)", lambda m, g: m.bin("-", m.op("exp", g["x"]), _n(1.0))),
     "square": _composed("square(x)", lambda m, g: m.bin("*", g["x"], g["x"])),
     "reciprocal": _composed("reciprocal(x)", lambda m, g: m.bin("/", _n(1.0), g["x"])),
-    "sinh": _composed("sinh(x)", lambda m, g: _hyperbolic(m, g, "-")),
-    "cosh": _composed("cosh(x)", lambda m, g: _hyperbolic(m, g, "+")),
+    "sinh": _composed("sinh(x)", lambda m, g: _hyperbolic(m, g, "-", "expm1")),
+    "cosh": _composed("cosh(x)", lambda m, g: _hyperbolic(m, g, "+", "exp")),
     "clamp": _composed("clamp(x, lo, hi)", lambda m, g: _clamp(m, g["x"], g["lo"], g["hi"])),
     "where": Builtin("where(c, a, b)", _where),
     "stop": Builtin("stop(x)", _stop),

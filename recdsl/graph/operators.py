@@ -87,7 +87,9 @@ def _power(ev: Evaluator, base: Item, exponent: Item, span: Span) -> Item:
         if exponent.value == 2:
             return ev.join("mul", (base, base), span, "`**`")
         return ev.join("power", (base,), span, "`**`", exponent=float(exponent.value))
-    if isinstance(base, Number) and base.value <= 0:
+    if not isinstance(base, Number):
+        return ev.join("pow", (base, exponent), span, "`**`")
+    if base.value <= 0:
         raise Stop(BadNumber(span, f"`{shown(span)}`: the base of a power is {base.value}, not above 0"))
     return elementwise(ev, "exp", ev.join("mul", (exponent, elementwise(ev, "log", base, span)), span, "`**`"), span)
 
@@ -194,7 +196,9 @@ def as_index(ev: Evaluator, value: int, axis: Axis, span: Span) -> int:
 
 NUMERIC: Mapping[str, Callable[[float], float]] = {
     "exp": math.exp,
+    "expm1": math.expm1,
     "log": math.log,
+    "log1p": math.log1p,
     "sqrt": math.sqrt,
     "tanh": math.tanh,
     "sin": math.sin,

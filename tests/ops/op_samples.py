@@ -88,11 +88,12 @@ def _choices() -> list[Sample]:
 
 
 SAMPLES: list[Sample] = [
-    *_each("tanh sigmoid softplus relu exp sin cos erf neg abs sign floor", (VECTOR,)),
-    *_each("sqrt log", (VECTOR,), 0.3, 3.0),
+    *_each("tanh sigmoid softplus relu exp sin cos erf neg abs sign floor expm1", (VECTOR,)),
+    *_each("sqrt log log1p", (VECTOR,), 0.3, 3.0),
     *_each("add sub mul maximum minimum eq ne lt le gt ge", (MATRIX, MATRIX)),
     *_each("div mod", (VECTOR, VECTOR), 0.6, 3.0),
     *[Sample("power", (VECTOR,), {"exponent": k}, 0.3, 2.0) for k in (2.0, 3, -1.0, 0.5)],
+    Sample("pow", (VECTOR, VECTOR), {}, 0.3, 2.0),
     *_sums(),
     *_products(),
     *_maps(),

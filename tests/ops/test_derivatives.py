@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from op_samples import SAMPLES, Sample
+from op_samples import SAMPLES, VECTOR, Sample
 from torch import Generator, Tensor
 
 from recdsl.backends.reference import declared
-from recdsl.graph.types import Type
+from recdsl.graph.types import Axis, Type
 from recdsl.ops import catalogue, primitive
 from recdsl.testing.evaluate import Evaluator
 
@@ -157,3 +157,29 @@ def test_flops_are_not_negative():
     for sample in SAMPLES:
         op = primitive(sample.op)
         assert op.flops(sample.types, op.infer(sample.types, attributes(sample)), attributes(sample)) >= 0
+
+
+def test_power_where_the_base_is_not_positive() -> None:
+    """As torch.pow: whole exponents of negative bases, and no NaN at 0."""
+    base = [-2.0, -2.0, 0.0, 0.0, 0.0, 3.0]
+    exponent = [3.0, 0.5, 2.0, 0.0, 1.0, 1.5]
+    sample = Sample("pow", (Type("float", (Axis("k", 6),)),) * 2, {})
+    args = [torch.tensor(numbers, dtype=torch.float64) for numbers in (base, exponent)]
+    leaves = [arg.clone().requires_grad_() for arg in args]
+    out = torch.pow(*leaves)
+    assert torch.equal(value(sample, args).nan_to_num(9.0), out.detach().nan_to_num(9.0))
+    expected = torch.autograd.grad(out, leaves, torch.ones(6, dtype=torch.float64))
+    for found, gradient in zip(derived(sample, args, torch.ones(6, dtype=torch.float64)), expected, strict=True):
+        assert found is not None
+        assert torch.allclose(found, gradient, rtol=1e-14, atol=0.0, equal_nan=True)
+    assert expected[1].tolist()[2:5] == [0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("op", ["log1p", "expm1"])
+def test_small_numbers_keep_their_digits(op: str) -> None:
+    sample = Sample(op, (VECTOR,), {})
+    small = torch.tensor([1e-17, -1e-12, 1e-9], dtype=torch.float64)
+    assert torch.allclose(value(sample, [small]), small, rtol=1e-8, atol=0.0)
+    (slope,) = derived(Sample("expm1", (VECTOR,), {}), [-40 - small], torch.ones(3, dtype=torch.float64))
+    assert slope is not None
+    assert torch.allclose(slope, torch.exp(-40 - small), rtol=1e-12, atol=0.0)
