@@ -111,7 +111,7 @@ NUMBERS: dict[str, Formula] = {
     "straight_through(floor(a * x), a * x)": lambda p, x, t: (
         p["a"] * x["x"] + ((p["a"] * x["x"]).floor() - p["a"] * x["x"]).detach()
     ),
-    "(a * x) ** stop(3 + 0 * s)": lambda p, x, t: (p["a"] * x["x"]) ** 3,
+    "(a * x) ** floor(2 * abs(x))": lambda p, x, t: (p["a"] * x["x"]) ** (2 * x["x"].abs()).floor(),
     "exp(x) ** s + log1p(a * a)": lambda p, x, t: x["x"].exp() ** p["s"] + (p["a"] ** 2).log1p(),
     "clamp(a * x, -s, 0.5)": lambda p, x, t: torch.maximum(p["a"] * x["x"], -p["s"]).clamp_max(0.5),
     "min(a * x, s, 0)": lambda p, x, t: torch.minimum(p["a"] * x["x"], p["s"]).clamp_max(0),
