@@ -13,6 +13,7 @@ from recdsl.graph.step import StepGraph
 from recdsl.program.assemble import Assembled, assemble
 from recdsl.resources import read_text
 
+RUNTIME = (("init.py",), ("torch", "arena.py"), ("torch", "call.py"), ("torch", "runtime.py"))
 ENTRIES = ("start", "forward", "backward", "backward_outputs")
 
 
@@ -28,7 +29,7 @@ def generate(graph: StepGraph, plan: CreditPlan, credit: str, *, optimise: bool 
             functions.append(text.replace(f"def {name}(", f"def {function}(", 1))
             table.append(f"    {f'{variant}.{name}'!r}: ({function}, {arguments!r}, {results!r}),")
     description = pprint.pformat(describe(graph, plan, variants, credit), width=110, sort_dicts=False)
-    runtime = "\n\n".join(_body(read_text("backends", *path)) for path in (("init.py",), ("torch", "runtime.py")))
+    runtime = "\n\n".join(_body(read_text("backends", *path)) for path in RUNTIME)
     parts = [
         HEADER,
         f"DESCRIPTION: dict[str, Any] = {description}\n\n",
@@ -63,7 +64,7 @@ from torch import Generator, Tensor
 def _body(text: str) -> str:
     """A file's text behind its imports."""
     lines = text.splitlines()
-    last = max(k for k, line in enumerate(lines) if line.startswith(("import ", "from ")))
+    last = max(k for k, line in enumerate(lines) if line.startswith(("import ", "from ", "    from recdsl.")))
     while lines[last].endswith("(") or (lines[last].startswith((" ", ")"))):
         last += 1
     return "\n".join(lines[last + 1 :]).strip() + "\n"

@@ -1,0 +1,250 @@
+"""One call of a compiled model: checks of the batch, incoming state, loss weights, and the generated functions in turn.
+
+The text of this file is part of every exported model; it needs torch only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from recdsl.backends.torch.arena import Lease
+    from recdsl.backends.torch.runtime import CompiledModel
+
+
+@dataclass
+class Output:
+    """Result of a call. `outputs`: [time, batch, *axes] by name; `losses` and `state` carry no gradient."""
+
+    outputs: dict[str, Tensor]
+    loss: Tensor | None
+    losses: dict[str, Tensor]
+    state: dict[str, Tensor]
+
+
+class Call:
+    """One call of a model: everything its functions read, by storage name."""
+
+    def __init__(
+        self,
+        model: CompiledModel,
+        batch: Mapping[str, Tensor],
+        mask: Tensor | None,
+        reset: Tensor | None,
+        state: Mapping[str, Tensor] | None,
+    ) -> None:
+        self.model, self.state = model, state
+        about = model.recdsl_about
+        self.variant = "plain" if mask is None and reset is None else "ragged"
+        self.storages = about["storages"][self.variant]
+        self.like: Tensor = model.recdsl_like  # type: ignore[assignment]
+        self.given = self._read(batch)
+        self.steps, self.size = self._extent()
+        self.scored = all(name in self.given for name, info in about["inputs"].items() if info["target"])
+        shape = (self.steps, self.size)
+        valid = self._flags("mask", mask, shape, True)
+        self.valid = valid
+        self.data: dict[str, Any] = {"in_mask": valid, "in_reset": self._flags("reset", reset, shape, False)}
+        self._fill(mask is not None)
+        self.data["fresh"] = self.like.new_full((), 0.0 if state is not None else 1.0)
+        self.t0 = 0 if state is None or "t" not in state else int(state["t"])
+        kind = (self.variant, self.steps, self.size, self.like.dtype)
+        self.lease: Lease = model.recdsl_arena.lease(self.like, kind)
+        if mask is None:
+            self.data |= self.lease.once(f"weights {self.scored}", lambda: self._weights(shape))
+        else:
+            self.data |= self._weights(shape)
+        for name, every in about["windows"].items():
+            self.data[name] = -(-self.steps // every)
+
+    # -- reading the batch ----------------------------------------------------------------------------------------
+    def _read(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        known = self.model.recdsl_about["inputs"]
+        unknown = sorted(set(batch) - set(known))
+        if unknown:
+            raise ValueError(f"batch has {unknown[0]!r}, but the spec has only {', '.join(map(repr, known))}")
+        missing = [name for name, info in known.items() if not info["target"] and name not in batch]
+        if missing:
+            raise ValueError(f"batch lacks the input {missing[0]!r}")
+        return {name: self._value(name, known[name], batch[name]) for name in known if name in batch}
+
+    def _value(self, name: str, info: Mapping[str, Any], value: Tensor) -> Tensor:
+        shape = tuple(info["shape"])
+        expected = f"[time, batch{''.join(f', {n}' for n in shape)}]"
+        if value.dim() != 2 + len(shape) or tuple(value.shape[2:]) != shape:
+            raise ValueError(f"{name!r} has shape {list(value.shape)}; the spec says {expected}")
+        if info["dtype"] == "int":
+            if value.is_floating_point() or value.dtype == torch.bool:
+                kind = f"{info['kind']}[{info['size']}]"
+                raise ValueError(f"{name!r} holds {value.dtype}; it is {kind}: integers {expected}")
+            return value.to(device=self.like.device, dtype=torch.long)
+        if value.requires_grad and torch.is_grad_enabled():
+            raise ValueError(f"{name!r} requires a gradient; inputs are constants here: detach it")
+        dtype = torch.bool if info["dtype"] == "bool" else self.like.dtype
+        return value.to(device=self.like.device, dtype=dtype)
+
+    def _extent(self) -> tuple[int, int]:
+        shapes = {name: (value.shape[0], value.shape[1]) for name, value in self.given.items()}
+        if not shapes:
+            raise ValueError("the batch is empty")
+        first, *_ = shapes
+        for name, shape in shapes.items():
+            if shape != shapes[first]:
+                raise ValueError(f"{name!r} has [time, batch] = {list(shape)}, but {first!r} has {list(shapes[first])}")
+        if shapes[first][0] == 0:
+            raise ValueError("a call needs at least one step")
+        return shapes[first]
+
+    def _flags(self, name: str, value: Tensor | None, shape: tuple[int, int], default: bool) -> Tensor:
+        if value is None:
+            return torch.full((1, 1), default, device=self.like.device).expand(shape)
+        if tuple(value.shape) != shape or value.dtype != torch.bool:
+            raise ValueError(f"{name} is {value.dtype} {list(value.shape)}; expected torch.bool {list(shape)}")
+        return value.to(self.like.device)
+
+    def _fill(self, masked: bool) -> None:
+        """Inputs and targets by storage. What stands at masked steps is never used: a valid step's value takes its
+        place, so that no padding (zero, NaN, -1) meets a logarithm or a division."""
+        steps, samples = self._stand_ins() if masked else (None, None)
+        for name, info in self.model.recdsl_about["inputs"].items():
+            value = self.given.get(name)
+            if value is None:
+                kinds = {"int": torch.long, "bool": torch.bool}
+                dtype = kinds.get(info["dtype"], self.like.dtype)
+                value = torch.zeros((1,) * (2 + len(info["shape"])), dtype=dtype, device=self.like.device)
+                value = value.expand(self.steps, self.size, *info["shape"])
+            elif masked:
+                value = torch.zeros_like(value) if steps is None else value[steps, samples]
+            if info["dtype"] == "int" and name in self.given:
+                self._check_range(name, info, value)
+            self.data[self.storages[name]] = value
+
+    def _stand_ins(self) -> tuple[Tensor | None, Tensor | None]:
+        """For each (step, sample) the place of the value to use: its own if valid, else the last valid one before it,
+        else the sample's first, else another sample's; None where nothing is valid."""
+        if not self.valid.any():
+            return None, None
+        steps = torch.arange(self.steps, device=self.valid.device)[:, None]
+        last = torch.where(self.valid, steps, -1).cummax(0).values
+        last = torch.where(last < 0, self.valid.to(torch.uint8).argmax(0), last)
+        used = self.valid.any(0)
+        samples = torch.where(used, torch.arange(self.size, device=used.device), used.to(torch.uint8).argmax())
+        return last.gather(1, samples.expand(last.shape)), samples.expand(last.shape)
+
+    def _check_range(self, name: str, info: Mapping[str, Any], value: Tensor) -> None:
+        if value.numel() == 0:
+            return
+        low, high = torch.aminmax(value)
+        if int(high) >= info["size"] or (int(low) < 0 and not info["target"]):
+            wrong = int(high) if int(high) >= info["size"] else int(low)
+            raise ValueError(f"{name!r} holds {wrong}; it is {info['kind']}[{info['size']}]: 0 to {info['size'] - 1}")
+
+    # -- losses ---------------------------------------------------------------------------------------------------
+    def _weights(self, shape: tuple[int, int]) -> dict[str, Tensor]:
+        """`w*`: what each (step, sample) counts in each loss; the share 1 / number under `reduce: mean`."""
+        found: dict[str, Tensor] = {}
+        for k, info in enumerate(self.model.recdsl_about["losses"]):
+            due = self._due(info["at"]).to(self.like.dtype) if self.scored else self.like.new_zeros(shape)
+            if self.model.recdsl_about["reduce"] == "mean":
+                due = due / due.sum().clamp_min(1.0)
+            found[f"w{k}"] = due
+        return found
+
+    def _due(self, at: Any) -> Tensor:
+        if at == "all":
+            return self.valid
+        steps = torch.arange(self.steps, device=self.like.device)[:, None]
+        if at == "last":
+            last = torch.where(self.valid, steps, -1).amax(0)
+            return (steps == last) & self.valid
+        return self.valid & ((steps + 1) % at[1] == 0)
+
+    # -- running --------------------------------------------------------------------------------------------------
+    def _call(self, entry: str, variant: str = "") -> dict[str, Any]:
+        function, arguments, results = self.model.recdsl_functions[f"{variant or self.variant}.{entry}"]
+        arena, data = self.lease.open(entry), self.data
+        try:
+            values = function(self.like, arena, self.steps, self.size, *[data[name] for name in arguments])
+        except BaseException:
+            self.lease.spoil()
+            raise
+        arena.finish(entry)
+        return dict(zip(results, values, strict=True))
+
+    def forward(self, parameters: list[Tensor]) -> tuple[Tensor, ...]:
+        about = self.model.recdsl_about
+        for name, value in zip(about["parameters"], parameters, strict=True):
+            self.data[self.storages["parameter " + name]] = value
+        if "in_t" in self.data or about["counts"]:
+            steps = torch.arange(self.t0, self.t0 + self.steps, dtype=self.like.dtype, device=self.like.device)
+            self.data["in_t"] = steps[:, None].expand(self.steps, self.size)
+        self._start()
+        found = self._call("forward")
+        self.data.update(found)
+        losses = [found[f"loss{k}"] for k in range(len(about["losses"]))]
+        loss = self.like.new_zeros(())
+        for info, value in zip(about["losses"], losses, strict=True):
+            loss = loss + info["weight"] * value
+        self.parts = losses
+        return loss, *(self._timed(k, found[f"out{k}"]) for k in range(len(about["outputs"])))
+
+    def _timed(self, k: int, value: Tensor) -> Tensor:
+        """An output that does not vary is shown at every step."""
+        if self._fixed(k):
+            return value.expand(self.steps, self.size, *value.shape)
+        return value.clone() if self._lent(value) else value.detach()
+
+    def _lent(self, value: Tensor) -> bool:
+        """Whether an output is (part of) an input, which belongs to the caller and must not get a history."""
+        place = value.untyped_storage().data_ptr()
+        return any(given.untyped_storage().data_ptr() == place for given in self.given.values())
+
+    def _fixed(self, k: int) -> bool:
+        return self.data[f"out{k}"].dim() == self.model.recdsl_about["ranks"][k]
+
+    def _start(self) -> None:
+        """What each carry holds before step 0."""
+        about = self.model.recdsl_about
+        given = self.state or {}
+        wanted = dict(about["carries"])
+        if self.state is None:
+            found = self._call("start", "plain")
+            for init, carries in about["inits"]:
+                for carry in carries:
+                    start = found[init]
+                    self.data[self.storages["state " + carry]] = start.expand(self.size, *wanted[carry])
+            return
+        for carry, shape in wanted.items():
+            if carry not in given:
+                raise ValueError(f"state lacks {carry!r}")
+            if tuple(given[carry].shape) != (self.size, *shape):
+                raise ValueError(f"state {carry!r} has shape {list(given[carry].shape)}, not {[self.size, *shape]}")
+            self.data[self.storages["state " + carry]] = given[carry].detach()
+
+    def backward(self, loss: Tensor | None, outputs: tuple[Tensor | None, ...]) -> list[Tensor | None]:
+        about = self.model.recdsl_about
+        scale = self.like.new_zeros(()) if loss is None else loss
+        for k, info in enumerate(about["losses"]):
+            self.data[f"g{k}"] = self.data[f"w{k}"] * (scale * info["weight"])
+        entry = "backward" if all(value is None for value in outputs) else "backward_outputs"
+        for k, value in enumerate(outputs):
+            given = value.sum((0, 1)) if value is not None and self._fixed(k) else value
+            self.data[f"c{k}"] = torch.zeros_like(self.data[f"out{k}"]) if given is None else given
+        found = self._call(entry)
+        return [found.get(about["gradients"].get(name)) for name in about["parameters"]]
+
+    # -- result ---------------------------------------------------------------------------------------------------
+    def output(self, results: tuple[Tensor, ...]) -> Output:
+        """What the caller gets. The call keeps no result: autograd would keep both alive for ever."""
+        about = self.model.recdsl_about
+        loss, *outputs = results
+        state = {c: self.data[self.storages["next " + c]].detach().clone() for c in about["carries"]}
+        state["t"] = torch.tensor(self.t0 + self.steps)
+        names = [info["name"] for info in about["losses"]]
+        losses = {name: part.detach() for name, part in zip(names, self.parts, strict=True)} if self.scored else {}
+        return Output(dict(zip(about["outputs"], outputs, strict=True)), loss if self.scored else None, losses, state)
