@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from recdsl.graph.types import Axis
@@ -33,12 +33,15 @@ UNARY = {
 BINARY = {"add": "add", "sub": "sub", "mul": "mul", "div": "div", "pow": "pow"}
 COMPARE = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
 LOGIC = {"and": "&", "or": "|"}
+UNFOLDED = ("erf", "stop", "straight_through", "spike")
+"""Ops that may meet a number: all others of a number have become numbers themselves."""
 VIEWS = ("slice", "rename", "transpose", "broadcast", "stop")
 
 
 def expression(op: Op, args: Sequence[Operand]) -> str:
     """Python text of the op's value."""
     attrs = dict(op.attrs)
+    args = [_full(arg) if op.op in UNFOLDED else arg for arg in args]
     if op.op in WRITERS:
         return WRITERS[op.op](op, args, attrs)
     texts = [arg.text for arg in args]
@@ -56,6 +59,7 @@ def expression(op: Op, args: Sequence[Operand]) -> str:
 
 def in_place(op: Op, args: Sequence[Operand], out: str) -> str | None:
     """A statement that writes the op's value into `out`; None where there is only the expression."""
+    args = [_full(arg) if op.op in UNFOLDED else arg for arg in args]
     texts = [arg.text for arg in args]
     if op.op in UNARY:
         return f"torch.{UNARY[op.op]}({texts[0]}, out={out})"
@@ -209,6 +213,14 @@ WRITERS: dict[str, Callable[[Op, Sequence[Operand], dict[str, Any]], str]] = {
 
 def _tensor(arg: Operand) -> str:
     return f"like.new_tensor({arg.text})" if arg.number else arg.text
+
+
+def _full(arg: Operand) -> Operand:
+    """A number as a tensor of its axes."""
+    if not arg.number:
+        return arg
+    sizes = "".join(f"{axis.size}, " for axis in arg.axes)
+    return replace(arg, text=f"like.new_full(({sizes}), {arg.text})", number=False)
 
 
 # -- contractions -----------------------------------------------------------------------------------------------------

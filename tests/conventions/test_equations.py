@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import pytest
@@ -113,6 +114,9 @@ NUMBERS: dict[str, Formula] = {
     ),
     "(a * x) ** floor(2 * abs(x))": lambda p, x, t: (p["a"] * x["x"]) ** (2 * x["x"].abs()).floor(),
     "exp(x) ** s + log1p(a * a)": lambda p, x, t: x["x"].exp() ** p["s"] + (p["a"] ** 2).log1p(),
+    "s * x * (stop(2 + 0 * s) + erf(0 * s + 1))": lambda p, x, t: p["s"] * x["x"] * (2 + math.erf(1)),
+    "x * straight_through(2, a * 0) * s": lambda p, x, t: 2 * x["x"] * p["s"],
+    "a * x * (spike(0 * a + 1) + stop(3))": lambda p, x, t: 4 * p["a"] * x["x"],
     "clamp(a * x, -s, 0.5)": lambda p, x, t: torch.maximum(p["a"] * x["x"], -p["s"]).clamp_max(0.5),
     "min(a * x, s, 0)": lambda p, x, t: torch.minimum(p["a"] * x["x"], p["s"]).clamp_max(0),
 }
