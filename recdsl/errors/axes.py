@@ -104,7 +104,8 @@ class CannotInfer(Problem):
     message = "the axes of state `{name}` cannot be inferred"
     hint = 'declare it: `states: {{{name}: "float[...]"}}`'
     explain = (
-        "A state takes the type of what is assigned to it; where that depends only on the state itself, declare it."
+        "A state takes the type of what is assigned to it. Where that depends only on the state itself, it is a scalar "
+        "if that fits; otherwise declare it."
     )
 
     name: str

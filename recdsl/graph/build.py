@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from recdsl.diagnostics import Note
 from recdsl.errors.axes import CannotInfer, TooLarge
@@ -17,6 +18,7 @@ from recdsl.graph.reach import reached
 from recdsl.graph.scope import Ref, Scope
 from recdsl.graph.step import Carry, Loss, StepGraph
 from recdsl.graph.steps import evaluator, run
+from recdsl.graph.types import FLOAT, Type
 from recdsl.syntax.ast import BlockDecl, Spec
 
 LARGEST = 2**33
@@ -28,17 +30,10 @@ def build(spec: Spec, sizes: Mapping[str, int] | None = None) -> StepGraph:
 
     Raises SpecError with all problems that were found.
     """
-    library: dict[str, BlockDecl | None] = {}
-    given = dict(sizes or {})
-    ctx = Context(spec, given, state_types(spec, given, library), False, library)
-    scope = top_scope(ctx)
-    run(ctx, scope, spec.step)
-    found = _losses(ctx, scope)
-    carries = histories.carries(ctx, evaluator(ctx, scope))
+    built = _inferred(spec, dict(sizes or {}))
+    ctx, scope = built.ctx, built.scope
     if not ctx.problems.found:
-        _check_known(ctx, scope)
-    if not ctx.problems.found:
-        _check_reach(ctx, carries, found)
+        _check_reach(ctx, built.carries, built.losses)
         _check_memory(ctx)
     ctx.problems.check()
     outputs = tuple(
@@ -52,11 +47,45 @@ def build(spec: Spec, sizes: Mapping[str, int] | None = None) -> StepGraph:
         tuple(ctx.emit.nodes),
         tuple(ctx.inputs),
         tuple(ctx.parameters.values()),
-        tuple(carries),
+        tuple(built.carries),
         outputs,
-        tuple(found),
+        tuple(built.losses),
         spec.reduce,
     )
+
+
+@dataclass(frozen=True)
+class _Built:
+    """What one pass over the spec has made; problems are in its context."""
+
+    ctx: Context
+    scope: Scope
+    losses: list[Loss]
+    carries: list[Carry]
+
+
+def _inferred(spec: Spec, sizes: Mapping[str, int]) -> _Built:
+    """States whose axes nothing determines, such as a counter's, are scalars if that fits every equation."""
+    library: dict[str, BlockDecl | None] = {}
+    types = state_types(spec, sizes, library)
+    built = _pass(spec, sizes, types, library)
+    if built.ctx.unknown and all(isinstance(problem, CannotInfer) for problem in built.ctx.problems.found):
+        scalars = _pass(spec, sizes, types | dict.fromkeys(built.ctx.unknown, FLOAT), library)
+        return built if scalars.ctx.problems.found else scalars
+    return built
+
+
+def _pass(
+    spec: Spec, sizes: Mapping[str, int], types: dict[str, Type], library: dict[str, BlockDecl | None]
+) -> _Built:
+    ctx = Context(spec, sizes, types, False, library)
+    scope = top_scope(ctx)
+    run(ctx, scope, spec.step)
+    found = _losses(ctx, scope)
+    carries = histories.carries(ctx, evaluator(ctx, scope))
+    if not ctx.problems.found:
+        _check_known(ctx, scope)
+    return _Built(ctx, scope, found, carries)
 
 
 def _losses(ctx: Context, scope: Scope) -> list[Loss]:

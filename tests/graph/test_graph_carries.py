@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from graph_support import parameters, problems, step_of, unroll
 
@@ -91,4 +92,23 @@ def test_learned_start() -> None:
 
 
 def test_unknown_state_says_what_to_write() -> None:
-    assert problems("recdsl: 1\nstep: h = 0.9 * h[t-1]\nloss: mse(h, 0)\n") == [("RD0407", 2, 17)]
+    assert problems("recdsl: 1\nstep: h = softmax(h[t-1])\nloss: mse(h, 0)\n") == [("RD0407", 2, 19)]
+
+
+@pytest.mark.parametrize(
+    ("step", "states"),
+    [
+        ("k = k[t-1] + 1\ny = k * x", {"k": "float"}),
+        ("k = 0.9 * k[t-2] + 1\ny = k * x + y[t-1]", {"k": "float", "k[t-2]": "float", "y": "float[n=2]"}),
+        ("a = b[t-1] + 1\nb = a[t-1]\ny = a * x", {"a": "float", "b": "float"}),
+        ("k = k[t-1] * y[t-1]\ny = k + x", {"k": "float[n=2]", "y": "float[n=2]"}),
+    ],
+)
+def test_states_that_nothing_determines_are_scalars_if_that_fits(step: str, states: dict[str, str]) -> None:
+    graph = step_of(step, HEAD, "mse(y, 0)")
+    assert {carry.name: str(graph.nodes[carry.read].type) for carry in graph.carries} == states
+
+
+def test_a_counter_counts() -> None:
+    outs = unroll(step_of("k = k[t-1] + 1", HEAD, "mse(k, 0)"), {}, [{}] * 3)
+    assert [float(out["k"]) for out in outs] == [1.0, 2.0, 3.0]
