@@ -66,7 +66,8 @@ def apply(root: Mapping, overrides: Sequence[str], known: tuple[str, ...], probl
         elif not override.value.text.value:
             override.fail(override.value.span, "has no value", "to leave a setting out write `null`")
         elif first not in known:
-            override.fail(keys[0].span, f"begins with `{first}`, which is no key of a spec", suggest(first, known))
+            advice = suggest(first, known) or "write the whole path, such as `train.lr=1e-3` or `sizes.hidden=64`"
+            override.fail(keys[0].span, f"begins with `{first}`, which is no key of a spec", advice)
         else:
             changed = _set(root, keys, override, first in _CLOSED)
             root = changed if isinstance(changed, Mapping) else root
@@ -98,7 +99,7 @@ def _add(node: Mapping, keys: list[Scalar], override: _Override, closed: bool) -
     names = [key.text.value for key, _ in node.items]
     word, path = keys[0].text.value, override.path.strip()
     top = path.split(".")[0]
-    if path == "train.lr":
+    if path == "train.lr" and word == "lr":
         return _learning_rate(node, keys[0], override)
     if closed and path != top:
         advice = suggest(word, names) or (f"`{top}` has {', '.join(names)}" if names else f"the spec has no `{top}`")
@@ -118,9 +119,9 @@ def _learning_rate(node: Mapping, key: Scalar, override: _Override) -> Mapping:
         if name.text.value == "optimizer" and isinstance(value, Scalar):
             new = replace(value, patches=(*value.patches, (key, override.value)))
             return Mapping((*node.items[:index], (name, new), *node.items[index + 1 :]), node.span)
-    text = Text(override.source, f"adam(lr={override.value.text.value})", 0, len(override.words), ">")
-    name = Scalar(Text(override.source, "optimizer", key.span.start, key.span.end), "optimizer")
-    return Mapping((*node.items, (name, Scalar(text, text.value))), node.span)
+    # Both words stand where the user wrote `lr`, so that an error points there.
+    name, adam = (Scalar(Text(override.source, w, key.span.start, key.span.end, ">"), w) for w in ("optimizer", "adam"))
+    return Mapping((*node.items, (name, replace(adam, patches=((key, override.value),)))), node.span)
 
 
 def _patch(node: Scalar, keys: list[Scalar], override: _Override) -> Scalar:

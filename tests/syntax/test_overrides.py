@@ -67,8 +67,17 @@ def test_sections_that_the_spec_lacks() -> None:
         assert line in found
 
 
+@pytest.mark.parametrize("train", ["", "train: {steps: 3}\n"])
+def test_a_learning_rate_needs_no_optimizer(train: str) -> None:
+    (*_, setting) = spec(train, "train.lr=0.1").train
+    assert (setting.name.text, print_expression(setting.value)) == ("optimizer", "adam(lr=0.1)")
+    assert [setting.value.nodes[0].span.text, setting.name.span.text] == ["0.1", "lr"]
+    assert places(failed(train + "step: |\n  h = 1\n", "train.lr=1)")) == ["RD0204 1:11"]
+
+
 MISTAKES = [
     ("hidden=3", ["RD0107 1:1"], "no key of a spec"),
+    ("lr=3", ["RD0107 1:1"], "`train.lr=1e-3`"),
     ("trian.steps=3", ["RD0107 1:1"], "`train`"),
     ("sizes.hiden=3", ["RD0107 1:7"], "`hidden`"),
     ("inputs.y=float", ["RD0107 1:8"], "has x"),
