@@ -120,7 +120,7 @@ def _learning_rate(node: Mapping, key: Scalar, override: _Override) -> Mapping:
             new = replace(value, patches=(*value.patches, (key, override.value)))
             return Mapping((*node.items[:index], (name, new), *node.items[index + 1 :]), node.span)
     # Both words stand where the user wrote `lr`, so that an error points there.
-    name, adam = (Scalar(Text(override.source, w, key.span.start, key.span.end, ">"), w) for w in ("optimizer", "adam"))
+    name, adam = (Scalar(Text(override.source, w, key.span.start, key.span.end), w) for w in ("optimizer", "adam"))
     return Mapping((*node.items, (name, replace(adam, patches=((key, override.value),)))), node.span)
 
 
