@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 from importlib.resources import files
 
@@ -11,7 +12,7 @@ from recdsl.diagnostics import Problems, SpecError
 from recdsl.errors import files as file_errors
 from recdsl.errors import keys as errors
 from recdsl.source import Source, Span
-from recdsl.syntax.ast import BlockDecl, Equation, Expression, Name, ParamDecl
+from recdsl.syntax.ast import BlockDecl, Equation, Expression, Name, ParamDecl, Spec
 from recdsl.syntax.declarations import read_declared, read_params, read_states
 from recdsl.syntax.expressions import parse_equations
 from recdsl.syntax.files import checked, read_file
@@ -146,6 +147,39 @@ def find_block(name: str, beside: str | None) -> BlockDecl | None:
             if found is not None:
                 return found
     return _shipped(name)
+
+
+def files_beside(spec: Spec) -> dict[str, Source]:
+    """The block files beside the spec that it uses, by name, those used by other blocks among them.
+
+    A name that is only mentioned counts too: blocks can be options of blocks. Raises SpecError.
+    """
+    home = spec.span.source.path
+    own = {block.name.text: block for block in spec.blocks}
+    found: dict[str, Source] = {}
+    seen, wanted = set[str](), [*_mentioned(spec.step), *(name for b in spec.blocks for name in _named_by(b))]
+    while wanted:
+        name = wanted.pop()
+        if name in seen or name in own:
+            continue
+        seen.add(name)
+        block = find_block(name, home)
+        if block is not None:
+            wanted += _named_by(block)
+            source = block.name.span.source
+            if os.path.dirname(source.path) == os.path.dirname(home) and not home.startswith("<"):
+                found[name] = source
+    return found
+
+
+def _mentioned(equations: Iterable[Equation]) -> list[str]:
+    nodes = (node for equation in equations for node in equation.value.nodes)
+    return [str(node.value) for node in nodes if node.kind in ("call", "name")]
+
+
+def _named_by(block: BlockDecl) -> list[str]:
+    defaults = (node for _, default in block.sizes if default is not None for node in default.nodes)
+    return [*_mentioned((*block.step, *block.last)), *(str(node.value) for node in defaults if node.kind == "name")]
 
 
 @lru_cache(maxsize=256)

@@ -1,6 +1,7 @@
 """A run's folder, `runs/NAME/STAMP/`:
 
 spec.yaml           the spec, byte for byte
+NAME.yaml           a copy of each block file beside the spec that it uses
 resolved.yaml       with overrides and sizes from the data filled in
 overrides.json      what was given on the command line
 environment.json    versions, threads, seed, where the spec was

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 
 from recdsl.errors.training import CheckpointMismatch, DataChanged, NonFinite, RunError
+from recdsl.syntax.ast import Spec
+from recdsl.syntax.blocks import files_beside
 from recdsl.training import checkpoint, folder, store
 from recdsl.training.batches import Place, Source
 from recdsl.training.binding import Binding, bind_data
@@ -123,8 +125,11 @@ def _resume(
     with store.locked(run.path):
         store.tidy(run.path)
         store.tidy(run.checkpoints)
-        if resume == "last" and compiler.read(path_or_text, ()).span.source.text != run.read("spec.yaml"):
-            raise RunError(CheckpointMismatch(str(run.path), "its spec.yaml differs from the spec given"))
+        if resume == "last":
+            given = compiler.read(path_or_text, ())
+            if given.span.source.text != run.read("spec.yaml"):
+                raise RunError(CheckpointMismatch(str(run.path), "its spec.yaml differs from the spec given"))
+            _check_blocks(run, given)
         made = reopen(run, overrides, trust, compiler)
         trainer = Trainer(made.compiled.module, made.source, made.binding, made.settings)
         whole = pick(run, resume, talk)
@@ -160,6 +165,7 @@ def describe(run: Folder, made: Setup, path_or_text: str, overrides: Sequence[st
     """Write what a run folder says about itself (see `folder`)."""
     spec = made.compiled.spec
     run.write("spec.yaml", spec.span.source.text)
+    _copy_blocks(run, spec)
     run.write("resolved.yaml", made.compiled.resolved)
     run.write("overrides.json", json.dumps(list(overrides)))
     about = folder.environment(made.settings["seed"], where.folder, overrides)
@@ -186,20 +192,26 @@ def _data_sizes(made: Setup, known: set[str], sizes: dict[str, int]) -> dict[str
     return {name: found[name] for name in sorted(known) if name in found}
 
 
-def stored(run: Folder, overrides: Sequence[str], compiler: Compiler) -> Compiled:
-    """Build the spec of a run again: its own overrides, the data's sizes, then further overrides.
+def _copy_blocks(run: Folder, spec: Spec) -> None:
+    """The user's block files, beside the copy of the spec, so that the folder needs nothing else."""
+    for name, source in files_beside(spec).items():
+        if name in ("spec", "resolved"):
+            run.log(f"note: the block file {name}.yaml is not copied: a run folder has a file of that name")
+        else:
+            run.write(f"{name}.yaml", source.text)
 
-    The file that it came from is used where it is unchanged, since blocks may stand beside it; otherwise the copy.
-    """
-    text, about = run.read("spec.yaml"), run.json("environment.json")
-    path = about.get("spec_path")
-    with suppress(OSError, UnicodeDecodeError):
-        if path and Path(path).read_text(encoding="utf-8") != text:
-            path = None
-    if not path or not Path(path).is_file():
-        path = str(run.path / "spec.yaml")
+
+def _check_blocks(run: Folder, spec: Spec) -> None:
+    """The blocks of the spec given are those that the run was made with. Raises RD0705."""
+    for name, source in files_beside(spec).items():
+        if (run.path / f"{name}.yaml").is_file() and run.read(f"{name}.yaml") != source.text:
+            raise RunError(CheckpointMismatch(str(run.path), f"its {name}.yaml differs from the block beside the spec"))
+
+
+def stored(run: Folder, overrides: Sequence[str], compiler: Compiler) -> Compiled:
+    """Build the spec of a run again: its own overrides, the data's sizes, then further overrides."""
     sizes = [f"sizes.{name}={size}" for name, size in run.json("data.json")["sizes"].items()]
-    return compiler.build(path, (*run.json("overrides.json"), *sizes, *overrides))
+    return compiler.build(str(run.path / "spec.yaml"), (*run.json("overrides.json"), *sizes, *overrides))
 
 
 def reopen(run: Folder, overrides: Sequence[str], trust: bool, compiler: Compiler) -> Setup:

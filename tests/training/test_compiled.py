@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from recdsl.diagnostics import SpecError
+from recdsl.errors.training import RunError
 from recdsl.training.loading import load
 from recdsl.training.pipeline import COMPILER, Compiler
 from recdsl.training.run import Result, evaluate, train
@@ -88,6 +89,33 @@ def test_the_folder_holds_the_model(spec: str, tmp_path: Path) -> None:
     whole = model.predict(batch)
     parts = torch.cat([first.outputs["logits"], second.outputs["logits"]])
     assert torch.allclose(parts, whole.outputs["logits"], atol=1e-6)
+
+
+BLOCKS = {
+    "cell": "recdsl: 1\nblock: cell\narguments: {x: 'float[inp]'}\nsizes: {size: required}\n"
+    "step: |\n  y = half(x, size=size)\nreturns: y\n",
+    "half": "recdsl: 1\nblock: half\narguments: {x: 'float[inp]'}\nsizes: {size: required}\n"
+    "params: {W: 'float[size, inp] ~ normal(0, 0.5)'}\nstep: |\n  y = tanh(W @ x + 0.5 * y[t-1])\nreturns: y\n",
+    "other": "recdsl: 1\nblock: other\nstep: |\n  y = 1\nreturns: y\n",
+}
+
+
+def test_the_folder_holds_the_blocks(spec: str, tmp_path: Path) -> None:
+    """Those that stood beside the spec, so that the folder works without it, and after it has changed."""
+    for name, text in BLOCKS.items():
+        (tmp_path / f"{name}.yaml").write_text(text, encoding="utf-8")
+    Path(spec).write_text(SPEC.replace("gru(", "cell("), encoding="utf-8")
+    done = run(spec, tmp_path)
+    assert {path.stem for path in done.folder.glob("*.yaml")} == {"spec", "resolved", "cell", "half"}
+    (tmp_path / "half.yaml").write_text(BLOCKS["half"].replace("0.5 * y", "0.6 * y"), encoding="utf-8")
+    with pytest.raises(RunError, match=r"half\.yaml differs"):
+        run(spec, tmp_path, resume="last")
+    for path in (Path(spec), tmp_path / "half.yaml", tmp_path / "cell.yaml"):
+        path.unlink()
+    moved = tmp_path / "elsewhere"
+    done.folder.rename(moved)
+    assert evaluate(moved) == done.test
+    assert load(moved).step == run("", tmp_path, resume=str(moved)).step == 12
 
 
 def test_new_overrides_are_remembered(spec: str, tmp_path: Path) -> None:
