@@ -32,11 +32,11 @@ def _recdsl(*words: str) -> str:
 def _loop(source: str) -> str:
     """The first loop of `forward`, moved to the left."""
     lines = source[source.index("\ndef forward(") :].splitlines()
-    first = next(k for k, line in enumerate(lines) if line.startswith("    for "))
+    first = next(k for k, line in enumerate(lines) if line.startswith("        for "))
     rest = lines[first:]
     closed = next(k for k, line in enumerate(rest) if line.endswith(":"))
-    last = next(k for k, line in enumerate(rest) if k > closed and not line.startswith("        "))
-    return "\n".join(line[4:] for line in rest[:last])
+    last = next(k for k, line in enumerate(rest) if k > closed and not line.startswith("            "))
+    return "\n".join(line[8:] for line in rest[:last])
 
 
 def _truth() -> dict[str, str]:

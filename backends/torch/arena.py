@@ -53,14 +53,22 @@ def split_rows(x: Tensor, lo: int, hi: int | None, start: int, stop: int | None)
     return (x[lo:hi] if stop is None else x[lo:hi, ..., start:stop]).unbind(0)
 
 
+SHORT = 1024  # entries
+
+
 class Replay:
     """The arena of a function that has run before: everything is known."""
 
-    def __init__(self, script: list[Any]) -> None:
+    def __init__(self, script: list[Any], like: Tensor) -> None:
         self.next: Callable[[], Any] = iter(script).__next__
+        self.like = like
 
     def take(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
         return self.next()
+
+    def show(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        found = self.next()
+        return self.like.new_empty(shape, dtype=dtype) if found is None else found
 
     def rows(self, x: Tensor, lo: int = 0, hi: int | None = None, start: int = 0, stop: int | None = None) -> Any:
         return self.next() or split_rows(x, lo, hi, start, stop)
@@ -91,6 +99,14 @@ class Record:
             self.frame.held[found.data_ptr()] = room
         self.script.append(found)
         return found
+
+    def show(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        """A tensor that the caller will see: one of its own, but for short rows, which are cheaper to copy out in the
+        end than to take apart at each call."""
+        if self.frame is not None and math.prod(shape[1:]) <= SHORT:
+            return self.take(*shape, dtype=dtype)
+        self.script.append(None)
+        return self.like.new_empty(shape, dtype=dtype)
 
     def rows(self, x: Tensor, lo: int = 0, hi: int | None = None, start: int = 0, stop: int | None = None) -> Any:
         """The steps of a sequence (or some columns of it) one by one."""
@@ -155,7 +171,7 @@ class Lease:
     def open(self, name: str) -> Replay | Record:
         """The arena of one function of the call."""
         if self.frame is not None and name in self.frame.scripts:
-            return Replay(self.frame.scripts[name])
+            return Replay(self.frame.scripts[name], self.like)
         return Record(self.frame if name != "start" else None, self.like)
 
     def once(self, name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -165,6 +181,10 @@ class Lease:
         if name not in self.frame.constants:
             self.frame.constants[name] = make()
         return self.frame.constants[name]
+
+    def owns(self, x: Tensor) -> bool:
+        """Whether a tensor lies in the arena's memory."""
+        return self.frame is not None and self.frame.owns(x)
 
     def spoil(self) -> None:
         """After an error nobody knows what is held: the frame is not used again."""

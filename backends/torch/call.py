@@ -47,14 +47,18 @@ class Call:
         self.steps, self.size = self._extent()
         self.scored = all(name in self.given for name, info in about["inputs"].items() if info["target"])
         shape = (self.steps, self.size)
-        valid = self._flags("mask", mask, shape, True)
-        self.valid = valid
-        self.data: dict[str, Any] = {"in_mask": valid, "in_reset": self._flags("reset", reset, shape, False)}
-        self._fill(mask is not None)
-        self.data["fresh"] = self.like.new_full((), 0.0 if state is not None else 1.0)
-        self.t0 = 0 if state is None or "t" not in state else int(state["t"])
+        self._check_flags("mask", mask, shape)
+        self._check_flags("reset", reset, shape)
+        given = {"in_mask": mask, "in_reset": reset}
+        self.data: dict[str, Any] = {name: x.to(self.like.device) for name, x in given.items() if x is not None}
+        self._fill(self.data.get("in_mask"))
         kind = (self.variant, self.steps, self.size, self.like.dtype)
         self.lease: Lease = model.recdsl_arena.lease(self.like, kind)
+        self.data = self.lease.once("nothing given", lambda: self._nothing(shape)) | self.data
+        self.valid: Tensor = self.data["in_mask"]
+        if state is not None:
+            self.data["fresh"] = self.like.new_full((), 0.0)
+        self.t0 = 0 if state is None or "t" not in state else int(state["t"])
         if mask is None:
             self.data |= self.lease.once(f"weights {self.scored}", lambda: self._weights(shape))
         else:
@@ -100,17 +104,19 @@ class Call:
             raise ValueError("a call needs at least one step")
         return shapes[first]
 
-    def _flags(self, name: str, value: Tensor | None, shape: tuple[int, int], default: bool) -> Tensor:
-        if value is None:
-            return torch.full((1, 1), default, device=self.like.device).expand(shape)
-        if tuple(value.shape) != shape or value.dtype != torch.bool:
+    def _check_flags(self, name: str, value: Tensor | None, shape: tuple[int, int]) -> None:
+        if value is not None and (tuple(value.shape) != shape or value.dtype != torch.bool):
             raise ValueError(f"{name} is {value.dtype} {list(value.shape)}; expected torch.bool {list(shape)}")
-        return value.to(self.like.device)
 
-    def _fill(self, masked: bool) -> None:
+    def _nothing(self, shape: tuple[int, int]) -> dict[str, Tensor]:
+        """What stands for a mask, resets and a state where the call has none."""
+        yes, no = (torch.full((1, 1), flag, device=self.like.device).expand(shape) for flag in (True, False))
+        return {"in_mask": yes, "in_reset": no, "fresh": self.like.new_full((), 1.0)}
+
+    def _fill(self, mask: Tensor | None) -> None:
         """Inputs and targets by storage. What stands at masked steps is never used: a valid step's value takes its
         place, so that no padding (zero, NaN, -1) meets a logarithm or a division."""
-        steps, samples = self._stand_ins() if masked else (None, None)
+        steps, samples = (None, None) if mask is None else self._stand_ins(mask)
         for name, info in self.model.recdsl_about["inputs"].items():
             value = self.given.get(name)
             if value is None:
@@ -118,21 +124,21 @@ class Call:
                 dtype = kinds.get(info["dtype"], self.like.dtype)
                 value = torch.zeros((1,) * (2 + len(info["shape"])), dtype=dtype, device=self.like.device)
                 value = value.expand(self.steps, self.size, *info["shape"])
-            elif masked:
+            elif mask is not None:
                 value = torch.zeros_like(value) if steps is None else value[steps, samples]
             if info["dtype"] == "int" and name in self.given:
                 self._check_range(name, info, value)
             self.data[self.storages[name]] = value
 
-    def _stand_ins(self) -> tuple[Tensor | None, Tensor | None]:
+    def _stand_ins(self, valid: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """For each (step, sample) the place of the value to use: its own if valid, else the last valid one before it,
         else the sample's first, else another sample's; None where nothing is valid."""
-        if not self.valid.any():
+        if not valid.any():
             return None, None
-        steps = torch.arange(self.steps, device=self.valid.device)[:, None]
-        last = torch.where(self.valid, steps, -1).cummax(0).values
-        last = torch.where(last < 0, self.valid.to(torch.uint8).argmax(0), last)
-        used = self.valid.any(0)
+        steps = torch.arange(self.steps, device=valid.device)[:, None]
+        last = torch.where(valid, steps, -1).cummax(0).values
+        last = torch.where(last < 0, valid.to(torch.uint8).argmax(0), last)
+        used = valid.any(0)
         samples = torch.where(used, torch.arange(self.size, device=used.device), used.to(torch.uint8).argmax())
         return last.gather(1, samples.expand(last.shape)), samples.expand(last.shape)
 
@@ -197,7 +203,7 @@ class Call:
         """An output that does not vary is shown at every step."""
         if self._fixed(k):
             return value.expand(self.steps, self.size, *value.shape)
-        return value.clone() if self._lent(value) else value.detach()
+        return value.clone() if self.lease.owns(value) or self._lent(value) else value.detach()
 
     def _lent(self, value: Tensor) -> bool:
         """Whether an output is (part of) an input, which belongs to the caller and must not get a history."""
@@ -232,11 +238,16 @@ class Call:
         for k, info in enumerate(about["losses"]):
             self.data[f"g{k}"] = self.data[f"w{k}"] * (scale * info["weight"])
         entry = "backward" if all(value is None for value in outputs) else "backward_outputs"
+        if entry == "backward_outputs":
+            self._cotangents(outputs)
+        found = self._call(entry)
+        return [found.get(about["gradients"].get(name)) for name in about["parameters"]]
+
+    def _cotangents(self, outputs: tuple[Tensor | None, ...]) -> None:
+        """`c*`: what arrives at the outputs."""
         for k, value in enumerate(outputs):
             given = value.sum((0, 1)) if value is not None and self._fixed(k) else value
             self.data[f"c{k}"] = torch.zeros_like(self.data[f"out{k}"]) if given is None else given
-        found = self._call(entry)
-        return [found.get(about["gradients"].get(name)) for name in about["parameters"]]
 
     # -- result ---------------------------------------------------------------------------------------------------
     def output(self, results: tuple[Tensor, ...]) -> Output:

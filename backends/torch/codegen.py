@@ -349,10 +349,13 @@ class Entry:
         escaping = {self.root(text) for name, text in self.results.items() if not name.startswith("next_")}
         kept = {self.root(name) for name in (*self.results.values(), *tape)}
         lines = [*self.head, *self.lines]
+        rows = {self.root(name) for name in ROWS.findall("\n".join(lines))}
+        shown = {name: "arena.show" if name in rows else "like.new_empty" for name in escaping}
+        maker = dict.fromkeys(self.leased, "arena.take") | shown
         out: list[str] = []
         gifts = self.gifts(lines, kept | self.rebound.keys())
         for number, line in enumerate(lines):
-            out.append(ROOM.sub(lambda m: "like.new_empty" if m[1] in escaping else "arena.take", line))
+            out.append(ROOM.sub(lambda m: maker[m[1]], line))
             out += [f"{indent}arena.give({', '.join(sorted(names))})" for indent, names in gifts.get(number, ())]
         out = [fix_empty(line) for line in out]
         arguments = ", ".join(["like", "arena", "T", "B", *self.arguments])
@@ -387,6 +390,7 @@ class Entry:
 
 
 ROOM = re.compile(r"@(\w+)@")
+ROWS = re.compile(r"arena\.rows\((\w+)")
 NAME = re.compile(r"[A-Za-z_]\w*")
 ALIASING = (*VIEWS, "straight_through")
 

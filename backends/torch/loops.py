@@ -56,15 +56,13 @@ class LoopWriter:
         self._hoist()
         names, sequences = list(self.rows.values()), list(self.rows)
         direction = "" if self.loop.step > 0 else "[::-1]"
-        unbound = [f"arena.rows({text}){direction}" for text in sequences]
-        entry.line(f"for {', '.join(names)}{',' if len(names) == 1 else ''} in zip(")
-        for text in unbound:
-            entry.line(f"    {text},")
-        entry.line("):")
-        for text in self.text:
-            entry.line("    " + text)
-        for swap in self.swaps:
-            entry.line("    " + swap)
+        entry.line("with torch.inference_mode():")
+        entry.line(f"    for {', '.join(names)}{',' if len(names) == 1 else ''} in zip(")
+        for text in sequences:
+            entry.line(f"        arena.rows({text}){direction},")
+        entry.line("    ):")
+        for text in (*self.text, *self.swaps):
+            entry.line("        " + text)
 
     def _hoist(self) -> None:
         """Matrices are transposed before the loop, once, and copied where many steps read them: strides are slow."""
@@ -365,12 +363,20 @@ ELEMENTWISE = (*UNARY, *BINARY, "relu", "lerp", "addcmul", "subcmul", "addmm")
 
 
 def changed(op: Op, args: Sequence[Operand], out: str) -> str | None:
-    """The shorter calls that change their own first argument."""
-    if args[0].text != out:
+    """The shorter calls that change one of their own arguments."""
+    place = next((k for k, arg in enumerate(args) if arg.text == out), None)
+    if place is None:
         return None
+    others = [arg.text for k, arg in enumerate(args) if k != place]
     if op.op in UNARY:
         return f"{out}.{UNARY[op.op]}_()"
-    if op.op == "addmm":
+    if op.op in BINARY and (place == 0 or op.op in ("add", "mul")):
+        return f"{out}.{BINARY[op.op]}_({others[0]})"
+    if place == 0 and op.op in ("addcmul", "subcmul"):
+        return f"{out}.addcmul_({', '.join(others)}{', value=-1' if op.op == 'subcmul' else ''})"
+    if place == 0 and op.op == "lerp":
+        return f"{out}.lerp_({', '.join(others)})"
+    if place == 0 and op.op == "addmm":
         value, weight = product_of(op, args)
         return f"{out}.addmm_({value}, {weight})"
     return None

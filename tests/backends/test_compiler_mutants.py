@@ -340,7 +340,7 @@ MUTANTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "reset ignored": flag_ignored("reset"),
     "stale tape": stale_tape,
     "initial value of one sample": runtime(START, ONE_ROW),
-    "state counts as fresh": runtime("0.0 if state is not None else 1.0", "1.0"),
+    "state counts as fresh": runtime('self.data["fresh"] = self.like.new_full((), 0.0)', "pass"),
     "steps count from 0": runtime('0 if state is None or "t" not in state else int(state["t"])', "0"),
     "masked steps have losses": runtime("            return self.valid\n", "            return self.valid | True\n"),
     "last step, not last valid": runtime("(steps == last) & self.valid", "(steps == self.steps - 1) & self.valid"),
