@@ -2,7 +2,7 @@
 
 spec.yaml           the spec, byte for byte
 NAME.yaml           a copy of each block file beside the spec that it uses
-resolved.yaml       with overrides and sizes from the data filled in
+resolved.yaml       with overrides, sizes from the data, and every setting of `train:`
 overrides.json      what was given on the command line
 environment.json    versions, threads, seed, where the spec was
 data.json           the data's fingerprint, sizes and symbols

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -12,7 +12,7 @@ from recdsl.graph.step import Input
 from recdsl.source import Span
 from recdsl.syntax.ast import Spec
 from recdsl.training.catalogue import data_sizes
-from recdsl.training.settings import settings
+from recdsl.training.settings import settings, written
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,14 @@ def _build(path_or_text: str, overrides: Sequence[str]) -> Compiled:
 
 
 def _resolved(path_or_text: str, overrides: Sequence[str]) -> str:
-    """The spec as text with the overrides applied and the sizes of the data filled in."""
+    """The spec as text with the overrides applied, the sizes of the data filled in, and every setting of `train:`."""
     from recdsl.syntax.printer import print_spec
     from recdsl.syntax.spec import read_spec
 
     spec = read_spec(path_or_text, overrides)
     sizes = [f"sizes.{name}={size}" for name, size in data_sizes(spec).items()]
-    return print_spec(read_spec(path_or_text, (*overrides, *sizes)) if sizes else spec)
+    spec = read_spec(path_or_text, (*overrides, *sizes)) if sizes else spec
+    return print_spec(replace(spec, train=written(settings(spec))))
 
 
 COMPILER = Compiler(_read, _build)

@@ -8,8 +8,10 @@ from typing import Any
 
 from recdsl.diagnostics import Problems, suggest
 from recdsl.errors.training import MetricUnclear, NotACall, NotYet, UnknownCall, UnknownSetting, WrongOption
-from recdsl.source import Span
-from recdsl.syntax.ast import Spec
+from recdsl.source import Source, Span
+from recdsl.syntax.ast import Name, Setting, Spec
+from recdsl.syntax.expressions import parse_value
+from recdsl.syntax.text import Text
 from recdsl.training.declare import Declaration, Option
 from recdsl.training.rules import CALLS, LATER_OPTIMIZERS, LATER_SETTINGS, METRICS, NUMBERS, SETTINGS
 from recdsl.training.values import WRONG, Call, Value, as_call, bind, convert, read, show
@@ -196,3 +198,30 @@ def _resolve(spec: Spec, kind: str, options: Mapping[str, Any], span: Span, prob
         problems.add(MetricUnclear(span, kind))
         return None
     return _metric(kind, pairs[0], last if last is not None or not pairs[0].last else 1)
+
+
+def written(found: Settings) -> tuple[Setting, ...]:
+    """`train:` with every setting there is, as it would be written out."""
+    metrics = [_call_text(m.kind, {"output": m.output, "target": m.target, "last": m.last}) for m in found.metrics]
+    texts = {name: _text(value) for name, value in found.numbers.items()}
+    for key, call in (("optimizer", found.optimizer), ("schedule", found.schedule)):
+        texts[key] = _call_text(call.name, call.options)
+    texts["metrics"] = f"[{', '.join(metrics)}]"
+    problems, made = Problems(), list[Setting]()
+    for name, text in texts.items():
+        source = Text.whole(Source("<settings>", text))
+        value = parse_value(source, problems)
+        assert value is not None
+        made.append(Setting(Name(name, source.whole_span), value))
+    return tuple(made)
+
+
+def _call_text(name: str, options: Mapping[str, Any]) -> str:
+    return f"{name}({', '.join(f'{key}={_text(value)}' for key, value in options.items())})"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_text, value))}]"  # type: ignore[arg-type]
+    words = {None: "none", True: "true", False: "false"}
+    return words[value] if value is None or isinstance(value, bool) else str(value)

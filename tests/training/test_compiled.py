@@ -12,9 +12,11 @@ import torch
 
 from recdsl.diagnostics import SpecError
 from recdsl.errors.training import RunError
+from recdsl.syntax.spec import read_spec
 from recdsl.training.loading import load
 from recdsl.training.pipeline import COMPILER, Compiler
 from recdsl.training.run import Result, evaluate, train
+from recdsl.training.settings import settings
 
 from .test_run import Stopping, bits, lines
 
@@ -78,6 +80,10 @@ def test_the_folder_holds_the_model(spec: str, tmp_path: Path) -> None:
     resolved = (done.folder / "resolved.yaml").read_text()
     assert "vocab: 10" in resolved
     assert "hidden: 20" in resolved
+    assert settings(read_spec(resolved)) == settings(read_spec(SPEC, ("train.steps=150",)))
+    for line in ("seed: 0", "keep: 3", "evaluate: 500", "checkpoint: 5", "threads: none", "dtype: float32"):
+        assert f"  {line}\n" in resolved
+    assert "adam(lr=0.05, betas=[0.9, 0.999], eps=1e-08, weight_decay=0.0)" in resolved
     assert "torch" in (done.folder / "generated" / "model.py").read_text()
     assert evaluate(done.folder) == done.test
     (tmp_path / "a.txt").unlink()
