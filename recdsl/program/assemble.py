@@ -192,12 +192,18 @@ class _Assembly:
             seen.add(k)
             if k in self.places:
                 continue
-            constant = node.op in ("add", "sub", "mul") and any(self.nodes[a].op == "constant" for a in node.args)
-            if node.op in VIEWS or node.op in COMPARISONS or constant:
+            if node.op in VIEWS or node.op in COMPARISONS or self._cheap(node):
                 stack.extend(node.args)
             else:
                 found.add(k)
         return found
+
+    def _cheap(self, node: TNode) -> bool:
+        """Whether computing it again costs less than a sequence of its own: one sum of what is kept in any case."""
+        if node.op in ("add", "sub", "mul") and any(self.nodes[a].op == "constant" for a in node.args):
+            return True
+        kept = self.places.keys() | {history.source for history in self.forward.histories}
+        return node.op in ("add", "sub") and kept.issuperset(node.args)
 
     # -- entries --------------------------------------------------------------------------------------------------
     def _forward_entry(self, tape: set[int]) -> tuple[Stmt, ...]:
