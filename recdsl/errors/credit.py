@@ -140,3 +140,20 @@ class BadRequire(Problem):
     explain = "`require` takes a verdict, `exact` or `unbiased`, and optionally `for` with a selector of parameters."
 
     words: str
+
+
+@dataclass(frozen=True)
+class NoScope(Problem):
+    """A forward rule that has no meaning on this graph."""
+
+    code = "RD0510"
+    message = "`{rule}` does not fit this model: {reason}"
+    hint = "{remedy}"
+    explain = (
+        "`columns` and `rflo` track a parameter's influence on its own column: the states of a layer share one axis, "
+        "and a parameter belongs to the column that it is used in. `rtrl` and `snap` track it wherever it goes."
+    )
+
+    rule: str
+    reason: str
+    remedy: str

@@ -351,7 +351,8 @@ class NonFinite(RunProblem):
     code = "RD0701"
     message = "step {step}: the {what} `{name}` is not finite ({count} of {total} numbers); no update was made"
     hint = (
-        "last good checkpoint: {checkpoint}. Try a smaller learning rate, `train: {{clip: 1.0}}`, or inspect the data"
+        "last good checkpoint: {checkpoint}; the batch: {batch}. Try a smaller learning rate, `train: {{clip: 1.0}}`, "
+        "or inspect the data"
     )
     explain = (
         "One NaN or infinity reaches every weight within a step (clipping by norm spreads it), so training stops "
@@ -364,6 +365,7 @@ class NonFinite(RunProblem):
     count: int
     total: int
     checkpoint: str
+    batch: str = "none"
 
 
 @dataclass(frozen=True)

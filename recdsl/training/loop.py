@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from recdsl.errors.training import CheckpointMismatch, NothingToTrain, OutOfMemory, RunError
 from recdsl.training import guard
-from recdsl.training.batches import Request, Sampler, Source
+from recdsl.training.batches import Batch, Request, Sampler, Source
 from recdsl.training.binding import Binding, Call
 from recdsl.training.checkpoint import Checkpoint
 from recdsl.training.metrics import Tally, measure
@@ -22,9 +22,16 @@ from recdsl.training.optim import factor, flatten, optimizer, unflatten
 from recdsl.training.settings import Settings
 
 
+class Stopped(Exception):
+    """An evaluation was given up half-way, since the run is to end."""
+
+
 @dataclass
 class Trainer:
-    """Everything that a resumed run needs is in here and in nothing else; see `snapshot`."""
+    """Everything that a resumed run needs is in here and in nothing else; see `snapshot`.
+
+    batch: the one in work, in training or evaluation. stopping: whether an evaluation is to be given up.
+    """
 
     module: nn.Module
     source: Source
@@ -35,6 +42,8 @@ class Trainer:
     state: Mapping[str, Tensor] | None = None
     tally: Tally = field(default_factory=Tally)
     seconds: float = 0.0
+    batch: Batch | None = None
+    stopping: Callable[[], bool] = lambda: False
 
     def __post_init__(self) -> None:
         self.named = [(name, p) for name, p in self.module.named_parameters() if p.requires_grad]
@@ -55,7 +64,8 @@ class Trainer:
     def update(self) -> None:
         """One batch, one step of the optimizer. Raises RD0654, RD0701 and RD0711 before anything has changed."""
         began = time.perf_counter()
-        call = self.binding.call(self.sampler.next(), str(self.step))
+        self.batch = self.sampler.next()
+        call = self.binding.call(self.batch, str(self.step))
         try:
             self._update(call)
         except (RuntimeError, MemoryError) as error:
@@ -100,9 +110,14 @@ class Trainer:
     def evaluate(self, split: str, batches: int | None) -> dict[str, float]:
         """Loss and metrics of a split: `batches` of it, or one pass (None).
 
-        Draws from generators of its own, so that training goes on as if it had not happened.
+        Draws from generators of its own, so that training goes on as if it had not happened. Raises Stopped.
         """
-        return evaluate(self.module, self.source, self.binding, self.settings, split, batches)
+        return evaluate(self.module, self.source, self.binding, self.settings, split, batches, self._before)
+
+    def _before(self, batch: Batch) -> None:
+        if self.stopping():
+            raise Stopped
+        self.batch = batch
 
     # -- snapshots -------------------------------------------------------------------------------------------------
     def snapshot(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -158,9 +173,15 @@ def run(module: nn.Module, call: Call, state: Mapping[str, Tensor] | None) -> An
 
 
 def evaluate(
-    module: nn.Module, source: Source, binding: Binding, settings: Settings, split: str, batches: int | None
+    module: nn.Module,
+    source: Source,
+    binding: Binding,
+    settings: Settings,
+    split: str,
+    batches: int | None,
+    before: Callable[[Batch], None] = lambda _batch: None,
 ) -> dict[str, float]:
-    """See `Trainer.evaluate`."""
+    """See `Trainer.evaluate`. `before` is called with each batch."""
     request = Request(split, settings["batch"], settings["seed"], settings["stream"])
     passes = source.passes(request)
     count = passes if batches is None else min(batches, passes or batches)
@@ -171,7 +192,9 @@ def evaluate(
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings["seed"])
             for index in range(count or settings["evaluation_batches"]):
-                call = binding.call(sampler.next(), f"{index} of {split}")
+                batch = sampler.next()
+                before(batch)
+                call = binding.call(batch, f"{index} of {split}")
                 output = run(module, call, state)
                 state = output.state if settings["stream"] else None
                 steps = call.shape[0] * call.shape[1] if call.mask is None else int(call.mask.sum())

@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Never
 
 import numpy as np
+import safetensors.torch
 import torch
 
 from recdsl.errors.training import CheckpointMismatch, DataChanged, NonFinite, RunError
@@ -22,7 +24,7 @@ from recdsl.training.binding import Binding, bind_data
 from recdsl.training.catalogue import beside, open_data, used_sizes
 from recdsl.training.folder import Folder
 from recdsl.training.interrupt import Interruption
-from recdsl.training.loop import Trainer
+from recdsl.training.loop import Stopped, Trainer
 from recdsl.training.pipeline import COMPILER, Compiled, Compiler, spans
 from recdsl.training.progress import Reporter, reporter, shown
 from recdsl.training.settings import Settings, settings
@@ -141,7 +143,8 @@ def _resume(
             run.write("overrides.json", json.dumps([*run.json("overrides.json"), *overrides]))
         talk.note(f"run {run.path}: goes on from step {trainer.step}" + _changes(overrides))
         run.log(f"resumed from {whole.path}" + _changes(overrides))
-        return Session(run, trainer, talk, whole.state["lines"]).work()
+        due = bool(whole.state.get("evaluation_due"))
+        return Session(run, trainer, talk, whole.state["lines"], due).work()
 
 
 def _changes(overrides: Sequence[str]) -> str:
@@ -223,30 +226,57 @@ def reopen(run: Folder, overrides: Sequence[str], trust: bool, compiler: Compile
 class Session:
     """One stretch of a run, from start or resumption to its end or interruption."""
 
-    def __init__(self, run: Folder, trainer: Trainer, talk: Reporter, lines: int = 0) -> None:
+    def __init__(self, run: Folder, trainer: Trainer, talk: Reporter, lines: int = 0, due: bool = False) -> None:
         self.run, self.trainer, self.talk = run, trainer, talk
-        self.lines = lines
+        self.lines, self.due = lines, due
         self.settings = trainer.settings
 
     def work(self) -> Result:
         """Update until done or interrupted. A run that failed says where its last good checkpoint is."""
         with Interruption() as interruption:
+            self.trainer.stopping = lambda: interruption.signal is not None
             self.talk.start(self.settings["steps"], self.trainer.step)
             try:
-                while self.trainer.step < self.settings["steps"] and interruption.signal is None:
-                    self.trainer.update()
-                    self._after()
+                self._updates(interruption)
+                return self._end(interruption)
             except RunError as error:
                 self._failed(error)
-            return self._end(interruption)
 
-    def _failed(self, error: RunError) -> None:
+    def _updates(self, interruption: Interruption) -> None:
+        with suppress(Stopped):
+            if self.due:
+                self._evaluate()
+            while self.trainer.step < self.settings["steps"] and interruption.signal is None:
+                self.trainer.update()
+                self._after()
+
+    def _failed(self, error: RunError) -> Never:
+        """Complete the message, and keep the batch that a NaN or an infinity came from. Raises the error."""
         problem = error.problem
         if isinstance(problem, NonFinite):
-            error = RunError(replace(problem, step=self.trainer.step, checkpoint=self.trainer.last_good))
+            where = self._dump()
+            error = RunError(
+                replace(problem, step=self.trainer.step, checkpoint=self.trainer.last_good, batch=where)
+            )
         with suppress(RunError):
             self.run.log(str(error))
         raise error
+
+    def _dump(self) -> str:
+        """Write the batch in work, with the state that it met, into the run folder; the path."""
+        trainer = self.trainer
+        if trainer.batch is None:
+            return "none"
+        path = self.run.path / f"batch-at-step-{trainer.step}.safetensors"
+        flags = {"mask": trainer.batch.mask, "reset": trainer.batch.reset}
+        arrays = {**trainer.batch.arrays, **{name: flag for name, flag in flags.items() if flag is not None}}
+        tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+        tensors |= {f"state/{name}": value.cpu().contiguous() for name, value in (trainer.state or {}).items()}
+        try:
+            store.replace(path, safetensors.torch.save(tensors))
+        except RunError as error:
+            return f"not written ({error.problem.text()})"
+        return str(path)
 
     def _due(self, name: str) -> bool:
         every = self.settings[name]
@@ -258,9 +288,15 @@ class Session:
         if self._due("log"):
             self._measure("train", trainer.report())
         if self._due("evaluate") and trainer.step < self.settings["steps"]:
-            self._measure("valid", trainer.evaluate("valid", self.settings["evaluation_batches"]))
+            self._evaluate()
         if self._due("checkpoint"):
             self._save()
+
+    def _evaluate(self) -> None:
+        """If it is given up, a resumed run does it first."""
+        self.due = True
+        self._measure("valid", self.trainer.evaluate("valid", self.settings["evaluation_batches"]))
+        self.due = False
 
     def _measure(self, split: str, values: dict[str, float]) -> None:
         self.talk.values(self.trainer.step, split, values)
@@ -272,7 +308,7 @@ class Session:
     def _save(self) -> None:
         tensors, state = self.trainer.snapshot()
         # Lines of metrics so far, so that a resumed run neither loses nor repeats one.
-        state["lines"] = self.lines
+        state["lines"], state["evaluation_due"] = self.lines, self.due
         path = checkpoint.save(self.run.checkpoints, self.trainer.step, tensors, state, self.settings["keep"])
         self.trainer.last_good = str(path)
 
@@ -280,20 +316,23 @@ class Session:
         trainer = self.trainer
         if not trainer.last_good.endswith(f"step-{trainer.step:07d}"):
             self._save()
-        valid: dict[str, float] = {}
-        test: dict[str, float] = {}
         if trainer.step >= self.settings["steps"]:
-            valid = trainer.evaluate("valid", self.settings["evaluation_batches"])
-            self._measure("valid", valid)
-            test = trainer.evaluate("test", None)
-            self._measure("test", test)
-            self.run.log(f"finished at step {trainer.step}: {shown(test)}")
-        else:
-            text = f"interrupted at step {trainer.step}; go on with --resume {self.run.path}"
-            self.talk.note(text)
-            self.run.log(text)
-        status = interruption.status if trainer.step < self.settings["steps"] else 0
-        return Result(self.run.path, trainer.step, status, trainer.last_good, valid, test)
+            with suppress(Stopped):
+                return self._finish()
+        text = f"interrupted at step {trainer.step}; go on with --resume {self.run.path}"
+        self.talk.note(text)
+        self.run.log(text)
+        return Result(self.run.path, trainer.step, interruption.status, trainer.last_good)
+
+    def _finish(self) -> Result:
+        """The last evaluations. Raises Stopped; a resumed run does them again."""
+        trainer = self.trainer
+        valid = trainer.evaluate("valid", self.settings["evaluation_batches"])
+        test = trainer.evaluate("test", None)
+        self._measure("valid", valid)
+        self._measure("test", test)
+        self.run.log(f"finished at step {trainer.step}: {shown(test)}")
+        return Result(self.run.path, trainer.step, 0, trainer.last_good, valid, test)
 
 
 def evaluate(

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
-from recdsl.errors.training import RunError
+from recdsl.errors.training import NonFinite, RunError
 from recdsl.training import checkpoint
 from recdsl.training.loading import load
 from recdsl.training.loop import Trainer
@@ -247,6 +248,10 @@ def test_not_finite_stops_before_the_update(tmp_path: Path, what: str) -> None:
         "parameter": ("output", "logits"),
     }[what]
     assert "step-0000004" in found.help()
+    assert found.batch in found.help()
+    kept = safetensors.torch.load_file(found.batch)
+    assert Path(found.batch).parent.parent == tmp_path / "fake"
+    assert {name: tuple(value.shape) for name, value in kept.items()} == {"x": (6, 4), "y": (6, 4)}
     for name, value in seen["module"].named_parameters():
         assert torch.equal(value, seen["before"][name])
 
@@ -262,6 +267,49 @@ def test_not_finite_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     np.savez(tmp_path / "d.npz", x=x, y=x)
     with pytest.raises(Exception, match="RD0608"):
         run(good, tmp_path)
+
+
+@pytest.mark.usefixtures("text_file")
+def test_not_finite_while_evaluating(tmp_path: Path) -> None:
+    """The batch that is kept is the evaluation's, with the state that training would go on with."""
+
+    def spoiled(path_or_text: str, overrides: Any = ()) -> Any:
+        compiled = build(path_or_text, overrides)
+
+        def hook(module: Any, _inputs: Any, _output: Any) -> None:
+            if not module.training:
+                raise RunError(NonFinite(0, "input", "x", 1, 1, "none"))
+
+        compiled.module.register_forward_hook(hook)
+        return compiled
+
+    found = problem(lambda: train(STREAM, root=tmp_path, progress="silent", compiler=Compiler(read, spoiled)))
+    assert found.step == 5
+    assert set(safetensors.torch.load_file(found.batch)) == {"x", "next", "reset", "state/h"}
+
+
+@pytest.mark.parametrize(("batch", "step"), [(1, 5), (3, 10), (5, 12), (7, 12)])
+def test_interrupted_evaluations_end_at_the_next_batch(tmp_path: Path, batch: int, step: int) -> None:
+    whole = run(COPY, tmp_path / "whole")
+    calls = 0
+
+    def counting(path_or_text: str, overrides: Any = ()) -> Any:
+        compiled = build(path_or_text, overrides)
+
+        def hook(module: Any, _inputs: Any, _output: Any) -> None:
+            nonlocal calls
+            calls += not module.training
+            if calls == batch and not module.training:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        compiled.module.register_forward_hook(hook)
+        return compiled
+
+    part = train(COPY, root=tmp_path / "part", progress="silent", compiler=Compiler(read, counting))
+    assert (part.step, part.status, calls) == (step, 130, batch)
+    again = run(COPY, tmp_path / "part", resume=str(part.folder))
+    assert bits(again.checkpoint) == bits(whole.checkpoint)
+    assert lines(again.folder) == lines(whole.folder)
 
 
 def test_evaluate_and_load(tmp_path: Path) -> None:
