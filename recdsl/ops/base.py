@@ -42,7 +42,8 @@ class Primitive:
     """Base of every op; stateless. Abstract: subclasses are final but for the small families below.
 
     structure: how the result depends on its arguments, for verdicts and trace storage: "diag" (same index on
-    same index), "map" (an index map: moves, copies or drops entries), "dense", or "zero" (no derivative).
+    same index), "map" (an index map: each entry of the result is an entry of one argument, or 0), "dense", or "zero"
+    (no derivative).
     smooth: whether finite differences agree with the declared derivative everywhere.
     """
 

@@ -14,6 +14,7 @@ class Stop(Elementwise):
 
     name = "stop"
     arity = 1
+    smooth = False
     structure = "zero"
 
     def value(self, xp: Any, args: Sequence[Any], attrs: Attrs, types: Sequence[Type]) -> Any:

@@ -14,7 +14,6 @@ class Sum(Linear):
 
     name = "sum"
     arity = 1
-    structure = "map"
 
     def infer(self, types: Sequence[Type], attrs: Attrs) -> Type:
         over = dict(attrs)["over"]

@@ -42,7 +42,7 @@ def random_model(draws: Draws, rules: Sequence[tuple[str, str]] | None = None) -
     reduce = "sum" if draws.chance(20) else "mean"
     graph = _freeze(maker, reduce)
     chosen = tuple(rules) if rules is not None else random_rules(draws, graph)
-    smooth = all(node.op in LEAVES or (primitive(node.op).smooth and node.op != "stop") for node in graph.nodes)
+    smooth = all(node.op in LEAVES or primitive(node.op).smooth for node in graph.nodes)
     return Model(maker.text(reduce, chosen), graph, chosen, smooth)
 
 
