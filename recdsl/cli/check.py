@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def add(app: typer.Typer) -> None:
     @command(app, "check", brief=True)
     def check(  # pyright: ignore[reportUnusedFunction]
-        arguments: Annotated[list[str], typer.Argument(metavar="SPEC... [KEY=VALUE]...", help="Files, or -.")],
+        arguments: Annotated[list[str], typer.Argument(metavar="SPEC|KEY=VALUE", help="Files or -; changes to them.")],
         as_json: AsJson = False,
     ) -> int:
         """Check specs: names, shapes, settings, credit. With --json: diagnostics as editors take them."""
@@ -53,7 +53,8 @@ def one(spec: str, overrides: list[str], found: list[dict[str, Any]] | None) -> 
         found += [to_json(problem) for problem in error.problems]
         return BAD_INPUT
     if found is None:
-        say(visible(f"{spec}: ok ({summary(compilation)})"))
+        name = "<text>" if "\n" in spec else spec
+        say(visible(f"{name}: ok ({summary(compilation)})"))
     return OK
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
+from shutil import get_terminal_size
+from textwrap import wrap
 from typing import Annotated, Any
 
 import typer
@@ -20,7 +24,7 @@ def add(app: typer.Typer) -> None:
         if as_json:
             say_json({"sources": sources, "datasets": sets})
         else:
-            say(listing(sources, sets))
+            say(listing(sources, sets, min(120, get_terminal_size((120, 24)).columns)))
         return OK
 
     @command(group, "fetch")
@@ -66,22 +70,35 @@ def described_sets() -> list[dict[str, Any]]:
     ]
 
 
-def listing(sources: list[dict[str, Any]], sets: list[dict[str, Any]]) -> str:
+def listing(sources: list[dict[str, Any]], sets: list[dict[str, Any]], width: int = 120) -> str:
     """For people."""
     lines = ["sources, for `data:`"]
     for source in sources:
-        options = ", ".join(
+        options = [
             name if name in source["required"] else f"{name}={shown(value)}"
             for name, value in source["options"].items()
-        )
-        lines += [f"  {source['name']}({options})", f"      {source['doc']}"]
+        ]
+        lines += _wrapped(f"{source['name']}({', '.join(options)})", 2, width, hanging=6)
+        lines += _wrapped(source["doc"], 6, width)
     lines += ["", "data sets, for `recdsl data fetch NAME`"]
     for item in sets:
         state = "fetched" if item["fetched"] else "not fetched"
-        lines += [f"  {item['name']}: {state}", f"      {item['doc']}; licence: {item['licence']}"]
+        lines.append(f"  {item['name']}: {state}")
+        lines += _wrapped(f"{item['doc']}; licence: {item['licence']}", 6, width)
     return "\n".join(lines)
+
+
+def _wrapped(text: str, indent: int, width: int, hanging: int | None = None) -> list[str]:
+    later = indent if hanging is None else hanging
+    return wrap(text, max(width, 40), initial_indent=" " * indent, subsequent_indent=" " * later)
 
 
 def shown(value: Any) -> str:
     """A default as a spec writes it."""
-    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(shown, value))}]"  # type: ignore[arg-type]
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return value if re.fullmatch(r"[\w-]+", value) else json.dumps(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -6,6 +6,7 @@ equation. A command returns its exit status.
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
 import sys
@@ -20,6 +21,8 @@ import typer
 from recdsl.cli import INTERRUPTED
 
 OK, FAILED, BAD_INPUT, INTERNAL = 0, 1, 2, 70
+STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""Errors of a disk, which no spec and no program is to blame for."""
 
 HELP = "Recurrent networks as short specs, compiled to PyTorch, with the credit-assignment rule as part of the model."
 EPILOG = """Overrides: `key=value` arguments change a spec, such as sizes.hidden=64 train.lr=1e-3 credit=bptt.
@@ -37,7 +40,7 @@ app = typer.Typer(
 )
 
 SpecArgument = Annotated[str, typer.Argument(metavar="SPEC", help="A YAML file, or - for standard input.")]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the spec.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Changes to the spec.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Trust = Annotated[bool, typer.Option("--trust", help="Allow the spec to import and call your own data function.")]
 
@@ -128,6 +131,10 @@ def report(error: Exception) -> int:
         return BAD_INPUT
     if isinstance(error, MemoryError):
         complain("error: out of memory; use smaller sizes, or a smaller batch")
+        return FAILED
+    if isinstance(error, OSError) and error.errno in STORAGE:
+        where = error.filename or "the output"
+        complain(f"error: cannot write {visible(str(where))}: {error.strerror}")
         return FAILED
     what = visible(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
     complain(f"internal error: {what}; please report it with the spec (--debug shows the traceback)")

@@ -425,7 +425,7 @@ class WriteFailed(RunProblem):
 
     path: str
     reason: str
-    advice: str = "choose another folder with --run-dir"
+    advice: str = "choose another place: --run-dir for runs, -o for single files"
 
 
 @dataclass(frozen=True)

@@ -127,6 +127,20 @@ def test_data_list() -> None:
     assert "shakespeare" in run("data", "list").out
 
 
+@pytest.mark.parametrize("columns", ["50", "300"])
+def test_data_list_shows_options_as_a_spec_writes_them(columns: str) -> None:
+    shown = process(["data", "list"], COLUMNS=columns).out
+    assert 'delimiter=","' in shown
+    words = " ".join(shown.split())
+    assert "isi=[24, 36], iti=[80, 120])" in words
+    assert "csv(path, inputs=[], targets=[]," in words
+    assert max(map(len, shown.splitlines())) <= min(120, int(columns))
+
+
+def test_a_text_has_no_name() -> None:
+    assert run("check", "recdsl: 1\nstep: h = 1\nloss: mse(h, 0)\n").out.startswith("<text>: ok")
+
+
 def test_data_fetch_of_an_unknown_set() -> None:
     done = run("data", "fetch", "shakspeare")
     assert done.status in (1, 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import signal
@@ -33,6 +34,8 @@ def _failing(error: BaseException) -> typer.Typer:
     [
         (ValueError("h[t-1] is [/b]"), 70, "internal error: ValueError: h[t-1] is [/b]; please report it"),
         (MemoryError(), 1, "out of memory"),
+        (OSError(errno.ENOSPC, "No space left"), 1, "error: cannot write the output: No space left"),
+        (OSError(errno.ENODEV, "No such device"), 70, "internal error"),
         (KeyboardInterrupt(), 130, "interrupted"),
         (frame.BadInput("no \x1b[31m"), 2, "error: no \\x1b[31m"),
         (RunError(NoCheckpoint("x", "y")), 2, "error[RD0704]"),
