@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from recdsl.cli.frame import OK, AsJson, Overrides, Trust, command, say, say_json
+from recdsl.cli.frame import OK, AsJson, Overrides, Trust, command, say, say_json, spec_text
 
 
 class Split(StrEnum):
@@ -34,7 +34,7 @@ def add(app: typer.Typer) -> None:
         from recdsl.training.progress import shown
         from recdsl.training.run import evaluate as measure
 
-        found = measure(path, overrides or (), split=part.value, batches=batches, trust=trust)
+        found = measure(spec_text(path), overrides or (), split=part.value, batches=batches, trust=trust)
         if as_json:
             say_json({"split": part.value, **found})
         else:

@@ -46,5 +46,6 @@ def explain_code(code: str, as_json: bool) -> int:
     if as_json:
         say_json({"code": code, "message": found.message, "hint": found.hint, "explain": found.explain})
     else:
-        say(f"{code}: {found.message}\n\n{found.explain}" + (f"\n\nhelp: {found.hint}" if found.hint else ""))
+        message, hint = (text.replace("{{", "{").replace("}}", "}") for text in (found.message, found.hint))
+        say(f"{code}: {message}\n\n{found.explain}" + (f"\n\nhelp: {hint}" if hint else ""))
     return OK

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from recdsl.cli.frame import BAD_INPUT, OK, BadInput, Overrides, command, complain
+from recdsl.cli.frame import BAD_INPUT, OK, BadInput, Overrides, command, complain, spec_text
 
 
 def add(app: typer.Typer) -> None:
@@ -25,7 +25,7 @@ def add(app: typer.Typer) -> None:
         from recdsl.training.stepping import CannotExport, step_file
 
         try:
-            data = step_file(path, overrides or ())
+            data = step_file(spec_text(path), overrides or ())
         except CannotExport as error:
             complain(f"not supported yet: this model cannot be exported: {error}")
             return BAD_INPUT

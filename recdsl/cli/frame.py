@@ -113,7 +113,7 @@ def guarded(work: Callable[[], int]) -> int:
 def report(error: Exception) -> int:
     """Say what went wrong, and the status that it ends with."""
     from recdsl.diagnostics import SpecError, render, visible
-    from recdsl.errors.training import RunError
+    from recdsl.errors.runs import RunError
 
     if session.debug:
         complain("".join(traceback.format_exception(error)).rstrip())

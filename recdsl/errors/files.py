@@ -23,7 +23,7 @@ class MissingFile(Problem):
 class NotAFile(Problem):
     code = "RD0002"
     message = "`{path}` is a {what}, not a file"
-    hint = "give the path of one YAML file"
+    hint = "give the path of one YAML file; the spec of a run folder is the spec.yaml in it"
     explain = (
         "A spec is read from one regular file. Folders, pipes, sockets and devices are refused, because reading "
         "them could block or never end. For example `recdsl check specs/` must be `recdsl check specs/char_gru.yaml`."

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from recdsl.diagnostics import Problems
-from recdsl.errors.training import BadBatch, DoesNotFit, NonFinite, NotProvided, RunError
+from recdsl.errors.runs import BadBatch, NonFinite, RunError
+from recdsl.errors.training import DoesNotFit, NotProvided
 from recdsl.graph.step import Input
 from recdsl.source import Source as Text
 from recdsl.source import Span

@@ -10,13 +10,13 @@ from importlib import import_module
 from typing import Any, Protocol, cast
 
 from recdsl.diagnostics import Problems, SpecError, suggest
+from recdsl.errors.runs import RunError
 from recdsl.errors.training import (
     DataUnavailable,
     DoesNotFit,
     NoData,
     NotACall,
     NotProvided,
-    RunError,
     SizeNotProvided,
     UnknownCall,
 )

@@ -22,7 +22,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from recdsl.errors.training import CheckpointCorrupt, NoCheckpoint, RunError
+from recdsl.errors.runs import CheckpointCorrupt, NoCheckpoint, RunError
 from recdsl.training.store import commit, remove
 
 FORMAT = 1

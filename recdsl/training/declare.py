@@ -47,7 +47,7 @@ class Option:
             "pair": "a list of two numbers",
         }
         bounds = [
-            f"{word} {bound:g}"
+            f"{word} {bound:,}" if isinstance(bound, int) else f"{word} {bound:g}"
             for word, bound in (("of at least", self.low), ("above", self.above), ("and at most", self.high))
             if bound is not None
         ]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recdsl.diagnostics import suggest
-from recdsl.errors.training import FetchFailed, RunError, WriteFailed, WrongChecksum
+from recdsl.errors.runs import FetchFailed, RunError, WriteFailed, WrongChecksum
 from recdsl.training import corpora
 from recdsl.training.files import cache
 from recdsl.training.store import commit, guarded

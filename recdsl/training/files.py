@@ -7,7 +7,7 @@ import os
 import stat
 from pathlib import Path
 
-from recdsl.errors.training import BadFile, DatasetMissing, RunError
+from recdsl.errors.runs import BadFile, DatasetMissing, RunError
 from recdsl.training.batches import Place
 
 LARGEST = 8 * 2**30

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recdsl.errors.training import NoCheckpoint, NotARun, RunError
+from recdsl.errors.runs import NoCheckpoint, NotARun, RunError
 from recdsl.training.store import guarded, replace
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from recdsl.errors.training import NonFinite, RunError
+from recdsl.errors.runs import NonFinite, RunError
 
 
 def wrong(tensor: Tensor) -> int:

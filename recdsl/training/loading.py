@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recdsl.errors.training import CannotSample, RunError
+from recdsl.errors.runs import CannotSample, RunError
 from recdsl.graph.step import Input
 from recdsl.syntax.ast import Spec
 from recdsl.training import folder

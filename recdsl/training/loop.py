@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from recdsl.errors.training import CheckpointMismatch, NothingToTrain, OutOfMemory, RunError
+from recdsl.errors.runs import CheckpointMismatch, NothingToTrain, OutOfMemory, RunError
 from recdsl.training import guard
 from recdsl.training.batches import Batch, Request, Sampler, Source
 from recdsl.training.binding import Binding, Call

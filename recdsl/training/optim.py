@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recdsl.errors.training import OptimizerRefused, RunError
+from recdsl.errors.runs import OptimizerRefused, RunError
 from recdsl.training.settings import Chosen
 
 CLASSES: Mapping[str, type[torch.optim.Optimizer]] = {

@@ -15,7 +15,7 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from recdsl.errors.training import CheckpointMismatch, DataChanged, NonFinite, RunError
+from recdsl.errors.runs import CheckpointMismatch, DataChanged, NoDevice, NonFinite, RunError
 from recdsl.syntax.ast import Spec
 from recdsl.syntax.blocks import files_beside
 from recdsl.training import checkpoint, folder, store
@@ -59,12 +59,22 @@ def setup(compiled: Compiled, where: Place) -> Setup:
         torch.set_num_threads(chosen["threads"])
     name, source = open_data(compiled.spec, where)
     fields = bind_data(compiled.inputs, name, source, spans(compiled.spec))
-    device = chosen["device"]
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = _device(chosen["device"])
     compiled.module.to(device)
     binding = Binding(compiled.inputs, fields, getattr(torch, chosen["dtype"]), device)
     return Setup(compiled, chosen, source, binding)
+
+
+def _device(wanted: str) -> str:
+    """The device that `train:` asks for. Raises RD0713."""
+    there = torch.cuda.is_available()
+    if wanted == "auto":
+        return "cuda" if there else "cpu"
+    if wanted == "cuda" and not there:
+        built = torch.version.cuda is not None or torch.version.hip is not None
+        reason = "torch finds no GPU here" if built else f"torch {torch.__version__} is built without GPUs"
+        raise RunError(NoDevice(reason))
+    return wanted
 
 
 def train(
@@ -351,7 +361,7 @@ def evaluate(
     from recdsl.training.loop import evaluate as measure
     from recdsl.training.loop import load_weights, split_names
 
-    if Path(path).is_dir():
+    if "\n" not in str(path) and Path(path).is_dir():
         run = folder.opened(Path(path))
         made = reopen(run, overrides, trust, compiler)
         whole = pick(run, str(path), reporter("lines"))

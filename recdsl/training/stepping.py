@@ -150,7 +150,7 @@ def step_file(path: str, overrides: Sequence[str]) -> bytes:
     """
     from recdsl.driver import analyse
 
-    if Path(path).is_dir():
+    if "\n" not in path and Path(path).is_dir():
         graphs: list[StepGraph] = []
 
         def build(stored: str, changes: Sequence[str]) -> Compiled:

@@ -10,7 +10,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from recdsl.errors.training import DiskFull, RunError, RunInUse, WriteFailed
+from recdsl.errors.runs import DiskFull, RunError, RunInUse, WriteFailed
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 

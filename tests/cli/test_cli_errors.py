@@ -16,7 +16,7 @@ from cli_support import COPY, ROOT, TINY, process, run, tiny
 from typer.testing import CliRunner
 
 from recdsl.cli import frame
-from recdsl.errors.training import NoCheckpoint, RunError
+from recdsl.errors.runs import NoCheckpoint, RunError
 
 
 def _failing(error: BaseException) -> typer.Typer:
@@ -125,3 +125,34 @@ def test_interruption_ends_with_130(tmp_path: Path) -> None:
         assert process_.wait(30) == 130
         assert process_.stderr is not None
         assert b"Traceback" not in process_.stderr.read()
+
+
+@pytest.mark.parametrize("command", ["train", "eval"])
+def test_a_gpu_that_is_not_there(command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import torch
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    done = run(command, COPY, "train.device=cuda", "train.steps=1")
+    assert done.status == 2
+    assert "error[RD0713]: `train: {device: cuda}`, but torch" in done.err
+    assert "help: write `device: cpu`" in done.err
+
+
+def test_explanations_show_braces_as_they_are_written() -> None:
+    assert "`train: {clip: 1.0}`" in run("explain", "RD0701").out
+
+
+@pytest.mark.parametrize("words", [["eval", "-", "--batches", "1"], ["export", "-", "-o", "step.pt2"]])
+def test_specs_on_standard_input(words: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = run(*words, text=Path(COPY).read_text())
+    assert done.status == 0, done.err
+
+
+def test_bounds_are_written_out() -> None:
+    assert "at most 10,000,000, not `100000000`" in run("check", COPY, "train.batch=100000000").err
+
+
+def test_a_run_folder_is_no_spec(tmp_path: Path) -> None:
+    assert "the spec.yaml in it" in run("check", str(tmp_path)).err

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recdsl.diagnostics import SpecError
-from recdsl.errors.training import RunError
+from recdsl.errors.runs import RunError
 from recdsl.graph.step import Input
 from recdsl.graph.types import INT, Axis, Type
 from recdsl.training.batches import Batch, Keyed, Source

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from recdsl.errors.training import RunError
+from recdsl.errors.runs import RunError
 from recdsl.training import checkpoint, store
 
 TENSORS = {"model/W": torch.randn(20, 30), "state/n": torch.tensor(3), "random/torch": torch.get_rng_state()}

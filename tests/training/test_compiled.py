@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from recdsl.diagnostics import SpecError
-from recdsl.errors.training import RunError
+from recdsl.errors.runs import RunError
 from recdsl.syntax.spec import read_spec
 from recdsl.training.loading import load
 from recdsl.training.pipeline import COMPILER, Compiler

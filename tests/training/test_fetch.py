@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from recdsl.errors.training import RunError
+from recdsl.errors.runs import RunError
 from recdsl.training import corpora, fetch
 
 PLAY = """# Play

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from recdsl.errors.training import RunError
+from recdsl.errors.runs import RunError
 from recdsl.training import guard, rules
 from recdsl.training.interrupt import Interruption
 from recdsl.training.optim import CLASSES, factor, optimizer

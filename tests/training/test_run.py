@@ -14,7 +14,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from recdsl.errors.training import NonFinite, RunError
+from recdsl.errors.runs import NonFinite, RunError
 from recdsl.training import checkpoint
 from recdsl.training.loading import load
 from recdsl.training.loop import Trainer

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recdsl.errors.training import RunError
+from recdsl.errors.runs import RunError
 from recdsl.training.batches import Batch, Place, Request, Source
 from recdsl.training.catalogue import source_module, source_names
 from recdsl.training.sources import custom, images

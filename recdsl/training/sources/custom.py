@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from recdsl.errors.training import NotTrusted, RunError, UserCodeFailed
+from recdsl.errors.runs import NotTrusted, RunError, UserCodeFailed
 from recdsl.training.arrays import np
 from recdsl.training.batches import Array, Batch, Place, Request, Source
 from recdsl.training.declare import Declaration, Field, Options

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-from recdsl.errors.training import BadFile, RunError
+from recdsl.errors.runs import BadFile, RunError
 from recdsl.training.arrays import np
 from recdsl.training.batches import Array, Batch, Place, Source, epochs
 from recdsl.training.declare import Declaration, Field, Option, Options

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
-from recdsl.errors.training import BadFile, RunError, TooShort
+from recdsl.errors.runs import BadFile, RunError, TooShort
 from recdsl.training.arrays import np
 from recdsl.training.batches import Array, Batch, Place, Source, epochs
 from recdsl.training.declare import Declaration, Field, Option, Options

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from recdsl.errors.training import BadFile, RunError, TooShort
+from recdsl.errors.runs import BadFile, RunError, TooShort
 from recdsl.training.arrays import np
 from recdsl.training.batches import Array, Batch, Place, Request, Source
 from recdsl.training.declare import Declaration, Field, Option, Options
