@@ -8,23 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from recdsl.backends.torch.fuse import fuse
-from recdsl.backends.torch.loops import LoopWriter
+from recdsl.backends.torch.hosting import Hosting, Region, columns_read
+from recdsl.backends.torch.lifetimes import fix_empty, last_lines, names_in
+from recdsl.backends.torch.loops import LoopWriter, changed
 from recdsl.backends.torch.operations import BINARY, UNARY, VIEWS, Operand, expression, flat_product, in_place
 from recdsl.backends.torch.room import loaded_elsewhere, read_by
+from recdsl.backends.torch.texts import affine_text, bound_text, full_text, nested_text, number_text
 from recdsl.program.ir import Add, Affine, Bound, For, If, Index, Load, Op, Program, Range, Stmt, Storage, Store, VType
-
-
-def affine_text(value: Affine) -> str:
-    """Python text of an affine expression."""
-    parts = [name if k == 1 else f"{k} * {name}" for name, k in value.terms if k]
-    if value.const or not parts:
-        parts.append(str(value.const))
-    return " + ".join(parts).replace("+ -", "- ")
-
-
-def bound_text(bound: Bound) -> str:
-    parts = [affine_text(part) for part in bound.parts]
-    return parts[0] if len(parts) == 1 else f"{bound.kind}({', '.join(parts)})"
 
 
 @dataclass
@@ -48,6 +38,7 @@ class Entry:
         self.lo = self.hi = ""
         self.base: dict[str, str] = {}
         self.leased: dict[str, int] = {}
+        self.copies: set[str] = set()  # matrices put together or transposed, as large as the weights
         self.rebound: dict[str, str] = {}  # carries that become rows of a sequence, with the name of its room
         self.plain: set[str] = set()
         self.head: list[str] = []
@@ -56,6 +47,10 @@ class Entry:
         self.lodgers: dict[str, list[str]] = {}  # other values in a room, by the name that it was leased under
         self.lodging: dict[str, str] = {}
         self.elsewhere = loaded_elsewhere(self.program, self.name)
+        self.columns = columns_read(self.program)
+        self.regions: dict[str, Region] = {}  # where names that stand for part of a sequence's room lie
+        self.planned: dict[str, Region] = {}
+        self.allowed: dict[str, str | None] = {}
 
     def done_with(self, reader: Sequence[Stmt]) -> set[str]:
         """Sequences of leased room that `reader` reads by themselves and nothing reads after it."""
@@ -89,6 +84,16 @@ class Entry:
                 return text
         return None
 
+    def plan(self, statements: Sequence[Stmt]) -> None:
+        """Find what is made where a loop's results will lie."""
+        numbers = {s.results[0]: dict(s.attrs)["value"] for s in statements if isinstance(s, Op) and s.op == "constant"}
+        uniform = frozenset(name for name, value in numbers.items() if isinstance(value, bool | int | float))
+        ones = frozenset(name for name in uniform if number_text(numbers[name]) == "1.0")
+        loops = {place: s for place, s in enumerate(statements) if isinstance(s, For) and s.var == "t"}
+        bodies = {place: fuse(loop.body, ones, uniform) for place, loop in loops.items()}
+        hosting = Hosting(statements, self.storages, self.elsewhere, bodies)
+        self.planned, self.allowed = hosting.regions, hosting.allowed
+
     # -- text -----------------------------------------------------------------------------------------------------
     def line(self, text: str) -> None:
         self.lines.append("    " * self.depth + text)
@@ -102,6 +107,7 @@ class Entry:
     def write(self, statements: Sequence[Stmt]) -> None:
         if self.depth == 1 and not self.final:
             self.final = {name: place for place, statement in enumerate(statements) for name in read_by([statement])}
+            self.plan(statements)
         for place, statement in enumerate(statements):
             if self.depth == 1:
                 self.place = place
@@ -126,6 +132,8 @@ class Entry:
             self.constant(op)
             return
         args = [self.values[arg] for arg in op.args]
+        if name in self.planned and self.hosted(op, args):
+            return
         flat = flat_product(op, args, name) if len(vtype.lead) == 2 and len(vtype.axes) == 1 else None
         if flat is not None:
             extents = [affine_text(extent) for _, extent in vtype.lead]
@@ -139,8 +147,34 @@ class Entry:
                 self.values[name] = Operand(room, len(vtype.lead), vtype.axes)
                 return
         self.values[name] = Operand(name, len(vtype.lead), vtype.axes)
+        if op.op == "concat" and not vtype.lead and len(vtype.axes) > 1 and self.depth == 1:
+            self.copies.add(name)
         if op.op in ALIASING:
             self.base[name] = self.base.get(args[0].text, args[0].text)
+            self.look(op, args[0])
+
+    def look(self, op: Op, arg: Operand) -> None:
+        """Where a view of columns lies."""
+        region, attrs = self.regions.get(arg.text), dict(op.attrs)
+        if region is not None and op.op == "slice" and len(op.types[0].axes) == 1:
+            self.regions[op.results[0]] = region.columns(attrs["start"], attrs["start"] + attrs["axis"].size)
+        elif region is not None and op.op in ("rename", "stop", "straight_through"):
+            self.regions[op.results[0]] = region
+
+    def hosted(self, op: Op, args: Sequence[Operand]) -> bool:
+        """The op for all steps, made where a loop's results will lie."""
+        name, region = op.results[0], self.planned[op.results[0]]
+        out = next((arg.text for arg in args if self.regions.get(arg.text) == region), name)
+        text = flat_product(op, args, out) or changed(op, args, out) or in_place(op, args, out)
+        if text is None or (op.op in ("contract", "gather") and not flat_product(op, args, out)):
+            return False
+        if out == name:
+            self.allocate(self.storages[region.base])
+            self.line(f"{name} = {region.text}")
+            self.regions[name], self.base[name] = region, region.base
+        self.line(text)
+        self.values[name] = Operand(out, 2, op.types[0].axes)
+        return True
 
     def compute(self, op: Op, args: Sequence[Operand], vtype: VType) -> str:
         """The op for all steps at once, into leased room where that is large and the op can write."""
@@ -215,7 +249,12 @@ class Entry:
             return ""
         if storage.name in self.aliases and self.windowed and storage.name in self.local:
             return "" if (lo, hi) == ("lo", "hi") else f"[{'' if lo == '0' else lo + ' - lo'}:{hi} - lo]"
-        return f"[{'' if lo == '0' else lo}:{'' if hi == extent else hi}]"
+        return self.part_text(part, storage.type.lead[0][1])
+
+    def part_text(self, part: Range, extent: Affine) -> str:
+        """A slice of rows out of `extent`; nothing where it is all of them."""
+        lo, hi, whole = self.bound(part.lo), self.bound(part.hi), affine_text(extent)
+        return "" if (lo, hi) == ("0", whole) else f"[{'' if lo == '0' else lo}:{'' if hi == whole else hi}]"
 
     def bound(self, bound: Bound) -> str:
         """A bound by the name it has in the current window."""
@@ -356,7 +395,10 @@ class Entry:
         gifts = self.gifts(lines, kept | self.rebound.keys())
         for number, line in enumerate(lines):
             out.append(ROOM.sub(lambda m: maker[m[1]], line))
-            out += [f"{indent}arena.give({', '.join(sorted(names))})" for indent, names in gifts.get(number, ())]
+            for indent, ended in gifts.get(number, ()):
+                given, dropped = ([n for n in ended if (n in self.copies) == copy] for copy in (False, True))
+                out += [f"{indent}arena.give({', '.join(given)})"] if given else []
+                out += [f"{indent}del {', '.join(dropped)}"] if dropped else []
         out = [fix_empty(line) for line in out]
         arguments = ", ".join(["like", "arena", "T", "B", *self.arguments])
         returned = "".join(name + ", " for name in names)
@@ -368,51 +410,16 @@ class Entry:
         return self.base.get(head, head)
 
     def gifts(self, lines: Sequence[str], kept: set[str]) -> dict[int, list[tuple[str, list[str]]]]:
-        """Behind which line what is given back: after the last line that reads it, counting views of it.
-
-        What is leased inside a loop over windows goes back in the same round; what a loop over steps reads lives to
-        the loop's end.
-        """
-        first: dict[str, int] = {}
-        last: dict[str, int] = {}
-        for number, line in enumerate(lines):
-            for name in map(str, NAME.findall(line)):
-                for leased in {name, self.base.get(name, name), self.rebound.get(name, name)} & self.leased.keys():
-                    first.setdefault(leased, number)
-                    last[leased] = number
-        found: dict[int, dict[str, list[str]]] = {}
-        depths = [depth_of(line) for line in lines]
-        for name in sorted(last.keys() - kept):
-            level = min(depths[first[name] : last[name] + 1])  # above the least indentation both lie in one block
-            end = block_end(lines, depths, last[name], level)
-            found.setdefault(end, {}).setdefault(" " * level, []).append(name)
-        return {number: sorted(names.items(), reverse=True) for number, names in found.items()}
+        """Behind which line what is given back or dropped, with its indentation."""
+        ours = self.leased.keys() | self.copies
+        names = {name for line in lines for name in names_in(line)}
+        owners = {n: {n, self.base.get(n, n), self.rebound.get(n, n)} & ours for n in names}
+        return last_lines(lines, owners, kept)
 
 
 ROOM = re.compile(r"@(\w+)@")
 ROWS = re.compile(r"arena\.rows\((\w+)")
-NAME = re.compile(r"[A-Za-z_]\w*")
 ALIASING = (*VIEWS, "straight_through")
-
-
-def depth_of(line: str) -> int:
-    """A line's indentation; the tail of a loop's header counts as inside it."""
-    return len(line) - len(line.lstrip()) + (4 if line.lstrip() == "):" else 0)
-
-
-def block_end(lines: Sequence[str], depths: Sequence[int], number: int, level: int) -> int:
-    """The last line of the block at `level` that a line belongs to."""
-    if depths[number] <= level and not lines[number].endswith(("(", ":")):
-        return number
-    return next((k - 1 for k in range(number + 1, len(lines)) if depths[k] <= level), len(lines) - 1)
-
-
-def fix_empty(line: str) -> str:
-    """`new_empty` takes its extents as one tuple."""
-    return EMPTY.sub(lambda m: f"like.new_empty(({m[1]}){', ' + m[2] if m[2] else ''})", line)
-
-
-EMPTY = re.compile(r"like\.new_empty\(([^()]*?),?\s?(dtype=[\w.]+)?\)")
 
 
 def span_of(body: Sequence[Stmt]) -> Range:
@@ -434,13 +441,6 @@ def unshifted(part: Range) -> Range:
     return Range(Bound(part.lo.kind, lo), Bound(part.hi.kind, hi))
 
 
-def full_text(storage: Storage, value: Operand) -> str:
-    """A constant as a tensor of the storage's kind."""
-    dtype = {"int": ", dtype=torch.long", "bool": ", dtype=torch.bool"}.get(storage.type.dtype, "")
-    sizes = "".join(f"{axis.size}, " for axis in storage.type.axes)
-    return f"like.new_full(({sizes}), {value.text}{dtype})"
-
-
 def partial_stores(body: Sequence[Stmt]) -> set[str]:
     """Buffers that a window writes in pieces."""
     counts: dict[str, int] = {}
@@ -448,22 +448,3 @@ def partial_stores(body: Sequence[Stmt]) -> set[str]:
         if isinstance(statement, Store):
             counts[statement.storage] = counts.get(statement.storage, 0) + 1
     return {name for name, count in counts.items() if count > 1}
-
-
-def number_text(value: float) -> str:
-    """A literal that Python reads back exactly; infinities and nan by name."""
-    if isinstance(value, bool | int):
-        return repr(value)
-    if value != value:
-        return "math.nan"
-    if value in (float("inf"), float("-inf")):
-        return "math.inf" if value > 0 else "-math.inf"
-    return repr(float(value))
-
-
-def nested_text(value: object) -> str:
-    """A nested tuple of numbers as a list literal."""
-    if isinstance(value, tuple):
-        return "[" + ", ".join(nested_text(item) for item in value) + "]"
-    assert isinstance(value, bool | int | float)
-    return number_text(value)

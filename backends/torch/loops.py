@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from recdsl.backends.torch.hosting import Cut, Region, Slices, slices
 from recdsl.backends.torch.operations import BINARY, UNARY, VIEWS, Operand, expression, in_place
-from recdsl.backends.torch.room import alike, hosts
+from recdsl.backends.torch.room import ELEMENTWISE, alike, hosts, last_reads
 from recdsl.program.ir import Affine, Bound, For, Load, Op, Range, Stmt, Store, VType
 
 if TYPE_CHECKING:
     from recdsl.backends.torch.codegen import Entry
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a loop variable runs over: a sequence and its rows, from column `start` on. `name`: that of whole rows."""
+
+    text: str
+    ranged: bool
+    name: str
+    start: int
 
 
 class LoopWriter:
@@ -20,18 +32,19 @@ class LoopWriter:
     def __init__(self, entry: Entry, loop: For, body: Sequence[Stmt]) -> None:
         self.entry, self.loop, self.body = entry, loop, body
         self.rows: dict[str, str] = {}
-        self.origin: dict[str, tuple[str, bool]] = {}
+        self.origin: dict[str, Rows] = {}
         self.carries = {s.storage for s in body if isinstance(s, Store) and not s.index}
         self.carries |= {f"{name}_new" for name in self.carries}
         self.parts: dict[str, tuple[str, int, int]] = {}
         self.chained: dict[str, str] = {}
+        self.settled: dict[str, Load] = {}
         self.views: list[Store] = []
         self.heads: list[tuple[str, str]] = []
         self.scratch: dict[str, str] = {}
         self.free: dict[str, list[str]] = {}
         self.values: dict[str, Operand] = {}
         self.made: dict[str, Op] = {op.results[0]: op for op in body if isinstance(op, Op)}
-        self.last = self._last_uses()
+        self.last = last_reads(self.body)
         self.swaps: list[str] = []
         self.text: list[str] = []
 
@@ -42,6 +55,7 @@ class LoopWriter:
         for whole, text in self.heads:
             self.entry.allocate(self.entry.storages[whole])
             self.entry.line(text)
+        self._plan_slices(destinations)
         self._plan_chains(destinations)
         self._plan_rooms(destinations)
         for place, statement in enumerate(self.body):
@@ -70,6 +84,8 @@ class LoopWriter:
             for name in re.findall(r"\b(\w+)\.t\(\)", line):
                 if f"{name}_T" not in self.entry.allocated:
                     self.entry.allocated.add(f"{name}_T")
+                    if not self.entry.windowed:
+                        self.entry.copies.add(f"{name}_T")
                     self.entry.line(f"{name}_T = {name}.t() if T < 32 else {name}.t().contiguous()")
         self.text = [re.sub(r"\b(\w+)\.t\(\)", r"\1_T", line) for line in self.text]
 
@@ -81,25 +97,47 @@ class LoopWriter:
         if write:
             entry.allocate(storage)
         base = entry.source(storage)
-        lo = Bound(self.loop.lo.kind, tuple(Affine(p.const + index.const, p.terms) for p in self.loop.lo.parts))
-        hi = Bound(self.loop.hi.kind, tuple(Affine(p.const + index.const, p.terms) for p in self.loop.hi.parts))
-        part = entry.rows(storage, Range(lo, hi))
+        region = entry.regions.get(base)
+        if region is not None:
+            return self._within(region, index.const)
+        part = entry.rows(storage, self._range(index.const))
+        return self._sequence(base, part, name, index.const)
+
+    def _range(self, by: int) -> Range:
+        """The rows that the loop runs over, `by` rows later."""
+        lo, hi = self.loop.lo, self.loop.hi
+        moved = [Bound(b.kind, tuple(Affine(p.const + by, p.terms) for p in b.parts)) for b in (lo, hi)]
+        return Range(moved[0], moved[1])
+
+    def _within(self, region: Region, by: int) -> str:
+        """The loop variable for part of another sequence's room."""
+        by += region.row
+        part = self.entry.part_text(self._range(by), Affine(region.extra, (("T", 1),)))
+        row = self._sequence(region.base, part, region.base, by)
+        found = row if region.whole else self._part(row, region.start, region.stop)
+        assert found is not None
+        return found
+
+    def _sequence(self, base: str, part: str, name: str, by: int) -> str:
+        """The loop variable for the rows `part` of a sequence."""
         first, last = part[1:-1].split(":") if part else ("", "")
         text = f"{base}, {first or 0}, {last or None}" if part else base
         if text not in self.rows:
-            suffix = f"_{index.const}" if index.const > 0 else f"_m{-index.const}" if index.const < 0 else ""
+            suffix = f"_{by}" if by > 0 else f"_m{-by}" if by < 0 else ""
             self.rows[text] = f"{name}{suffix}_t"
-            self.origin[self.rows[text]] = (text, bool(part))
+            self.origin[self.rows[text]] = Rows(text, bool(part), self.rows[text], 0)
         return self.rows[text]
 
     def _part(self, row: str, start: int, stop: int) -> str | None:
         """The loop variable for columns start:stop of a row; None where `row` is no row."""
         if row not in self.origin:
             return None
-        text, ranged = self.origin[row]
-        whole = f"{text}, {start}, {stop}" if ranged else f"{text}, 0, None, {start}, {stop}"
+        rows = self.origin[row]
+        start, stop = start + rows.start, stop + rows.start
+        whole = f"{rows.text}, {start}, {stop}" if rows.ranged else f"{rows.text}, 0, None, {start}, {stop}"
         if whole not in self.rows:
-            self.rows[whole] = f"{row.removesuffix('_t')}_{start}_{stop}_t"
+            self.rows[whole] = f"{rows.name.removesuffix('_t')}_{start}_{stop}_t"
+            self.origin[self.rows[whole]] = Rows(rows.text, rows.ranged, rows.name, start)
         return self.rows[whole]
 
     def _load(self, load: Load) -> None:
@@ -150,8 +188,8 @@ class LoopWriter:
         mine, whole = entry.storages[store.storage], entry.storages[row.storage]
         if entry.windowed or mine.kind != "buffer" or whole.kind != "buffer" or store.index != row.index:
             return False
-        names = {mine.name, whole.name}
-        return mine.type.lead == whole.type.lead and names.isdisjoint({*entry.allocated, *entry.aliases})
+        taken = {*entry.allocated, *entry.aliases} - {region.base for region in entry.regions.values()}
+        return mine.type.lead == whole.type.lead and taken.isdisjoint({mine.name, whole.name})
 
     def _view(self, store: Store | None, row: Store, start: int, stop: int) -> None:
         """The sequence of a store as columns of the stack's."""
@@ -169,8 +207,9 @@ class LoopWriter:
             if not isinstance(op, Op) or op.op not in ELEMENTWISE:
                 continue
             stored = op.results[0] in destinations or op.results[0] in self.parts or op.results[0] in self.chained
+            allowed = self.entry.allowed
             for arg in op.args[:1] if op.op == "addmm" else op.args:
-                if op.op == "addmm" and arg in op.args[1:]:
+                if (op.op == "addmm" and arg in op.args[1:]) or allowed.get(op.results[0], arg) != arg:
                     continue
                 source = self.made.get(arg)
                 while source is not None and source.op == "rename":
@@ -183,6 +222,54 @@ class LoopWriter:
                     self.chained[arg] = op.results[0]
                     break
 
+    def _plan_slices(self, destinations: dict[str, Store]) -> None:
+        """A wide value is made where the row that it starts from lay, and what its columns become is made there too."""
+        done = set[str]() if self.entry.windowed else self.entry.done_with(self.body)
+        for found in slices(self.body, done):
+            store = destinations.get(found.value)
+            kept = set[tuple[int, int]]() if store is None else self._columns_read(store)
+            if kept is None:
+                continue
+            cuts = [cut for cut in found.cuts if self._free_columns(cut, destinations, kept)]
+            if store is None and 2 * sum(cut.stop - cut.start for cut in cuts) < found.size:
+                continue  # the whole row would be kept for a few columns
+            self._settle(found, cuts, store, destinations)
+
+    def _columns_read(self, store: Store) -> set[tuple[int, int]] | None:
+        """Columns of a sequence that are read outside of this loop; None where that is all or it has a room."""
+        if not self._fresh(store):
+            return None
+        return self.entry.columns.get(store.storage, set())
+
+    def _fresh(self, store: Store) -> bool:
+        """Whether a sequence has no room yet and needs no more of it than there are steps."""
+        target = self.entry.storages[store.storage]
+        known = self.entry.allocated | self.entry.aliases.keys()
+        exact = bool(store.index) and target.type.lead[0][1].const == 0
+        return target.kind == "buffer" and target.name not in known and exact
+
+    def _free_columns(self, cut: Cut, destinations: dict[str, Store], kept: set[tuple[int, int]]) -> bool:
+        """Whether what columns become is a sequence of its own, and nothing reads the columns themselves later."""
+        store = destinations.get(cut.final)
+        if store is None or any(start < cut.stop and cut.start < stop for start, stop in kept):
+            return False
+        return self._fresh(store)
+
+    def _settle(self, found: Slices, cuts: Sequence[Cut], store: Store | None, destinations: dict[str, Store]) -> None:
+        entry = self.entry
+        room = entry.aliases[found.load.storage]
+        self.settled[found.value] = found.load
+        if store is not None:
+            entry.allocated.add(store.storage)
+            entry.aliases[store.storage] = room
+        for cut in cuts:
+            name = destinations[cut.final].storage
+            entry.line(f"{name} = {room}[..., {cut.start}:{cut.stop}]")
+            entry.allocated.add(name)
+            entry.base[name] = room
+            entry.regions[name] = Region(room, 0, 0, found.size, cut.start, cut.stop)
+            entry.allowed |= cut.steps
+
     def _plan_rooms(self, destinations: dict[str, Store]) -> None:
         """Results take over the rooms of sequences that are read here for the last time."""
         entry = self.entry
@@ -190,13 +277,11 @@ class LoopWriter:
             return
         targets: dict[str, Store] = {}
         for value, store in destinations.items():
-            target = entry.storages[store.storage]
-            fresh = target.kind == "buffer" and target.name not in entry.allocated and target.name not in entry.aliases
-            whole = self.made[value].op != "concat"  # which is written in parts, some of them early
-            if fresh and whole and store.index and target.type.lead[0][1].const == 0:
+            # not what is written in parts, some of them early
+            if self._fresh(store) and self.made[value].op != "concat":
                 targets[value] = store
-        done = entry.done_with(self.body)
-        for store, source in hosts(self.body, targets, self.chained, done, ELEMENTWISE):
+        done = entry.done_with(self.body) - {load.storage for load in self.settled.values()}
+        for store, source in hosts(self.body, targets, self.chained, done):
             entry.allocated.add(store.storage)
             entry.aliases[store.storage] = entry.aliases[source]
 
@@ -204,23 +289,6 @@ class LoopWriter:
         """Whether the value is made in this loop by something that can write in place."""
         op = self.made.get(name)
         return op is not None and op.op not in VIEWS and op.op != "constant"
-
-    def _last_uses(self) -> dict[str, int]:
-        """The last statement that reads each value, through the views of it."""
-        roots: dict[str, str] = {}
-        last: dict[str, int] = {}
-        for place, statement in enumerate(self.body):
-            reads: Sequence[str] = ()
-            if isinstance(statement, Op):
-                reads = statement.args
-                if statement.op in VIEWS:
-                    roots[statement.results[0]] = roots.get(statement.args[0], statement.args[0])
-            elif isinstance(statement, Store):
-                reads = (statement.value,)
-            for name in reads:
-                last[name] = place
-                last[roots.get(name, name)] = place
-        return last
 
     def _release(self, place: int) -> None:
         for name, tensor in list(self.scratch.items()):
@@ -301,6 +369,11 @@ class LoopWriter:
     def _destination(self, name: str, vtype: VType, destinations: dict[str, Store]) -> str:
         if name in self.chained:
             return self._destination(self.chained[name], vtype, destinations)
+        if name in self.settled:
+            load = self.settled[name]
+            index = load.index[0]
+            assert isinstance(index, Affine)
+            return self._row(load.storage, index, write=False)
         if name in self.parts:
             whole, start, stop = self.parts[name]
             part = self._part(self._destination(whole, vtype, destinations), start, stop)
@@ -350,16 +423,13 @@ class LoopWriter:
         """
         if row not in self.origin:
             return False
-        room = self.origin[row][0].split(",")[0]
+        room = self.origin[row].text.split(",")[0]
         if self.entry.windowed and room != sequence:
             return False
         self.swaps.append(f"{carry} = {row}")
         self.entry.rebound[carry] = room
         self.entry.lodgers.setdefault(room, []).append(carry)
         return True
-
-
-ELEMENTWISE = (*UNARY, *BINARY, "relu", "lerp", "addcmul", "subcmul", "addmm")
 
 
 def changed(op: Op, args: Sequence[Operand], out: str) -> str | None:

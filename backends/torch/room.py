@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from recdsl.backends.torch.operations import BINARY, UNARY, VIEWS
 from recdsl.program.ir import Add, For, If, Load, Op, Program, Stmt, Store, VType
+
+ELEMENTWISE = (*UNARY, *BINARY, "relu", "lerp", "addcmul", "subcmul", "addmm")  # may write over what they read
 
 
 def alike(one: VType, other: VType) -> bool:
@@ -39,7 +42,6 @@ def hosts(
     stores: dict[str, Store],
     chained: dict[str, str],
     done: set[str],
-    elementwise: Sequence[str],
 ) -> list[tuple[Store, str]]:
     """Stores of a loop, each with a sequence out of `done` that was read at the same step for the last time.
 
@@ -55,7 +57,7 @@ def hosts(
     pool: dict[tuple[object, ...], list[Load]] = {}
     for place, statement in enumerate(body):
         store = wanted.get(place)
-        early = [load for load in dying.get(place, ()) if _rewrites(statement, load.result, elementwise)]
+        early = [load for load in dying.get(place, ()) if rewrites(statement, load.result)]
         for load in early:
             pool.setdefault(_shape(load), []).append(load)
         if store is not None and isinstance(statement, Op):
@@ -81,11 +83,16 @@ def _shape(load: Load) -> tuple[object, ...]:
     return (*(axis.size for axis in load.type.axes), str(load.index))
 
 
-def _rewrites(statement: Stmt, name: str, elementwise: Sequence[str]) -> bool:
+def rewrites(statement: Stmt, name: str) -> bool:
     """Whether the statement may write its result over what it reads under a name."""
-    if not isinstance(statement, Op) or statement.op not in elementwise:
+    if not isinstance(statement, Op) or statement.op not in ELEMENTWISE:
         return False
     return statement.op != "addmm" or name not in statement.args[1:]
+
+
+def last_reads(body: Sequence[Stmt]) -> dict[str, int]:
+    """The last statement that reads each value, through views of it."""
+    return _places(body, {})[1]
 
 
 def _places(body: Sequence[Stmt], chained: dict[str, str]) -> tuple[dict[str, int], dict[str, int]]:
@@ -101,8 +108,8 @@ def _places(body: Sequence[Stmt], chained: dict[str, str]) -> tuple[dict[str, in
             first.setdefault(final, place)
             for arg in statement.args:
                 last[arg] = last[roots.get(arg, arg)] = place
-            if statement.op in ("slice", "rename", "transpose", "broadcast", "stop"):
+            if statement.op in (*VIEWS, "straight_through"):
                 roots[statement.results[0]] = roots.get(statement.args[0], statement.args[0])
-        elif isinstance(statement, Store):
+        elif isinstance(statement, Store | Add):
             last[statement.value] = last[roots.get(statement.value, statement.value)] = place
     return first, last

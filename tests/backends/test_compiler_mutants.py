@@ -66,7 +66,7 @@ def first_rejected(keys: Sequence[int | str]) -> int | str | None:
         module = execute(source).Model(0, torch.float64)
         try:
             assert_close_gradients(lambda _, module=module: module, item.case, expected=item.expected)
-        except AssertionError:
+        except (AssertionError, RuntimeError):  # torch itself refuses rooms that overlap in part
             return key
     return None
 
