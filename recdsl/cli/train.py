@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -44,7 +45,8 @@ def add(app: typer.Typer) -> None:
         from recdsl.training.run import train as run
 
         result = run(path, changes, root=root, resume=resume, trust=trust, progress=progress.value)
-        show(result, as_json)
+        seen = progress is not Progress.SILENT and sys.stdout.isatty() and sys.stderr.isatty()
+        show(result, as_json, seen)
         return result.status
 
 
@@ -60,8 +62,8 @@ def arguments(spec: str | None, overrides: list[str], resume: str | None) -> tup
     return spec_text(spec), overrides
 
 
-def show(result: Result, as_json: bool) -> None:
-    """Where the run is and how good it is."""
+def show(result: Result, as_json: bool, seen: bool) -> None:
+    """Where the run is and how good it is. seen: the user has read the last measurement above this already."""
     from recdsl.training.progress import shown
 
     if as_json:
@@ -76,6 +78,6 @@ def show(result: Result, as_json: bool) -> None:
             }
         )
         return
-    if result.test:
+    if result.test and not seen:
         say(f"test  {shown(result.test)}")
     complain(f"run folder: {result.folder}")

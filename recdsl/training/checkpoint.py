@@ -117,5 +117,6 @@ def newest(folder: Path, note: Callable[[str], None]) -> Checkpoint:
             return load(path)
         except RunError as error:
             note(f"{error.problem.text()}; trying the one before")
-    advice = "it was interrupted before the first one; start a new run"
+    damaged = "all of its checkpoints are damaged" if listed(folder) else "it ended before the first one"
+    advice = f"{damaged}; start a new run"
     raise RunError(NoCheckpoint(str(folder), advice))

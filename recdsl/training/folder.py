@@ -25,10 +25,12 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from recdsl.errors.runs import NoCheckpoint, NotARun, RunError
 from recdsl.training.store import guarded, replace
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,22 @@ class Folder:
             return json.loads(self.read(name))
         except json.JSONDecodeError as error:
             raise RunError(NotARun(str(self.path), f"{name}: {error}")) from None
+
+    def entry(self, name: str, key: str, kind: type[T]) -> T:
+        """An entry of a JSON file of the run. Raises RD0707."""
+        found: Any = self.json(name)
+        value: Any = cast("dict[str, Any]", found).get(key) if isinstance(found, dict) else None
+        if not isinstance(value, kind):
+            raise RunError(NotARun(str(self.path), f"{name}: it has no `{key}`"))
+        return value
+
+    @property
+    def overrides(self) -> list[str]:
+        """What was given on the command line. Raises RD0707."""
+        found: Any = self.json("overrides.json")
+        if not isinstance(found, list):
+            raise RunError(NotARun(str(self.path), "overrides.json: it is no list"))
+        return [str(item) for item in cast("list[Any]", found)]
 
     def write(self, name: str, text: str) -> None:
         with guarded(self.path / name):

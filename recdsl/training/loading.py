@@ -112,5 +112,5 @@ def load(run: str | Path, overrides: Sequence[str] = (), *, compiler: Compiler =
     whole = pick(found, str(run), reporter("lines"))
     load_weights(compiled.module, split_names(whole.tensors)["model"], str(whole.path))
     compiled.module.eval()
-    symbols = tuple(found.json("data.json")["symbols"])
+    symbols = tuple(found.entry("data.json", "symbols", list))
     return Trained(compiled.module, compiled.spec, compiled.inputs, symbols, whole.step, found.path)

@@ -62,9 +62,10 @@ class Bar:
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True, markup=False, highlight=False)
+        self.bar = max(10, min(40, (self.console.width - 40) // 2))
         columns = (
             TextColumn("{task.description}", markup=False),
-            BarColumn(),
+            BarColumn(bar_width=self.bar),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[values]}", markup=False),
@@ -81,12 +82,21 @@ class Bar:
 
     def values(self, step: int, split: str, values: Mapping[str, float]) -> None:
         if split == "train":
-            self.progress.update(self.task, values=shown(values))
+            self.progress.update(self.task, values=self._fitting(values))
         else:
             self.note(f"step {step}  {split}  {shown(values)}")
 
+    def _fitting(self, values: Mapping[str, float]) -> str:
+        """As many of the values as leave room for bar, count and time, which would give way to a longer text."""
+        count = 2 * len(str(self.progress.tasks[0].total)) + len("/ ")
+        room = self.console.width - len("training ") - self.bar - count - len(" 0:00:00 ")
+        while values and len(shown(values)) > room:
+            values = dict(list(values.items())[:-1])
+        return shown(values)
+
     def note(self, text: str) -> None:
-        self.console.print(text, markup=False, highlight=False)
+        # Soft: a break in the middle of a path would be copied with it.
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def close(self) -> None:
         self.progress.stop()

@@ -150,7 +150,7 @@ def _resume(
         trainer.restore(whole)
         run.rewind(whole.state["lines"])
         if overrides:
-            run.write("overrides.json", json.dumps([*run.json("overrides.json"), *overrides]))
+            run.write("overrides.json", json.dumps([*run.overrides, *overrides]))
         talk.note(f"run {run.path}: goes on from step {trainer.step}" + _changes(overrides))
         run.log(f"resumed from {whole.path}" + _changes(overrides))
         due = bool(whole.state.get("evaluation_due"))
@@ -223,14 +223,14 @@ def _check_blocks(run: Folder, spec: Spec) -> None:
 
 def stored(run: Folder, overrides: Sequence[str], compiler: Compiler) -> Compiled:
     """Build the spec of a run again: its own overrides, the data's sizes, then further overrides."""
-    sizes = [f"sizes.{name}={size}" for name, size in run.json("data.json")["sizes"].items()]
-    return compiler.build(str(run.path / "spec.yaml"), (*run.json("overrides.json"), *sizes, *overrides))
+    sizes = [f"sizes.{name}={size}" for name, size in run.entry("data.json", "sizes", dict).items()]
+    return compiler.build(str(run.path / "spec.yaml"), (*run.overrides, *sizes, *overrides))
 
 
 def reopen(run: Folder, overrides: Sequence[str], trust: bool, compiler: Compiler) -> Setup:
     """The setup of a run, its data read from where it was."""
     compiled = stored(run, overrides, compiler)
-    return setup(compiled, Place(run.json("environment.json")["spec_folder"], trust))
+    return setup(compiled, Place(run.entry("environment.json", "spec_folder", str), trust))
 
 
 class Session:

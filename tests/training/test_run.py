@@ -189,6 +189,24 @@ def test_resume_from_one_checkpoint_and_past_a_damaged_one(tmp_path: Path, capsy
     assert "goes on from step 8" in said
 
 
+@pytest.mark.parametrize("name", ["overrides.json", "data.json", "environment.json"])
+@pytest.mark.parametrize("content", ["{", "[]", "{}", "3"])
+def test_folders_with_other_contents(tmp_path: Path, name: str, content: str) -> None:
+    done = run(COPY, tmp_path)
+    (done.folder / name).write_text(content)
+    if (name, content) == ("overrides.json", "[]"):
+        return
+    found = problem(lambda: evaluate(done.folder, compiler=FAKE))
+    assert (found.code, name in found.text()) == ("RD0707", True)
+
+
+def test_only_damaged_checkpoints(tmp_path: Path) -> None:
+    done = run(COPY, tmp_path)
+    for path in (done.folder / "checkpoints").glob("step-*/state.json"):
+        path.unlink()
+    assert "all of its checkpoints are damaged" in problem(lambda: evaluate(done.folder, compiler=FAKE)).help()
+
+
 def problem(action: Callable[[], object]) -> Any:
     with pytest.raises(RunError) as caught:
         action()
