@@ -33,7 +33,8 @@ def add(app: typer.Typer) -> None:
         """Write a new spec with comments. A file that exists is left alone."""
         path = Path(name if name.endswith((".yaml", ".yml")) else f"{name}.yaml")
         if not NAME.fullmatch(path.stem):
-            raise BadInput(f"`{path.stem}` is not a name: letters, digits, `_`, `-` and `.`, beginning with no sign")
+            advice = "letters a to z, digits, `_`, `-` and `.`, beginning with no sign"
+            raise BadInput(f"`{path.stem}` is not a name: {advice}")
         text = renamed(shipped(origin), path, origin)
         create(path, text)
         if as_json:

@@ -131,11 +131,11 @@ class BadSize(Problem):
     """A size that is not a positive whole number."""
 
     code = "RD0409"
-    message = "size `{name}` is {value}"
+    message = "{what} is {value}"
     hint = "a size is a whole number from 1 to 2**48"
     explain = "Sizes are computed exactly; a quotient must come out even."
 
-    name: str
+    what: str
     value: str
 
 

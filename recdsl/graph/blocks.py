@@ -221,7 +221,7 @@ class Expansion:
             raise self._mismatch(declared, value, hint)
         for axis, expression in zip(axes, declared.type.axes, strict=True):
             if not _bound(inner.scope, expression, Size(axis.name, axis.size)):
-                wanted = inner.size_of(expression, "an axis").axis
+                wanted = inner.size_of(expression, "the size of an axis").axis
                 if wanted != axis:
                     text = expression.span.text
                     raise self._mismatch(declared, value, f"`{text}` is `{wanted}` here, not `{axis}`")

@@ -63,7 +63,7 @@ def _given(ev: Evaluator, size: SizeDecl, given: Mapping[str, int]) -> None:
         raise Stop(SizeFromData(size.name.span, size.name.text))
     value = given[size.name.text]
     if not 1 <= value <= LIMIT:
-        raise Stop(BadSize(size.name.span, size.name.text, str(value)))
+        raise Stop(BadSize(size.name.span, f"size `{size.name.text}`", f"{value:,}"))
     ev.scope.names[size.name.text] = Number(value, Size(size.name.text, value))
 
 

@@ -160,7 +160,7 @@ class Evaluator:
                 return number.size
             raise Silent
         if number.size is None or not 1 <= number.size.value <= LIMIT:
-            raise Stop(BadSize(span, span.text, f"{number.value:g}"))
+            raise Stop(BadSize(span, what, _counted(number.value)))
         return number.size
 
     def size_of(self, expression: Expression, what: str) -> Size:
@@ -173,7 +173,7 @@ class Evaluator:
 
     def type_of(self, type: TypeExpr) -> Type:
         """A declared type's axes, as floats. Raises Stop."""
-        return Type("float", tuple(self.size_of(axis, "an axis").axis for axis in type.axes))
+        return Type("float", tuple(self.size_of(axis, "the size of an axis").axis for axis in type.axes))
 
     def axes_named(self, item: Item, span: Span) -> list[str]:
         """The axis names that `axis=` or `over=` is given."""
@@ -235,3 +235,9 @@ def _keyword_words(expression: Expression) -> frozenset[int]:
             if expression.nodes[index].kind == "list":
                 found.update(expression.nodes[index].args)
     return frozenset(found)
+
+
+def _counted(value: float) -> str:
+    """A number that was to be a size, with its digits grouped unless they are too many to read."""
+    digits = len(str(abs(int(value)))) - 1
+    return f"{value:,}" if digits < 18 else f"more than 10**{digits}" if value > 0 else f"less than -10**{digits}"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from recdsl.diagnostics import SpecError
+from recdsl.driver import analyse
 from recdsl.graph.sizes import Number, Size, concatenated, fold, join, literal
 from recdsl.graph.types import Axis
 
@@ -64,3 +66,22 @@ def test_no_result(op: str, left: float, right: float) -> None:
 def test_towers_of_powers_end_at_once() -> None:
     with pytest.raises(ArithmeticError):
         fold("**", literal(9), fold("**", literal(9), literal(9)))
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [
+        ("0", "size `n` is 0"),
+        ("2 - 1_000_000", "size `n` is -999,998"),
+        ("5 / 2", "size `n` is 2.5"),
+        ("9" * 390, "size `n` is more than 10**389"),
+        ("-1e20", "size `n` is less than -10**20"),
+        ("1e300", "size `n` is more than 10**300"),
+    ],
+)
+def test_sizes_that_are_none(size: str, words: str) -> None:
+    text = f"recdsl: 1\nsizes: {{n: {size}}}\ninputs: {{x: 'float[n]'}}\nstep: h = x\nloss: mse(h, x)\n"
+    with pytest.raises(SpecError) as caught:
+        analyse(text)
+    (problem,) = caught.value.problems
+    assert problem.text() == words
