@@ -38,7 +38,7 @@ class Entry:
         self.lo = self.hi = ""
         self.base: dict[str, str] = {}
         self.leased: dict[str, int] = {}
-        self.copies: set[str] = set()  # matrices put together or transposed, as large as the weights
+        self.transposed: dict[str, str] = {}  # matrices, and their transposes in room of their own
         self.rebound: dict[str, str] = {}  # carries that become rows of a sequence, with the name of its room
         self.plain: set[str] = set()
         self.head: list[str] = []
@@ -147,8 +147,6 @@ class Entry:
                 self.values[name] = Operand(room, len(vtype.lead), vtype.axes)
                 return
         self.values[name] = Operand(name, len(vtype.lead), vtype.axes)
-        if op.op == "concat" and not vtype.lead and len(vtype.axes) > 1 and self.depth == 1:
-            self.copies.add(name)
         if op.op in ALIASING:
             self.base[name] = self.base.get(args[0].text, args[0].text)
             self.look(op, args[0])
@@ -177,15 +175,17 @@ class Entry:
         return True
 
     def compute(self, op: Op, args: Sequence[Operand], vtype: VType) -> str:
-        """The op for all steps at once, into leased room where that is large and the op can write."""
+        """The op for all steps at once, or a stack of weights, into leased room where the op can write."""
         extents = [affine_text(extent) for _, extent in vtype.lead]
         leads = {arg.lead for arg in args if not arg.number}
         fits = len(extents) == 2 and not op.joint and not (op.op == "contract" and leads != {0, 2})
+        matrix = op.op == "concat" and not extents and len(vtype.axes) == 2 and self.depth == 1
         room = self.vacant(op, args, vtype) if fits and vtype.dtype == "float" else None
         if room is not None:
             return str(in_place(op, args, room))
         out = self.lease(op.results[0], [*extents, *(str(axis.size) for axis in vtype.axes)], "")
-        written = in_place(op, args, out) if fits and vtype.dtype == "float" and max(leads) == 2 else None
+        fits = matrix or (fits and max(leads) == 2)
+        written = in_place(op, args, out) if fits and vtype.dtype == "float" else None
         if written is None:
             self.leased.pop(op.results[0], None)
             return expression(op, args)
@@ -395,10 +395,7 @@ class Entry:
         gifts = self.gifts(lines, kept | self.rebound.keys())
         for number, line in enumerate(lines):
             out.append(ROOM.sub(lambda m: maker[m[1]], line))
-            for indent, ended in gifts.get(number, ()):
-                given, dropped = ([n for n in ended if (n in self.copies) == copy] for copy in (False, True))
-                out += [f"{indent}arena.give({', '.join(given)})"] if given else []
-                out += [f"{indent}del {', '.join(dropped)}"] if dropped else []
+            out += [f"{indent}arena.give({', '.join(ended)})" for indent, ended in gifts.get(number, ())]
         out = [fix_empty(line) for line in out]
         arguments = ", ".join(["like", "arena", "T", "B", *self.arguments])
         returned = "".join(name + ", " for name in names)
@@ -410,10 +407,10 @@ class Entry:
         return self.base.get(head, head)
 
     def gifts(self, lines: Sequence[str], kept: set[str]) -> dict[int, list[tuple[str, list[str]]]]:
-        """Behind which line what is given back or dropped, with its indentation."""
-        ours = self.leased.keys() | self.copies
+        """Behind which line what is given back, with its indentation."""
+        shared = (self.base, self.rebound, self.transposed)
         names = {name for line in lines for name in names_in(line)}
-        owners = {n: {n, self.base.get(n, n), self.rebound.get(n, n)} & ours for n in names}
+        owners = {n: {n, *(other.get(n, n) for other in shared)} & self.leased.keys() for n in names}
         return last_lines(lines, owners, kept)
 
 

@@ -84,10 +84,19 @@ class LoopWriter:
             for name in re.findall(r"\b(\w+)\.t\(\)", line):
                 if f"{name}_T" not in self.entry.allocated:
                     self.entry.allocated.add(f"{name}_T")
-                    if not self.entry.windowed:
-                        self.entry.copies.add(f"{name}_T")
-                    self.entry.line(f"{name}_T = {name}.t() if T < 32 else {name}.t().contiguous()")
+                    self.entry.line(f"{name}_T = {name}.t() if T < 32 else {self._transposed(name)}")
         self.text = [re.sub(r"\b(\w+)\.t\(\)", r"\1_T", line) for line in self.text]
+
+    def _transposed(self, name: str) -> str:
+        """A matrix copied to room of its own."""
+        entry = self.entry
+        found = next((value for value in entry.values.values() if value.text == name), None)
+        if entry.windowed or found is None or len(found.axes) != 2:
+            return f"{name}.t().contiguous()"
+        entry.transposed[name] = f"{name}_T"
+        entry.base[f"{name}_T"] = entry.base.get(name, name)  # with few steps it is a view
+        room = entry.lease(f"{name}_T", [str(axis.size) for axis in reversed(found.axes)], "")
+        return f"{room}.copy_({name}.t())"
 
     # -- rows -----------------------------------------------------------------------------------------------------
     def _row(self, name: str, index: Affine, *, write: bool) -> str:
