@@ -169,7 +169,7 @@ def test_new_from_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert list(tmp_path.iterdir()) == []
 
 
-GENERATED = ("adding_gru", "copy_lstm")
+GENERATED = ("adding_gru", "copy_lstm", "sequential_digits")
 HOOK = """
 import sys
 sys.argv = ["recdsl", *{words!r}]

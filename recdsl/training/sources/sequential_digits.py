@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import lzma
+from functools import cache
 from importlib.resources import files
 
 from recdsl.training.arrays import np
@@ -32,14 +33,18 @@ def load() -> tuple[Array, Array]:
 
 def open_source(options: Options, _place: Place) -> Source:
     """Fields `x` float[columns] (rows) or float (pixels), and `y` labels below 10. 1,297 train, 140 valid, 360 test."""
-    images, labels = load()
-    if options["permute"] is not None:
-        images = images[:, np.random.Generator(np.random.PCG64(options["permute"])).permutation(64)]
+    @cache
+    def loaded() -> tuple[Array, Array]:
+        images, labels = load()
+        if options["permute"] is not None:
+            images = images[:, np.random.Generator(np.random.PCG64(options["permute"])).permutation(64)]
+        return images, labels
+
     steps, shape = (8, (8,)) if options["as"] == "rows" else (64, ())
     bounds = {"train": (0, 1297), "valid": (1297, 1437), "test": (1437, COUNT)}
 
     def gather(split: str, chosen: Array) -> Batch:
-        rows = chosen + bounds[split][0]
+        rows, (images, labels) = chosen + bounds[split][0], loaded()
         x = images[rows].reshape(len(rows), steps, *shape).swapaxes(0, 1)
         return Batch({"x": np.ascontiguousarray(x), "y": np.broadcast_to(labels[rows], (steps, len(rows))).copy()})
 
