@@ -14,6 +14,7 @@ from torch import Tensor
 
 from recdsl.backends.reference.result import Call, Result
 from recdsl.backends.reference.schedule import counted, divisors
+from recdsl.backends.reference.traced import traced_gradients
 from recdsl.backends.reference.unroll import Unroll, Values
 from recdsl.credit.plan import CreditPlan, RoutingClass, Window
 from recdsl.graph.step import StepGraph
@@ -55,7 +56,8 @@ class Reference:
     ) -> Result:
         """The same call without windows and cuts: the derivative that verdicts are relative to."""
         call = self._call(batch, mask, reset, state, cotangents or {})
-        free = tuple(replace(c, window=Window(None, 1), cuts=frozenset()) for c in self.plan.classes)
+        full = {"window": Window(None, 1), "cuts": frozenset[tuple[int, int]](), "tracing": None}
+        free = tuple(replace(c, **full) for c in self.plan.classes)
         return self._run(replace(self.plan, classes=free), params, call)
 
     def _call(
@@ -90,7 +92,10 @@ class Reference:
             total = total + loss.weight * losses[loss.name]
         gradients: dict[str, Tensor] = {}
         for routing in plan.classes:
-            gradients |= self._gradients(routing, given, call, chosen, divided)
+            if routing.tracing is None:
+                gradients |= self._gradients(routing, given, call, chosen, divided)
+            else:
+                gradients |= traced_gradients(self.graph, routing, given, call, chosen, divided, self.dtype)
         state = {**carried, "t": torch.tensor(call.start + call.steps)}
         return Result(self._outputs(steps, call), total, losses, state, gradients)
 

@@ -42,32 +42,36 @@ class Unroll:
         state = self.call.state
         if state is not None:
             return {carry.name: self._given(state[carry.name], carry) for carry in self.graph.carries}
-        fixed = self._invariant()
-        return {carry.name: self._wide(fixed[carry.init], carry) for carry in self.graph.carries}
+        fixed = self.invariant()
+        return {carry.name: self._wide(self.initial(carry.init, fixed), carry) for carry in self.graph.carries}
 
     def _step(self, t: int, carried: Mapping[str, Tensor]) -> tuple[Values, dict[str, Tensor]]:
         """One step: reset, evaluate, carry. A masked row carries what it entered with, after the reset."""
-        values = self._invariant()
+        values = self.invariant()
         entering: dict[str, Tensor] = {}
         for carry in self.graph.carries:
             reset = _column(self.call.reset[t], carried[carry.name])
-            entering[carry.name] = torch.where(reset, self._wide(values[carry.init], carry), carried[carry.name])
+            initial = self._wide(self.initial(carry.init, values), carry)
+            entering[carry.name] = self.entered(carry.name, torch.where(reset, initial, carried[carry.name]))
             values[carry.read] = entering[carry.name]
         for node in self.graph.nodes:
             if node.id not in values:
                 values[node.id] = self._node(node, values, t)
         leaving: dict[str, Tensor] = {}
         shown: Values = {}
+        seen = self.read(values, t)
         for carry in self.graph.carries:
-            new = self._wide(values[carry.write], carry)
+            new = self._wide(self.initial(carry.write, values), carry)
             valid = _column(self.call.valid[t], new)
             if carry.kind == "state":
-                shown[carry.write] = torch.where(valid, new, entering[carry.name])
+                made = self._wide(self.initial(carry.write, seen), carry)
+                shown[carry.write] = torch.where(valid, made, entering[carry.name])
             new = new.detach() if (carry.write, carry.read) in self.cuts else new
             leaving[carry.name] = torch.where(valid, new, entering[carry.name])
-        return values | shown, leaving
+        return seen | shown, leaving
 
-    def _invariant(self) -> Values:
+    def invariant(self) -> Values:
+        """What does not vary: parameters, constants, and what is computed from them."""
         values: Values = {}
         for node in self.graph.nodes:
             if node.id not in self.graph.varying:
@@ -83,9 +87,26 @@ class Unroll:
             return torch.tensor(self.call.start + t, dtype=self._dtype(node))
         if node.op in ("input", "target"):
             return self.call.batch[node.name][t]
-        args = [values[arg].detach() if (arg, node.id) in self.cuts else values[arg] for arg in node.args]
+        args = [self.operand(arg, node, values) for arg in node.args]
         types = [self.graph.nodes[arg].type for arg in node.args]
         return declared.value(node.op, args, node.attrs, types, self.dtype)
+
+    # -- what rules change ----------------------------------------------------------------------------------------
+    def operand(self, arg: int, node: Node, values: Values) -> Tensor:
+        """What a node reads of another."""
+        return values[arg].detach() if (arg, node.id) in self.cuts else values[arg]
+
+    def initial(self, node: int, values: Values) -> Tensor:
+        """What a state starts from."""
+        return values[node]
+
+    def entered(self, name: str, value: Tensor) -> Tensor:
+        """What a step sees of a carried value."""
+        return value
+
+    def read(self, values: Values, t: int) -> Values:
+        """What losses and outputs see of a step."""
+        return values
 
     def _dtype(self, node: Node) -> torch.dtype:
         return {"float": self.dtype, "int": torch.int64, "bool": torch.bool}[node.type.dtype]

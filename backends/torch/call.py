@@ -39,6 +39,9 @@ class Call:
         state: Mapping[str, Tensor] | None,
     ) -> None:
         self.model, self.state = model, state
+        self.learning = False
+        self.learned: dict[str, Tensor] = {}
+        self.left: dict[str, Tensor] = {}
         about = model.recdsl_about
         self.variant = "plain" if mask is None and reset is None else "ragged"
         self.storages = about["storages"][self.variant]
@@ -197,7 +200,19 @@ class Call:
         for info, value in zip(about["losses"], losses, strict=True):
             loss = loss + info["weight"] * value
         self.parts = losses
+        self.learned = self._learn()
         return loss, *(self._timed(k, found[f"out{k}"]) for k in range(len(about["outputs"])))
+
+    def _learn(self) -> dict[str, Tensor]:
+        """Forward rules: the gradients of the loss by storage, made while their traces are carried along."""
+        about = self.model.recdsl_about
+        if not about["traced"] or not self.learning:
+            return {}
+        for k, info in enumerate(about["losses"]):
+            self.data[f"g{k}"] = self.data[f"w{k}"] * info["weight"]
+        found = self._call("traces")
+        self.left = {name: found[self.storages["next " + name]] for name in about["traces"]}
+        return {name: value for name, value in found.items() if name.startswith("grad_")}
 
     def _timed(self, k: int, value: Tensor) -> Tensor:
         """An output that does not vary is shown at every step."""
@@ -217,7 +232,7 @@ class Call:
         """What each carry holds before step 0."""
         about = self.model.recdsl_about
         given = self.state or {}
-        wanted = dict(about["carries"])
+        wanted = dict(about["carries"]) | about["traces"]
         if self.state is None:
             found = self._call("start", "plain")
             for init, carries in about["inits"]:
@@ -226,6 +241,9 @@ class Call:
                     self.data[self.storages["state " + carry]] = start.expand(self.size, *wanted[carry])
             return
         for carry, shape in wanted.items():
+            if carry not in given and carry in about["traces"]:
+                self.data[self.storages["state " + carry]] = self.like.new_zeros((self.size, *shape))
+                continue
             if carry not in given:
                 raise ValueError(f"state lacks {carry!r}")
             if tuple(given[carry].shape) != (self.size, *shape):
@@ -241,6 +259,10 @@ class Call:
         if entry == "backward_outputs":
             self._cotangents(outputs)
         found = self._call(entry)
+        if self.learned and entry == "backward_outputs":
+            found |= self._call("traces_outputs")
+        else:
+            found |= {name: value * scale for name, value in self.learned.items()}
         return [found.get(about["gradients"].get(name)) for name in about["parameters"]]
 
     def _cotangents(self, outputs: tuple[Tensor | None, ...]) -> None:
@@ -255,6 +277,7 @@ class Call:
         about = self.model.recdsl_about
         loss, *outputs = results
         state = {c: self.data[self.storages["next " + c]].detach().clone() for c in about["carries"]}
+        state |= {name: value.detach().expand(self.size, *about["traces"][name]) for name, value in self.left.items()}
         state["t"] = torch.tensor(self.t0 + self.steps)
         names = [info["name"] for info in about["losses"]]
         losses = {name: part.detach() for name, part in zip(names, self.parts, strict=True)} if self.scored else {}

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from recdsl.backends.torch.codegen import Entry
+from recdsl.backends.torch.trace_entry import TraceEntry
 from recdsl.credit.plan import CreditPlan
 from recdsl.graph.ragged import ragged_map
 from recdsl.graph.step import StepGraph
@@ -14,7 +15,7 @@ from recdsl.program.assemble import Assembled, assemble
 from recdsl.resources import read_text
 
 RUNTIME = (("init.py",), ("torch", "arena.py"), ("torch", "call.py"), ("torch", "runtime.py"))
-ENTRIES = ("start", "forward", "backward", "backward_outputs")
+ENTRIES = ("start", "forward", "backward", "backward_outputs", "traces", "traces_outputs")
 
 
 def generate(graph: StepGraph, plan: CreditPlan, credit: str, *, optimise: bool = True) -> str:
@@ -78,7 +79,12 @@ def ragged_pair(graph: StepGraph, plan: CreditPlan) -> tuple[StepGraph, CreditPl
     made, new = ragged_map(graph)
     writes = {old.read: carry.write for old, carry in zip(graph.carries, made.carries, strict=True)}
     classes = tuple(
-        replace(c, cuts=frozenset((new[a], writes.get(b, new[b])) for a, b in c.cuts)) for c in plan.classes
+        replace(
+            c,
+            cuts=frozenset((new[a], writes.get(b, new[b])) for a, b in c.cuts),
+            scopes=tuple(replace(s, source=new[s.source]) for s in c.scopes),
+        )
+        for c in plan.classes
     )
     return made, replace(plan, classes=classes)
 
@@ -89,15 +95,18 @@ def write_entries(assembled: Assembled) -> list[tuple[str, str, tuple[str, ...],
     bodies = dict(program.entries)
     entries: dict[str, Entry] = {}
     plain = {storage for storage, _ in assembled.interface.inputs}
-    for name in ENTRIES:
-        entries[name] = Entry(name, program, frozenset())
+    names = [name for name in ENTRIES if name in bodies]
+    for name in names:
+        kind = TraceEntry if name.startswith("traces") else Entry
+        entries[name] = kind(name, program, frozenset())
         entries[name].plain = plain - set(assembled.loose)
         entries[name].write(bodies[name])
     made = {s.name for s in program.storages if s.kind == "buffer"}
-    tape = {a for name in ("backward", "backward_outputs") for a in entries[name].arguments if a in made}
+    later = [name for name in names if name not in ("start", "forward")]
+    tape = {a for name in later for a in entries[name].arguments if a in made}
     entries["forward"].tape = frozenset(tape)
     out: list[tuple[str, str, tuple[str, ...], tuple[str, ...]]] = []
-    for name in ENTRIES:
+    for name in names:
         entry = entries[name]
         results = (*entry.results, *sorted(entry.tape))
         out.append((name, entry.finish(), tuple(entry.arguments), results))
@@ -140,6 +149,8 @@ def describe(graph: StepGraph, plan: CreditPlan, variants: dict[str, Assembled],
         "outputs": [name for _, name in face.outputs],
         "ranks": [len(graph.nodes[node].type.axes) for _, node in graph.outputs],
         "gradients": {name: storage for storage, name in face.gradients},
+        "traced": face.traced,
+        "traces": dict(face.traces),
         "windows": every,
         "counts": any(node.op == "step_number" for node in graph.nodes),
         "storages": {name: storages(made) for name, made in variants.items()},

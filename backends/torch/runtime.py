@@ -75,6 +75,7 @@ class CompiledModel(torch.nn.Module):
         call = Call(self, batch, mask, reset, state)
         values = [self.recdsl_tensor(name) for name in self.recdsl_about["parameters"]]
         if torch.is_grad_enabled() and any(value.requires_grad for value in values):
+            call.learning = True
             results = Run.apply(call, *values)
         else:
             results = call.forward([value.detach() for value in values])

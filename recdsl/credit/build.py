@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
-from recdsl.credit.classes import admitted, routing
-from recdsl.credit.plan import CreditPlan, Row
-from recdsl.credit.read import read
+from recdsl.credit.classes import Way, admitted, routing
+from recdsl.credit.flow import Edge
+from recdsl.credit.plan import CreditPlan, RoutingClass, Row
+from recdsl.credit.read import Choice, Reading, read
+from recdsl.credit.scopes import ScopeError, lateral
 from recdsl.credit.select import near, parameters
+from recdsl.credit.tracing import Tracer, scopes
 from recdsl.credit.verdict import Case, Judge
 from recdsl.diagnostics import Problems
-from recdsl.errors.credit import BadRequire, NoMatch, Weaker
+from recdsl.errors.credit import BadRequire, NoMatch, NoScope, Weaker
 from recdsl.graph.step import StepGraph
 from recdsl.syntax.ast import CreditDecl, Name
 
@@ -25,8 +29,11 @@ def plan(graph: StepGraph, credit: Sequence[CreditDecl] = (), require: Name | No
     reading = read(graph, credit, problems)
     problems.check()
     trained = [p.name for p in graph.parameters if not p.frozen]
-    classes = routing(graph, {name: reading.rules[name].window for name in trained}, reading.cuts)
-    judge = Judge(graph)
+    ways = {name: _way(graph, reading.rules[name], reading.cuts) for name in trained}
+    classes = tuple(_traced(graph, routing_, reading, problems) for routing_ in routing(graph, ways))
+    problems.check()
+    judge, tracer = Judge(graph), Tracer(graph)
+    home = {name: made for made in classes for name in made.parameters}
     rows: list[Row] = []
     for parameter in graph.parameters:
         choice = reading.rules[parameter.name]
@@ -34,12 +41,31 @@ def plan(graph: StepGraph, credit: Sequence[CreditDecl] = (), require: Name | No
             rows.append(Row(parameter.name, "", "frozen", (), None, None, (), 0, 0))
             continue
         losses = admitted(graph, parameter.name)
-        rows.append(judge.row(Case(parameter.name, choice.text, choice.window, reading.cuts, losses)))
+        case = Case(parameter.name, choice.text, choice.window, reading.cuts, losses)
+        routed = home[parameter.name]
+        rows.append(judge.row(case) if routed.tracing is None else tracer.row(case, routed))
     made = CreditPlan(classes, tuple(rows))
     if require is not None:
         _required(graph, made, require, problems)
     problems.check()
     return made
+
+
+def _way(graph: StepGraph, choice: Choice, cuts: frozenset[Edge]) -> Way:
+    """A rule's own cuts join those of the spec."""
+    own = lateral(graph) if choice.tracing is not None and choice.tracing.lateral else frozenset[Edge]()
+    return Way(choice.window, cuts | own, choice.tracing)
+
+
+def _traced(graph: StepGraph, made: RoutingClass, reading: Reading, problems: Problems) -> RoutingClass:
+    """A forward class with its scopes; what the graph has none for is reported at the rule."""
+    try:
+        return made if made.tracing is None else replace(made, scopes=scopes(graph, made))
+    except ScopeError as error:
+        choice = reading.rules[error.parameter if error.parameter in reading.rules else made.parameters[0]]
+        assert choice.span is not None, "a rule that traces is written somewhere"
+        problems.add(NoScope(choice.span, choice.text, str(error), error.hint))
+        return made
 
 
 def _required(graph: StepGraph, made: CreditPlan, require: Name, problems: Problems) -> None:

@@ -1,20 +1,29 @@
-"""Parameters in as few reverse passes as possible."""
+"""Parameters in as few passes as possible."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from recdsl.credit.flow import Edge, Flow
-from recdsl.credit.plan import RoutingClass, Window
+from recdsl.credit.plan import RoutingClass, Tracing, Window
 from recdsl.credit.select import matches
 from recdsl.graph.step import StepGraph
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a parameter gets its gradient: parameters with different ways never share a pass."""
+
+    window: Window
+    cuts: frozenset[Edge]
+    tracing: Tracing | None = None
 
 
 @dataclass
 class _Group:
     """A class in the making. needed: losses it must carry; barred: losses that must not reach its parameters."""
 
-    window: Window
+    way: Way
     needed: frozenset[int]
     barred: frozenset[int]
     parameters: list[str]
@@ -29,26 +38,33 @@ def admitted(graph: StepGraph, parameter: str) -> tuple[int, ...]:
     )
 
 
-def routing(graph: StepGraph, windows: dict[str, Window], cuts: frozenset[Edge]) -> tuple[RoutingClass, ...]:
-    """The reverse passes. `windows`: trained parameters with their rule's window, in the graph's order.
+def routing(graph: StepGraph, ways: dict[str, Way]) -> tuple[RoutingClass, ...]:
+    """The passes. `ways`: trained parameters with what their rules say, in the graph's order.
 
     A loss that cannot reach a parameter, cuts aside, does not tell it from others. First fit, the parameters that
     need most losses first; ties in the graph's order, so that the result does not depend on hash seeds.
     """
     reach = _reach(graph)
     groups: list[_Group] = []
-    asked = [(name, *_wishes(graph, name, reach)) for name in windows]
+    asked = [(name, *_wishes(graph, name, reach)) for name in ways]
     for name, needed, barred in sorted(asked, key=lambda item: -len(item[1])):
         for group in groups:
-            if group.window == windows[name] and not (needed & group.barred or barred & group.needed):
+            if group.way == ways[name] and not (needed & group.barred or barred & group.needed):
                 group.needed, group.barred = group.needed | needed, group.barred | barred
                 group.parameters.append(name)
                 break
         else:
-            groups.append(_Group(windows[name], needed, barred, [name]))
-    order = {name: k for k, name in enumerate(windows)}
+            groups.append(_Group(ways[name], needed, barred, [name]))
+    order = {name: k for k, name in enumerate(ways)}
     made = [
-        RoutingClass(g.window, cuts, tuple(sorted(g.needed)), True, tuple(sorted(g.parameters, key=order.__getitem__)))
+        RoutingClass(
+            g.way.window,
+            g.way.cuts,
+            tuple(sorted(g.needed)),
+            True,
+            tuple(sorted(g.parameters, key=order.__getitem__)),
+            g.way.tracing,
+        )
         for g in groups
     ]
     return tuple(sorted(made, key=lambda c: order[c.parameters[0]]))

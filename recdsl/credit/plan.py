@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from recdsl.jacobian.pieces import Key
 from recdsl.source import Span
 
 
@@ -21,6 +22,36 @@ class Window:
 
 
 @dataclass(frozen=True)
+class Tracing:
+    """A forward rule: influences are carried along with the states instead of going back (semantics 2.1, 4.3-4.6).
+
+    scope: "all" | "support" (what is reached within `depth` steps) | "column" (along `axis`, if there are several).
+    read: "pre": a loss reads the influence on the states that enter its step, through all paths of the step; "post":
+    the influence on the states that the step leaves. lateral: whether the recurrent products of states are cut.
+    """
+
+    scope: str
+    depth: int = 1
+    read: str = "pre"
+    lateral: bool = False
+    axis: str = ""
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Where the influence of one effective parameter on one carried value is tracked.
+
+    source: the effective parameter, a node of the step graph. allowed: the rule's scope; stored: the part of it that
+    is ever non-zero and that a loss can see, as patterns without a common entry.
+    """
+
+    source: int
+    carry: str
+    allowed: tuple[Key, ...]
+    stored: tuple[Key, ...]
+
+
+@dataclass(frozen=True)
 class RoutingClass:
     """One reverse pass: which losses it carries, what it cuts, whose gradient it keeps.
 
@@ -28,6 +59,7 @@ class RoutingClass:
     cuts: edges (source node, consuming node) of the step graph that carry no gradient, such as the uses of h[t-1]
     under `h[t-1]: cut` (the hold edge of a delay line is none of them).
     parameters: names of the parameters whose gradient this pass gives; each trained parameter is in exactly one class.
+    tracing: None for a reverse pass; else the class is a forward rule (its window is one step) with these scopes.
     """
 
     window: Window
@@ -35,6 +67,8 @@ class RoutingClass:
     losses: tuple[int, ...]
     outputs: bool
     parameters: tuple[str, ...]
+    tracing: Tracing | None = None
+    scopes: tuple[Scope, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,7 +103,7 @@ class Row:
 
 @dataclass(frozen=True)
 class CreditPlan:
-    """All reverse passes of a model, and the verdict of each parameter."""
+    """All passes of a model, and the verdict of each parameter."""
 
     classes: tuple[RoutingClass, ...]
     rows: tuple[Row, ...]

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from recdsl.credit.plan import Window
+from recdsl.credit.plan import Tracing, Window
 from recdsl.credit.rule import Rule, RuleError
 from recdsl.credit.rules import LATER, catalogue
 from recdsl.credit.select import all_uses, as_use, near, parameters, read_by, state_uses, uses
 from recdsl.diagnostics import Problems, suggest
 from recdsl.errors.credit import NoMatch, RuleArgument, RuleNotYet, TwoRules, UnknownRule, UnknownUse, WrongAction
 from recdsl.graph.step import StepGraph
+from recdsl.source import Span
 from recdsl.syntax.ast import CreditDecl, Expression, Node
 
 CUT = "cut"
@@ -19,10 +20,12 @@ CUT = "cut"
 
 @dataclass(frozen=True)
 class Choice:
-    """A rule call: its text for the report, and its window."""
+    """A rule call: its text for the report, its window, how it traces, and where it stands."""
 
     text: str
     window: Window
+    tracing: Tracing | None = None
+    span: Span | None = None
 
 
 FULL = Choice("bptt", Window(None, 1))
@@ -63,7 +66,7 @@ def _assign(
 ) -> None:
     """The rule of one parameter; a second, different one is an error."""
     earlier, rule = chosen.setdefault(name, (decl, choice))
-    if rule.window != choice.window:
+    if (rule.window, rule.tracing) != (choice.window, choice.tracing):
         first, second = earlier.selector.text, decl.selector.text
         problems.add(TwoRules(decl.selector.span, name, first, rule.text, second, choice.text))
 
@@ -139,18 +142,28 @@ def _call(expression: Expression, rule: Rule, problems: Problems) -> Choice | No
             problems.add(RuleArgument(nodes[index].span, f"`{name}` of `{rule.name}` is given twice", rule.usage))
             return None
         given[name] = nodes[index]
-    values: dict[str, int] = {}
+    values: dict[str, int | str] = {}
+    kinds = {argument.name: argument.kind for argument in rule.arguments}
     for name, node in given.items():
-        if node.kind != "number" or not isinstance(node.value, int) or isinstance(node.value, bool):
-            reason = f"`{name}` of `{rule.name}` is a whole number of steps"
-            problems.add(RuleArgument(node.span, reason, rule.usage))
+        value = _argument(node, kinds[name])
+        if value is None:
+            what = "a name" if kinds[name] == "name" else "a whole number of steps"
+            problems.add(RuleArgument(node.span, f"`{name}` of `{rule.name}` is {what}", rule.usage))
             return None
-        values[name] = node.value
+        values[name] = value
     try:
-        window = rule.expand(values)
+        window, tracing = rule.expand(values)
     except RuleError as error:
         place = given[error.argument].span if error.argument in given else expression.span
         problems.add(RuleArgument(place, error.reason, rule.usage))
         return None
     words = [f"{name}={value}" for name, value in values.items()]
-    return Choice(f"{rule.name}({', '.join(words)})" if words else rule.name, window)
+    return Choice(f"{rule.name}({', '.join(words)})" if words else rule.name, window, tracing, expression.span)
+
+
+def _argument(node: Node, kind: str) -> int | str | None:
+    """A whole number, or the text of a name."""
+    if kind == "name":
+        return str(node.value) if node.kind in ("name", "text") else None
+    whole = node.kind == "number" and isinstance(node.value, int) and not isinstance(node.value, bool)
+    return node.value if whole and isinstance(node.value, int) else None

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
-from recdsl.credit.plan import Window
+from recdsl.credit.plan import Tracing, Window
 
 
 class RuleError(Exception):
@@ -18,41 +19,64 @@ class RuleError(Exception):
 
 @dataclass(frozen=True)
 class Argument:
-    """A whole number of at least 1. `like`: the argument whose value it takes if absent; empty: it must be given."""
+    """A whole number of at least 1, or (kind "name") a name of the spec, which may be left out.
+
+    like: the argument whose value it takes if absent; empty: it must be given. field: what it sets in a `Tracing`.
+    """
 
     name: str
     doc: str
     like: str = ""
+    kind: str = "number"
+    field: str = ""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule by name. `window` and `every` are numbers or names of arguments; window None: the whole call."""
+    """A rule by name. `window` and `every` are numbers or names of arguments; window None: the whole call.
+
+    tracing: set for forward rules; arguments with a `field` replace that field in it.
+    """
 
     name: str
     doc: str
     arguments: tuple[Argument, ...]
     window: int | str | None
     every: int | str
+    tracing: Tracing | None = None
 
     @property
     def usage(self) -> str:
         """`tbptt(window, every=window)`."""
-        words = [f"{a.name}={a.like}" if a.like else a.name for a in self.arguments]
+        words = [self._word(argument) for argument in self.arguments]
         return f"{self.name}({', '.join(words)})" if words else self.name
 
-    def expand(self, given: Mapping[str, int]) -> Window:
-        """The window of a call with these arguments. Raises RuleError."""
-        values: dict[str, int] = {}
-        for argument in self.arguments:
-            value = given.get(argument.name, values.get(argument.like))
-            if value is None:
-                raise RuleError("", f"`{self.name}` needs `{argument.name}`")
-            if value < 1:
-                raise RuleError(argument.name, f"`{argument.name}` of `{self.name}` is {value}, but at least 1")
-            values[argument.name] = value
+    def _word(self, argument: Argument) -> str:
+        if argument.kind == "name":
+            return f"{argument.name}=..."
+        return f"{argument.name}={argument.like}" if argument.like else argument.name
+
+    def expand(self, given: Mapping[str, int | str]) -> tuple[Window, Tracing | None]:
+        """The window of a call with these arguments, and how it traces. Raises RuleError."""
+        values = self._values(given)
         size = values[self.window] if isinstance(self.window, str) else self.window
         every = values[self.every] if isinstance(self.every, str) else self.every
         if size is not None and every > size:
             raise RuleError("every", f"`every` is {every}, more than the window of {size} steps")
-        return Window(size, every)
+        fields = [(a.field, a.name) for a in self.arguments if a.field]
+        own: dict[str, Any] = {field: values.get(name, given.get(name, "")) for field, name in fields}
+        return Window(size, every), None if self.tracing is None else replace(self.tracing, **own)
+
+    def _values(self, given: Mapping[str, int | str]) -> dict[str, int]:
+        """The numbers, defaults filled in."""
+        values: dict[str, int] = {}
+        for argument in self.arguments:
+            if argument.kind == "name":
+                continue
+            value = given.get(argument.name, values.get(argument.like))
+            if not isinstance(value, int):
+                raise RuleError("", f"`{self.name}` needs `{argument.name}`")
+            if value < 1:
+                raise RuleError(argument.name, f"`{argument.name}` of `{self.name}` is {value}, but at least 1")
+            values[argument.name] = value
+        return values

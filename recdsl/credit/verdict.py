@@ -103,7 +103,7 @@ class Judge:
         """Cut edges between the parameter and a loss."""
         reads = {carry.read: carry for carry in self.graph.carries}
         return [
-            self._edge(reads[source], target)
+            self.edge(reads[source], target)
             for source, target in sorted(case.cuts)
             if source in reached and target in live
         ]
@@ -115,14 +115,15 @@ class Judge:
         it is the next link of a delay line.
         """
         return [
-            self._edge(carry, target)
+            self.edge(carry, target)
             for carry in self.graph.carries
             if carry.write in reached and carry.read in live
             for target, lag in self.flow.after[carry.read]
             if target in live and (not lag or target in self._states)
         ]
 
-    def _edge(self, carry: Carry, target: int) -> Dropped:
+    def edge(self, carry: Carry, target: int) -> Dropped:
+        """The use of a carried value, with its place in the spec."""
         if (carry.read, target) not in self._edges:
             home = self._home(target)
             span = in_spec(self.graph.nodes[target].span or carry.span, home, self.source)

@@ -76,7 +76,7 @@ def composed(b: Builder, outer: Piece, inner: Piece, rows: Axes, middle: Axes, s
     left, right = outer.value, inner.value
     middles, lanes = dict[int, int](), {c: 200 + c for c in range(len(seed))}
     lefts = free(outer.key, middle)
-    sizes = {k: axis for k, axis in enumerate(row_axes((), rows))}
+    sizes = dict(enumerate(rows))
     for link in links:
         size = link.hi - link.lo
         if link.outer is not None:
@@ -151,11 +151,6 @@ def overlaps(one: Key, other: Key) -> bool:
             if apart or tie.row + tie.size <= mate.row or mate.row + mate.size <= tie.row:
                 return False
     return True
-
-
-def meet(pattern: Key, scope: tuple[Key, ...]) -> bool:
-    """Whether a pattern may have an entry in a scope."""
-    return any(overlaps(pattern, key) for key in scope)
 
 
 def inside(pattern: Key, scope: tuple[Key, ...]) -> bool:

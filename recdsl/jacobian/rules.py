@@ -233,7 +233,7 @@ def _scatter(site: Site, piece: Piece) -> Piece | None:
 
 # -- products ---------------------------------------------------------------------------------------------------------
 def _contract(site: Site, piece: Piece) -> Piece | None:
-    """One operand varies, the other is a factor. A tied axis that is summed becomes a lane, with the factor's entries."""
+    """One operand varies, the other is a factor. A tied axis that is summed becomes a lane of the factor."""
     b, out = site.b, tuple(site.attr("out"))
     own, other = (site.attr("x"), site.attr("y")) if site.place == 0 else (site.attr("y"), site.attr("x"))
     own, other = tuple(own), tuple(other)

@@ -18,7 +18,8 @@ class StepJacobian:
     """Derivatives inside one step of a graph.
 
     values: for each node of the graph its value in the builder. cuts: edges (source, consumer) without derivative.
-    walls: nodes that no path may pass through (a path may begin or end there).
+    walls: nodes that no path may pass through (a path may begin or end there). hoisted: whether the paths of a value
+    that does not vary begin at its uses in a step (what is computed from it alone has an influence of its own).
     """
 
     def __init__(
@@ -28,13 +29,16 @@ class StepJacobian:
         values: Sequence[int],
         cuts: Collection[Edge] = NO_EDGES,
         walls: Collection[int] = (),
+        *,
+        hoisted: bool = False,
     ) -> None:
         self.graph, self.b, self.values = graph, builder, values
         self.cuts, self.walls = frozenset(cuts), frozenset(walls)
         self.users: list[list[int]] = [[] for _ in graph.nodes]
         for node in graph.nodes:
-            for arg in dict.fromkeys(node.args):
-                self.users[arg].append(node.id)
+            if node.id in graph.varying or not hoisted:
+                for arg in dict.fromkeys(node.args):
+                    self.users[arg].append(node.id)
 
     def axes(self, node: int) -> tuple[Axis, ...]:
         return self.graph.nodes[node].type.axes
@@ -112,7 +116,8 @@ class StepJacobian:
         for place, arg in enumerate(node.args):
             asked = back(node.op, node.attrs, key, self.axes(arg), place)
             asked = asked if (arg, asked) in found else ()
-            if (arg, asked) not in found or (arg, k) in self.cuts or (arg in self.walls and arg != seed):
+            blocked = (arg, k) in self.cuts or (arg in self.walls and arg != seed)
+            if (arg, asked) not in found or blocked or k not in self.users[arg]:
                 continue
             before, after = self.axes(arg), self.axes(k)
             site = Site(self.b, node.op, node.attrs, args, self.values[k], place, before, after, self.axes(seed), key)

@@ -7,7 +7,7 @@ state to hand on) and `grad*` are results. `fresh` is 1 where the call starts fr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from recdsl.credit.plan import CreditPlan, RoutingClass
@@ -18,8 +18,9 @@ from recdsl.program.forward import Forward, forward_timeline
 from recdsl.program.ir import Affine, Bound, For, Load, Op, Program, Range, Stmt, Storage, Store, VType
 from recdsl.program.lower import BATCH, STEPS, WHOLE, ZERO, Domain, Emitter, Place, affine, outside_uses
 from recdsl.program.passes import backward_passes, forward_passes
-from recdsl.program.schedule import Item, needed, schedule
+from recdsl.program.schedule import Item, needed, schedule, trace_schedule
 from recdsl.program.timeline import TimelineBuilder, TNode
+from recdsl.program.traces import Trace, Traced, traced_timeline
 
 VIEWS = ("slice", "rename", "transpose", "broadcast", "one_hot", "neg", "where", "pad")
 COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not", "to_float")
@@ -27,7 +28,10 @@ COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not", "to_float
 
 @dataclass(frozen=True)
 class Interface:
-    """Which storage holds what, for a backend: pairs of (storage, name)."""
+    """Which storage holds what, for a backend: pairs of (storage, name).
+
+    traced: parameters whose gradient the entry "traces" makes. traces: what it carries, with shapes.
+    """
 
     inputs: tuple[tuple[str, str], ...]
     parameters: tuple[tuple[str, str], ...]
@@ -40,6 +44,8 @@ class Interface:
     next_states: tuple[tuple[str, str], ...]
     inits: tuple[tuple[str, tuple[str, ...]], ...]
     gradients: tuple[tuple[str, str], ...]
+    traced: tuple[str, ...] = ()
+    traces: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,8 +64,8 @@ def assemble(graph: StepGraph, plan: CreditPlan, *, optimise: bool = True) -> As
 
 
 def _cuts(plan: CreditPlan) -> frozenset[tuple[int, int]]:
-    """The cut edges, which hold for all classes: they belong to edges, not to parameters."""
-    found = {routing.cuts for routing in plan.classes}
+    """The cut edges of the reverse passes, which they have in common; forward rules have their own."""
+    found = {routing.cuts for routing in plan.classes if routing.tracing is None}
     assert len(found) <= 1, "cuts of one class only"
     return next(iter(found), frozenset())
 
@@ -90,6 +96,8 @@ class _Assembly:
         self.places: dict[int, Place] = {}
         self.pasts: dict[int, tuple[int, Place]] = {}
         self.names = {node: name for name, node in reversed(self.forward.outputs)}
+        self.traces: tuple[Trace, ...] = ()
+        self.shapes: dict[str, tuple[int, ...]] = {}
 
     @staticmethod
     def _weighted(b: TimelineBuilder, value: int, weight: int) -> int:
@@ -100,17 +108,23 @@ class _Assembly:
     def run(self) -> Assembled:
         self._interface_storages()
         self._histories()
-        bare = [self._adjoint(k, outputs=False) for k in range(len(self.plan.classes))]
-        full = [self._adjoint(k, outputs=True) for k in range(len(self.plan.classes))]
+        reverse = [k for k, routing in enumerate(self.plan.classes) if routing.tracing is None]
+        bare = {k: self._adjoint(k, outputs=False) for k in reverse}
+        full = {k: self._adjoint(k, outputs=True) for k in reverse}
+        learned = [(self._traced(outputs=False), "traces", "l"), (self._traced(outputs=True), "traces_outputs", "m")]
         tape = set[int]()
-        for adjoint in (*bare, *full):
-            tape |= self._tape(adjoint)
+        for adjoint in (*bare.values(), *full.values()):
+            tape |= self._tape(adjoint.nodes, [g for _, g in adjoint.gradients])
+        for made, _, _ in learned:
+            tape |= self._tape(made.nodes, _roots(made))
         entries = [
             ("start", self._start_entry()),
             ("forward", self._forward_entry(tape)),
             ("backward", self._backward_entry(bare, "b")),
             ("backward_outputs", self._backward_entry(full, "o")),
         ]
+        if any(routing.tracing is not None for routing in self.plan.classes):
+            entries += [(name, self._traces_entry(made, prefix)) for made, name, prefix in learned]
         windowed = [k for k, routing in enumerate(self.plan.classes) if _windowed(routing)]
         program = Program(
             self.graph.name,
@@ -118,7 +132,7 @@ class _Assembly:
             (),
             tuple(entries),
             scalars=tuple(f"windows{k}" for k in windowed),
-            follows=(("backward", "forward"), ("backward_outputs", "forward")),
+            follows=tuple((name, "forward") for name, _ in entries if name not in ("start", "forward")),
             facts=tuple(fact for k in windowed for fact in _facts(k, self.plan.classes[k].window.every)),
         )
         return Assembled(program, self._interface(), self._loose())
@@ -177,12 +191,12 @@ class _Assembly:
         adjoint = adjoint_timeline(self.nodes, credit)
         return backward_passes(adjoint, len(self.nodes)) if self.optimise else adjoint
 
-    def _tape(self, adjoint: Adjoint) -> set[int]:
-        """Forward sequences that the adjoint reads and that are not cheap views of others."""
+    def _tape(self, nodes: tuple[TNode, ...], roots: Sequence[int]) -> set[int]:
+        """Forward sequences that an adjoint or the traces read and that are not cheap views of others."""
         found: set[int] = set()
-        wanted = needed(adjoint.nodes, [g for _, g in adjoint.gradients], frozenset())
-        stack = [arg for k in wanted if k >= len(self.nodes) for arg in adjoint.nodes[k].args if arg < len(self.nodes)]
-        stack += [g for _, g in adjoint.gradients if g < len(self.nodes)]
+        wanted = needed(nodes, roots, frozenset())
+        stack = [arg for k in wanted if k >= len(self.nodes) for arg in nodes[k].args if arg < len(self.nodes)]
+        stack += [root for root in roots if root < len(self.nodes)]
         seen: set[int] = set()
         while stack:
             k = stack.pop()
@@ -275,12 +289,14 @@ class _Assembly:
 
     def _start_entry(self) -> tuple[Stmt, ...]:
         """The initial value of each history, from parameters and constants."""
-        inits = [h.init for h in self.forward.histories]
-        wanted = needed(self.nodes, inits, frozenset(self.places))
-        emitter = Emitter(self.nodes, self.places, self.names, "i")
-        emitter.run(schedule(self.nodes, wanted))
+        made = self._traced(outputs=False)
+        self.traces, self.shapes = made.traces, {t.name: made.nodes[t.node].type.shape for t in made.traces}
+        inits = [*(h.init for h in self.forward.histories), *(trace.start for trace in made.traces)]
+        wanted = needed(made.nodes, inits, frozenset(self.places))
+        emitter = Emitter(made.nodes, self.places, self.names, "i")
+        emitter.run(schedule(made.nodes, wanted))
         for k, init in enumerate(inits):
-            name = self._declare(f"init{k}", "output", self.nodes[init].type, (), "call")
+            name = self._declare(f"init{k}", "output", made.nodes[init].type, (), "call")
             emitter.body.append(Store(name, (), emitter.whole(init)))
         return tuple(emitter.body)
 
@@ -294,9 +310,56 @@ class _Assembly:
         emitter.values[k] = name
         return name
 
-    def _backward_entry(self, adjoints: list[Adjoint], prefix: str) -> tuple[Stmt, ...]:
+    # -- forward rules --------------------------------------------------------------------------------------------
+    def _traced(self, *, outputs: bool) -> Traced:
+        """The timelines of all forward classes, one behind the other."""
+        made = Traced(self.nodes, (), ())
+        for routing in self.plan.classes:
+            if routing.tracing is not None:
+                seeds = [(self.graph.losses[k].node, self.seeds[k]) for k in routing.losses]
+                if outputs and routing.outputs:
+                    seeds += [
+                        (node, self.output_seeds[k])
+                        for k, (_, node) in enumerate(self.graph.outputs)
+                        if self.graph.nodes[node].type.dtype == "float"
+                    ]
+                more = traced_timeline(self.graph, made.nodes, self.forward.values, routing, seeds)
+                made = Traced(more.nodes, (*made.gradients, *more.gradients), (*made.traces, *more.traces))
+        return made
+
+    def _traces_entry(self, made: Traced, prefix: str) -> tuple[Stmt, ...]:
+        """Gradients of the forward classes, and the traces that the call leaves."""
+        nodes = made.nodes
+        wanted = needed(nodes, _roots(made), frozenset(self.places))
+        before, loop, after = trace_schedule(nodes, wanted)
+        emitter = Emitter(nodes, self.places, self.names, prefix)
+        held = {trace.node: trace.name for trace in made.traces if trace.node in wanted}
+        emitter.incoming = {
+            k: self._declare(self.tag("s", name), "input", nodes[k].type, (BATCH,), "call") for k, name in held.items()
+        }
+        items = (*before, *([loop] if loop is not None else []))
+        emitter.run(items)
+        for k, name in held.items():
+            target = self._declare(self.tag("next", name), "output", nodes[k].type, (BATCH,), "call")
+            value = f"{emitter.label(k)}_next"
+            emitter.body.append(Load(value, emitter.carried[k], (), emitter.vtype(k, step=True)))
+            emitter.body.append(Store(target, (), value))
+        for k in sorted(emitter.totals):
+            self._total(emitter, k)
+        emitter.run(after)
+        self._store_gradients(emitter, made.gradients)
+        self.storages.update(emitter.storages)
+        return tuple(emitter.body)
+
+    def _store_gradients(self, emitter: Emitter, gradients: Sequence[tuple[str, int]]) -> None:
+        for name, node in gradients:
+            storage = self.tag("grad", name)
+            self._declare(storage, "output", emitter.nodes[node].type, (), "call")
+            emitter.body.append(Store(storage, (), emitter.whole(node)))
+
+    def _backward_entry(self, adjoints: Mapping[int, Adjoint], prefix: str) -> tuple[Stmt, ...]:
         body: list[Stmt] = []
-        for index, adjoint in enumerate(adjoints):
+        for index, adjoint in adjoints.items():
             routing = self.plan.classes[index]
             own = f"{prefix}{index}_" if len(adjoints) > 1 else prefix
             body.extend(self._class_entry(adjoint, routing, own, index))
@@ -325,10 +388,7 @@ class _Assembly:
         for k in sorted(emitter.totals):
             self._total(emitter, k)
         emitter.run(after)
-        for name, node in adjoint.gradients:
-            storage = self.tag("grad", name)
-            self._declare(storage, "output", nodes[node].type, (), "call")
-            emitter.body.append(Store(storage, (), emitter.whole(node)))
+        self._store_gradients(emitter, adjoint.gradients)
         self.storages.update(emitter.storages)
         return emitter.body
 
@@ -363,19 +423,29 @@ class _Assembly:
         ]
         carries = [carry for history in self.forward.histories for carry in history.carries]
         trained = [name for routing in self.plan.classes for name in routing.parameters]
+        traced = [trace.name for trace in self.traces]
+        starts = [*(h.carries for h in self.forward.histories), *((name,) for name in traced)]
+        forward = {name for routing in self.plan.classes if routing.tracing for name in routing.parameters}
         return Interface(
             inputs=tuple(inputs),
             parameters=tuple((self.places[k].storage, n.name) for k, n in enumerate(self.nodes) if n.op == "parameter"),
-            states=tuple((self.tag("s", c), c) for c in carries),
+            states=tuple((self.tag("s", c), c) for c in (*carries, *traced)),
             weights=tuple(f"w{k}" for k in range(len(self.weights))),
             cotangents=tuple(f"g{k}" for k in range(len(self.weights))),
             output_cotangents=tuple((f"c{k}", n) for k, (n, _) in enumerate(self.forward.outputs)),
             outputs=tuple((f"out{k}", n) for k, (n, _) in enumerate(self.forward.outputs)),
             losses=tuple(f"loss{k}" for k in range(len(self.weights))),
-            next_states=tuple((self.tag("next", c), c) for c in carries),
-            inits=tuple((f"init{k}", h.carries) for k, h in enumerate(self.forward.histories)),
+            next_states=tuple((self.tag("next", c), c) for c in (*carries, *traced)),
+            inits=tuple((f"init{k}", names) for k, names in enumerate(starts)),
             gradients=tuple((self.tag("grad", n), n) for n in trained if self.tag("grad", n) in names),
+            traced=tuple(sorted(forward)),
+            traces=tuple((trace.name, self.shapes[trace.name]) for trace in self.traces),
         )
+
+
+def _roots(made: Traced) -> list[int]:
+    """What the traces' entry makes: gradients, and what each trace holds next."""
+    return [*(node for _, node in made.gradients), *(trace.node for trace in made.traces)]
 
 
 def _own_names(losses: int) -> set[str]:

@@ -71,6 +71,7 @@ class Emitter:
         self.last: dict[int, str] = {}
         self.totals: dict[int, str] = {}
         self.pasts: dict[int, tuple[int, Place]] = {}
+        self.incoming: dict[int, str] = {}
         self._filled: set[str] = set()
         self.lazy: set[int] = set()
 
@@ -262,6 +263,13 @@ class Emitter:
                 local[k] = self._row(body, k, self.places[k])
             elif node.op == "next":
                 local[k] = self._crossing(body, k)
+            elif node.op == "trace":
+                local[k] = self._held(body, k)
+            elif node.op == "collect":
+                self._collected(body, k, local)
+                continue
+            elif k in self.lazy:
+                continue
             else:
                 args = tuple(local[a] if a in local else self._operand(body, local, a) for a in node.args)
                 name = self.label(k)
@@ -271,21 +279,25 @@ class Emitter:
                 self._filled.add(place.storage)
                 body.append(Store(place.storage, (affine("t", 1, place.offset),), local[k]))
         for k in item.nodes:
-            if self.nodes[k].op == "next" and k in self.carried:
-                body.append(Store(self.carried[k], (), local[self.nodes[k].args[0]]))
+            if self.nodes[k].op in ("next", "trace") and k in self.carried:
+                source = self.nodes[k].args[0]
+                value = local[source] if source in local else self._operand(body, local, source)
+                body.append(Store(self.carried[k], (), value))
         self.body.append(For("t", self.domain.lo, self.domain.hi, item.direction, tuple(body)))
 
     def _prepare(self, item: Item, members: set[int]) -> dict[int, str]:
         """Before the loop: outside operands get a place, the loop's own results a buffer, crossings a carry."""
         outer: dict[int, str] = {}
         for k in item.nodes:
-            for arg in self.nodes[k].args if self.nodes[k].op not in ("prev", "next") else ():
+            for arg in _read(self.nodes[k]):
                 if arg not in members:
                     if self.nodes[arg].time:
                         self.placed(arg)
                     else:
                         outer[arg] = self.whole(arg)
         for k in item.nodes:
+            if self.nodes[k].op == "trace":
+                self._open_trace(k)
             if self.nodes[k].op == "next":
                 self._open(k)
                 if k in self.stored:
@@ -320,6 +332,34 @@ class Emitter:
         else:
             self.places[source] = Place(self.tail(source, lag), 0)
 
+    def _open_trace(self, k: int) -> None:
+        """A trace begins with what the call was given."""
+        name = f"{self.label(k)}_carry"
+        self.declare(name, "carry", self.nodes[k].type, (BATCH,), "call")
+        given = f"{name}_in"
+        self.body.append(Load(given, self.incoming[k], (), self.vtype(k, step=True)))
+        self.body.append(Store(name, (), given))
+        self.carried[k] = name
+
+    def _held(self, body: list[Stmt], k: int) -> str:
+        name = f"{self.label(k)}_held"
+        body.append(Load(name, self.carried[k], (), self.vtype(k, step=True)))
+        return name
+
+    def _collected(self, body: list[Stmt], k: int, local: dict[int, str]) -> None:
+        """A sum over samples, added up from step to step."""
+        node, source = self.nodes[k], self.nodes[k].args[0]
+        total = self.declare(f"{self.label(k)}_sum", "accumulate", node.type, (), "call")
+        self.totals[k] = total
+        made, name = self.nodes[source], f"{self.label(source)}_total"
+        vtype = VType("float", (), node.type.axes)
+        if source in self.lazy:
+            args = tuple(local[a] if a in local else self._operand(body, local, a) for a in made.args)
+            body.append(Op((name,), made.op, args, made.attrs, (vtype,), made.span, "", ("B",)))
+        else:
+            body.append(Op((name,), "collect", (local[source],), (), (vtype,), node.span, "", ("B",)))
+        body.append(Add(total, (), name, ("", str(k), self.prefix, ""), node.span, "", (affine("t"),)))
+
     def _crossed(self, k: int) -> Place:
         """Where the steps of a `next` are for readers outside its loop."""
         if k in self.carried:
@@ -345,6 +385,13 @@ class Emitter:
             return name
         place = self.places[node.args[0]]
         return self._row(body, k, Place(place.storage, place.offset + node.attr("lag")))
+
+
+def _read(node: TNode) -> tuple[int, ...]:
+    """What a node of a loop reads at its own step, or (a trace) hands on as it is."""
+    if node.op in ("prev", "next"):
+        return ()
+    return node.args[:1] if node.op == "trace" else node.args
 
 
 def _only_collected(nodes: tuple[TNode, ...], items: Iterable[Item]) -> set[int]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import networkx as nx
 
+from recdsl.jacobian.pieces import is_lane
 from recdsl.program.timeline import TNode
 
 
@@ -44,6 +45,58 @@ def schedule(nodes: tuple[TNode, ...], wanted: set[int]) -> tuple[Item, ...]:
     home = {k: group[0] for group in groups for k in group}
     order = _order([(group[0], group) for group in groups], graph, home)
     return tuple(_item(nodes, graph, group) for group in order)
+
+
+def trace_schedule(
+    nodes: tuple[TNode, ...], wanted: set[int]
+) -> tuple[tuple[Item, ...], Item | None, tuple[Item, ...]]:
+    """Before, inside and after the one loop that carries traces.
+
+    In the loop is what depends on a trace or has a lane: a value as large as a trace is never kept over time.
+    What else there is, is done for all steps at once, before; what is made of sums over steps comes after it.
+    """
+    members = _dependants(nodes, wanted)
+    late = {k for k in wanted - members if not nodes[k].time and nodes[k].op != "collect" and _summed(nodes, k)}
+    before = schedule(nodes, wanted - members - late)
+    graph: nx.DiGraph[int] = nx.DiGraph()
+    graph.add_nodes_from(sorted(members))
+    graph.add_edges_from(
+        (a, k) for k in sorted(members) if nodes[k].op != "trace" for a in nodes[k].args if a in members
+    )
+    order = tuple(nx.lexicographical_topological_sort(graph))
+    return before, Item(1, order) if order else None, schedule(nodes, late)
+
+
+def _dependants(nodes: tuple[TNode, ...], wanted: set[int]) -> set[int]:
+    """Traces, values with lanes that vary, all that depends on them within a step, and their sums."""
+    users: dict[int, list[int]] = {k: [] for k in wanted}
+    for k in wanted:
+        for arg in nodes[k].args if nodes[k].op != "trace" else ():
+            if arg in users:
+                users[arg].append(k)
+    wide = [k for k in wanted if nodes[k].time and any(is_lane(axis) for axis in nodes[k].type.axes)]
+    stack = [*wide, *(k for k in wanted if nodes[k].op == "trace")]
+    found = set(stack)
+    while stack:
+        for user in users[stack.pop()]:
+            if user not in found and (nodes[user].time or nodes[user].op == "collect"):
+                found.add(user)
+                if nodes[user].op != "collect":
+                    stack.append(user)
+    return found
+
+
+def _summed(nodes: tuple[TNode, ...], k: int) -> bool:
+    """Whether a node that does not vary depends on a sum over steps."""
+    stack, seen = [k], {k}
+    while stack:
+        for arg in nodes[stack.pop()].args:
+            if nodes[arg].op == "collect":
+                return True
+            if arg not in seen and not nodes[arg].time:
+                seen.add(arg)
+                stack.append(arg)
+    return False
 
 
 def _order(groups: list[tuple[int, list[int]]], graph: nx.DiGraph[int], home: Mapping[int, int]) -> list[list[int]]:

@@ -1,10 +1,11 @@
 """The timeline: one equation a value, over all steps at once.
 
 A node stands for the whole sequence of its values (or, where it does not vary, for one value a call). All arguments
-are read at the same step, but for two ops that move in time:
+are read at the same step, but for three ops that move in time:
 
 - `prev(x, init; lag)`: x of `lag` steps before, `init` (given at those steps) before the first;
-- `next(x; lag)`: x of `lag` steps later, zero after the last.
+- `next(x; lag)`: x of `lag` steps later, zero after the last;
+- `trace(x, start)`: x of the step before, what an earlier call left (or `start`) before the first; not kept over time.
 
 So a recurrence is a cycle through `prev`, its adjoint a cycle through `next`, and everything else can be computed for
 all steps in one go. Leaves: `input`, `parameter`, `constant`, `state` (what a carry holds before step 0),
@@ -24,7 +25,7 @@ from recdsl.ops import primitive
 from recdsl.ops.base import Attrs, Elementwise
 from recdsl.source import Span
 
-MOVES = ("prev", "next")
+MOVES = ("prev", "next", "trace")
 LEAVES = ("input", "parameter", "constant", "state", "step_number", "cotangent")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -39,9 +38,12 @@ def run(case: Case, made: Assembled) -> Result:
     face = made.interface
     outputs = {name: wide(case, name, machine.get(storage)) for storage, name in face.outputs}
     losses = {loss.name: machine.get(storage) for loss, storage in zip(case.graph.losses, face.losses, strict=True)}
-    state = {name: machine.get(storage) for storage, name in face.next_states}
+    held = {name for name, _ in face.traces}
+    state = {name: machine.get(storage) for storage, name in face.next_states if name not in held}
     state["t"] = torch.tensor((0 if case.state is None else int(case.state["t"])) + steps)
     assert machine.run("backward_outputs" if case.cotangents else "backward")
+    if face.traced:
+        assert machine.run("traces_outputs" if case.cotangents else "traces")
     gradients = {name: machine.get(storage) for storage, name in face.gradients}
     loss = torch.zeros((), dtype=torch.float64)
     for item in case.graph.losses:
@@ -101,7 +103,9 @@ def start_state(case: Case, made: Assembled, machine: Machine) -> None:
     _, samples = extent(case)
     storages = {name: storage for storage, name in made.interface.states}
     if case.state is not None:
-        values: Mapping[str, Tensor] = {name: case.state[name] for name in storages}
+        values: dict[str, Tensor] = {name: case.state[name] for name in storages if name in case.state}
+        for name, shape in made.interface.traces:
+            values[name] = torch.zeros((samples, *shape), dtype=torch.float64)
     else:
         values = {name: machine.get(init) for init, carries in made.interface.inits for name in carries}
         values = {name: value.expand(samples, *value.shape) for name, value in values.items()}

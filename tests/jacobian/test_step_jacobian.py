@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,7 +11,7 @@ from torch import Tensor
 from recdsl.backends.reference import declared
 from recdsl.graph.ragged import ragged
 from recdsl.graph.step import LEAVES, StepGraph
-from recdsl.jacobian.pieces import Key, Piece, Tie, material
+from recdsl.jacobian.pieces import Axes, Key, Piece, Tie, material
 from recdsl.jacobian.step import StepJacobian
 from recdsl.testing.cases import Case, random_case
 from recdsl.testing.evaluate import Evaluator
@@ -48,7 +50,7 @@ def run(graph: StepGraph, given: dict[int, Tensor], seed: int | None = None) -> 
     return values, None if seed is None else values[seed]
 
 
-def dense(b: Evaluator, pieces: list[Piece], rows: tuple, seed: tuple) -> Tensor:
+def dense(b: Evaluator, pieces: list[Piece], rows: Axes, seed: Axes) -> Tensor:
     """The sum of the pieces, written out."""
     shape = [*(a.size for a in rows), *(a.size for a in seed)]
     total = torch.zeros(shape, dtype=torch.float64)
@@ -56,14 +58,9 @@ def dense(b: Evaluator, pieces: list[Piece], rows: tuple, seed: tuple) -> Tensor
         piece = material(b, piece, rows, seed)
         value = b.values[piece.value].expand(b.types[piece.value].shape)
         tied = {t.seed: t for t in piece.key}
-        for index in (
-            torch.cartesian_prod(*[torch.arange(n) for n in value.shape]).reshape(-1, value.dim())
-            if value.dim()
-            else [torch.zeros(0)]
-        ):
-            entry = [int(k) for k in index]
-            row, lanes = entry[: len(rows)], entry[len(rows) :]
-            column = []
+        for entry in product(*[range(n) for n in value.shape]):
+            row, lanes = list(entry[: len(rows)]), list(entry[len(rows) :])
+            column: list[int] = []
             for k in range(len(seed)):
                 if k in tied:
                     column.append(tied[k].column + row[tied[k].axis])
@@ -71,7 +68,7 @@ def dense(b: Evaluator, pieces: list[Piece], rows: tuple, seed: tuple) -> Tensor
                     column.append(lanes.pop(0))
             for t in piece.key:
                 row[t.axis] += t.row
-            total[tuple([*row, *column])] += value[tuple(entry)]
+            total[(*row, *column)] += value[entry]
     return total
 
 
@@ -114,7 +111,7 @@ def test_pieces_add_up_to_the_jacobian(seed: int) -> None:
                 torch.testing.assert_close(have, want, rtol=1e-10, atol=1e-10)
 
 
-def diagonal(rows: tuple, seed: tuple) -> Key:
+def diagonal(rows: Axes, seed: Axes) -> Key:
     """A tie of the first axes of one extent, if there are any."""
     for a, row in enumerate(rows):
         for c, column in enumerate(seed):

@@ -1,0 +1,16 @@
+"""Random-feedback local online learning."""
+
+from recdsl.credit.plan import Tracing
+from recdsl.credit.rule import Argument, Rule
+
+RULE = Rule(
+    name="rflo",
+    doc=(
+        "Random-feedback local online learning (Murray 2019) with symmetric feedback: own-unit traces without the "
+        "recurrent products, read from the states that a step leaves."
+    ),
+    arguments=(Argument("axis", "the axis that numbers units, where states have several", kind="name", field="axis"),),
+    window=1,
+    every=1,
+    tracing=Tracing("column", read="post", lateral=True),
+)

@@ -1,0 +1,215 @@
+"""The scopes of forward rules: on which entries of which state the influence of a parameter is tracked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import networkx as nx
+
+from recdsl.credit.flow import Edge, Flow
+from recdsl.credit.influence import Influence, Keys, effective, merge, states
+from recdsl.credit.plan import Tracing
+from recdsl.graph.emit import Emitter
+from recdsl.graph.step import StepGraph
+from recdsl.graph.types import Axis
+from recdsl.jacobian.pieces import Tie
+from recdsl.jacobian.step import StepJacobian
+
+
+class ScopeError(Exception):
+    """A rule that this graph has no scope for; `parameter` is whose rule it is (empty: the whole call)."""
+
+    def __init__(self, parameter: str, reason: str, hint: str) -> None:
+        super().__init__(reason)
+        self.parameter, self.reason, self.hint = parameter, reason, hint
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a scope is made of: a graph, its patterns without the rule's cuts, and the tracing asked for."""
+
+    graph: StepGraph
+    influence: Influence
+    tracing: Tracing
+
+
+Scopes = dict[str, Keys]
+Maker = Callable[[Setting, int], Scopes]
+
+
+def scope(setting: Setting, source: int) -> Scopes:
+    """The scope of one effective parameter: patterns by carry. Raises ScopeError."""
+    return SCOPES[setting.tracing.scope](setting, source)
+
+
+def _all(setting: Setting, source: int) -> Scopes:
+    """Every state: real-time recurrent learning (Williams and Zipser 1989)."""
+    return {carry.name: ((),) for carry in setting.influence.carries}
+
+
+def _support(setting: Setting, source: int) -> Scopes:
+    """What the parameter reaches within `depth` steps: SnAp-n (Menick et al. 2021), at the level of patterns."""
+    everywhere = _all(setting, source)
+    found = merge(setting.influence.immediate(source), {}, everywhere)
+    newest = dict(found)
+    for _ in range(setting.tracing.depth - 1):
+        newest = setting.influence.next(newest)
+        more = merge(found, newest, everywhere)
+        if more == found:
+            break
+        found = more
+    return found
+
+
+def _column(setting: Setting, source: int) -> Scopes:
+    """The parameter's own column of its own layer (Javed et al. 2021); none where it reaches no state."""
+    graph, layer = setting.graph, layers(setting)
+    hit = first_states(graph, source)
+    own = {name for group in layer for name in group if hit & group}
+    if not own:
+        return {}
+    found: Scopes = {}
+    size = graph.nodes[source].type.numel
+    for group in layer:
+        if not group & own:
+            continue
+        axis = column_axis(setting, group)
+        columns = _tied_columns(graph, source, axis) if axis is not None else ()
+        if axis is not None and not columns and size > 1:
+            name = _label(graph, source)
+            reason = f"no column owns `{name}`: it reaches `{min(group)}` through a product that mixes its entries"
+            raise ScopeError(name, reason, "give it a rule of its own, such as `bptt` or `none`")
+        for name in sorted(group):
+            axes = setting.influence.axes[name]
+            found[name] = _keys(axes, axis, columns)
+    return found
+
+
+def _keys(axes: tuple[Axis, ...], axis: Axis | None, columns: tuple[Tie, ...]) -> Keys:
+    """The patterns of a state: its column axis tied to the parameter's. All of it where there is one column."""
+    if axis is None or not columns:
+        return ((),)
+    at = next(k for k, other in enumerate(axes) if other.name == axis.name)
+    return tuple((Tie(at, tie.seed, tie.row, tie.column, tie.size),) for tie in columns)
+
+
+def _tied_columns(graph: StepGraph, source: int, axis: Axis) -> tuple[Tie, ...]:
+    """Where a parameter's entries belong to columns: at its uses, whose results have the column axis."""
+    step = StepJacobian(graph, Emitter(list(graph.nodes)), range(len(graph.nodes)), hoisted=True)
+    own = graph.nodes[source].type.axes
+    found = {Tie(0, k, 0, 0, a.size) for k, a in enumerate(own) if a == axis and _starts(graph, source)}
+    pending, seen = [source], {source}
+    while pending:
+        node = pending.pop()
+        for user in step.users[node]:
+            if user in seen or graph.nodes[user].type.dtype != "float":
+                continue
+            seen.add(user)
+            ties = [
+                t
+                for p in step.pieces(source, {user: ()}).get(user, ())
+                for t in p.key
+                if graph.nodes[user].type.axes[t.axis].name == axis.name
+            ]
+            found.update(Tie(0, t.seed, t.row, t.column, t.size) for t in ties)
+            if not ties and _moves(graph, user):
+                pending.append(user)
+    return tuple(sorted(found))
+
+
+def _starts(graph: StepGraph, source: int) -> bool:
+    """Whether a value is what a state starts from."""
+    return any(carry.init == source for carry in states(graph))
+
+
+def _moves(graph: StepGraph, node: int) -> bool:
+    """Ops that rename or rearrange entries: the use is behind them."""
+    return graph.nodes[node].op in (
+        "slice",
+        "rename",
+        "transpose",
+        "broadcast",
+        "concat",
+        "gather",
+        "mul",
+        "add",
+        "sub",
+    )
+
+
+def column_axis(setting: Setting, group: frozenset[str]) -> Axis | None:
+    """The axis that all states of a layer have and that numbers its columns; None where each state is one number."""
+    axes = [setting.influence.axes[name] for name in sorted(group)]
+    shared = [axis for axis in axes[0] if all(axis in other for other in axes)]
+    wanted = setting.tracing.axis
+    if wanted:
+        shared = [axis for axis in shared if axis.name == wanted]
+    if len(shared) == 1:
+        return shared[0]
+    if all(not other for other in axes):
+        return None
+    names = ", ".join(f"`{name}`" for name in sorted(group))
+    if not shared:
+        raise ScopeError("", f"the states {names} have no axis in common to number columns", "use `rtrl` or `bptt`")
+    options = ", ".join(axis.name for axis in shared)
+    raise ScopeError("", f"columns of {names} may be along {options}", f"say which: `columns(axis={shared[0].name})`")
+
+
+def layers(setting: Setting) -> list[frozenset[str]]:
+    """States that influence each other, as sets of carries."""
+    graph: nx.DiGraph[str] = nx.DiGraph()
+    graph.add_nodes_from(carry.name for carry in setting.influence.carries)
+    graph.add_edges_from((u, v) for u, targets in setting.influence.carried.items() for v in targets)
+    for name in [c.name for c in setting.influence.carries if "[" in c.name]:
+        graph.add_edge(name, name.partition("[")[0])  # a delay line belongs to its state
+    groups = [frozenset(group) for group in nx.strongly_connected_components(graph)]
+    return sorted(groups, key=min)
+
+
+def first_states(graph: StepGraph, source: int) -> set[str]:
+    """Carried values that a parameter reaches before any other carried value stands in between."""
+    flow, writes = Flow(graph), dict[int, set[str]]()
+    for carry in states(graph):
+        writes.setdefault(carry.write, set()).add(carry.name)
+    found = {carry.name for carry in states(graph) if carry.init == source}
+    stack, seen = [source], {source}
+    while stack:
+        node = stack.pop()
+        found |= writes.get(node, set())
+        if node in writes:
+            continue
+        for target, lag in flow.after[node]:
+            if not lag and target not in seen and target in graph.varying:
+                seen.add(target)
+                stack.append(target)
+    return found
+
+
+def _label(graph: StepGraph, source: int) -> str:
+    return min(effective(graph).get(source, {graph.nodes[source].name}))
+
+
+SCOPES: Mapping[str, Maker] = {"all": _all, "support": _support, "column": _column}
+
+
+def lateral(graph: StepGraph) -> frozenset[Edge]:
+    """Uses of a state that only lead into products which mix its entries: the recurrent matrix products."""
+    flow, found = Flow(graph), set[Edge]()
+    ends = {carry.write for carry in graph.carries} | {loss.node for loss in graph.losses}
+    mixing = {
+        (arg, node.id)
+        for node in graph.nodes
+        if node.op == "contract"
+        for place, arg in enumerate(node.args)
+        if any(label not in node.attr("out") for label in node.attr("x" if place == 0 else "y"))
+    }
+    for carry in states(graph):
+        for user, lag in flow.after[carry.read]:
+            if lag or user == carry.read:
+                continue
+            edge = (carry.read, user)
+            behind = set[int]() if edge in mixing else flow.forward([user], frozenset(mixing), across=False)
+            if not behind & ends:
+                found.add(edge)
+    return frozenset(found)

@@ -1,0 +1,215 @@
+"""Forward rules: the scopes of a class and the verdict of each parameter (Theorem 1, semantics 6.3, over patterns).
+
+Influence is confined to a scope at every step boundary. A path is dropped where it leaves the scope, where it uses a
+cut edge, or (read "post") where it leaves a step through a state outside of the scope. `exact` is claimed if no live
+influence ever lies outside of the scope and no cut edge stands between the parameter and a loss; patterns and edges
+are supersets of what is ever non-zero, so the claim holds for all inputs, lengths, resets, masks and parameters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from recdsl.credit.flow import Edge, Flow
+from recdsl.credit.influence import Influence, Keys, Patterns, beyond, confine, effective, states
+from recdsl.credit.place import in_spec, spec_source
+from recdsl.credit.plan import Dropped, RoutingClass, Row, Scope
+from recdsl.credit.scopes import Setting, scope
+from recdsl.credit.select import label
+from recdsl.credit.verdict import Case, Judge
+from recdsl.graph.step import StepGraph
+from recdsl.jacobian.pieces import Key, free, row_axes
+
+FLOAT_BYTES = 4
+FAR = 20_000
+"""Lags after which the search for a dropped path is given up; every pattern has come round long before."""
+
+
+def scopes(graph: StepGraph, routing: RoutingClass) -> tuple[Scope, ...]:
+    """The scopes of a forward class. Raises ScopeError."""
+    assert routing.tracing is not None
+    setting = Setting(graph, Influence(graph), routing.tracing)
+    cut = Influence(graph, routing.cuts)
+    flow = Flow(graph)
+    seen = flow.backward([graph.losses[k].node for k in routing.losses] + [node for _, node in graph.outputs])
+    live = {c.name for c in states(graph) if c.read in seen or (routing.tracing.read == "post" and c.write in seen)}
+    found: list[Scope] = []
+    for source, names in sorted(effective(graph).items()):
+        if names.isdisjoint(routing.parameters):
+            continue
+        allowed = scope(setting, source)
+        stored = cut.closure(source, {name: keys for name, keys in allowed.items() if name in live})
+        found += [Scope(source, name, allowed[name], stored.get(name, ())) for name in sorted(allowed)]
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class _Walk:
+    """Smallest lag of a dropped path (None: no path is dropped), largest of a kept one (None: no bound).
+
+    places: carried values where influence leaves the scope.
+    """
+
+    dropped: int | None
+    kept: int | None
+    places: frozenset[str]
+
+
+class Tracer:
+    """Verdicts of forward rules over one graph."""
+
+    def __init__(self, graph: StepGraph) -> None:
+        self.graph, self.flow = graph, Flow(graph)
+        self.free, self.judge = Influence(graph), Judge(graph)
+        self._cut: dict[frozenset[Edge], Influence] = {}
+
+    def row(self, case: Case, routing: RoutingClass) -> Row:
+        """The row of one trained parameter."""
+        assert routing.tracing is not None
+        ends = frozenset(self.graph.losses[k].node for k in case.losses)
+        plain = self.judge.row(Case(case.parameter, case.rule, case.window, case.cuts, case.losses))
+        walks = [
+            self._walk(source, routing, ends)
+            for source, names in sorted(effective(self.graph).items())
+            if case.parameter in names
+        ]
+        by_cut = self._cut_lag(case.parameter, ends, routing.cuts)
+        found = [lag for lag in (*(walk.dropped for walk in walks), by_cut) if lag is not None]
+        first = min(found, default=None)
+        kept = [walk.kept for walk in walks]
+        longest = None if any(lag is None for lag in kept) else max((lag for lag in kept if lag is not None), default=0)
+        places = [name for walk in walks for name in sorted(walk.places)]
+        dropped = [self._edge(name) for name in places] + self._cut_edges(case.parameter, ends, routing.cuts)
+        verdict = "exact" if first is None else "biased"
+        words = tuple(word for word in plain.qualifiers if word != "unmasked")
+        entries, products = self._entries(case.parameter, routing)
+        return Row(
+            case.parameter,
+            case.rule,
+            verdict,
+            words,
+            first,
+            longest,
+            tuple(dict.fromkeys(dropped)) if first is not None else (),
+            plain.flops + 2 * products + entries,
+            FLOAT_BYTES * entries,
+        )
+
+    # -- lags -----------------------------------------------------------------------------------------------------
+    def _walk(self, source: int, routing: RoutingClass, ends: frozenset[int]) -> _Walk:
+        """Follow the influence of one effective parameter step by step, kept and dropped apart.
+
+        At lag k these are influences on the states that the k-th step after the use leaves.
+        """
+        assert routing.tracing is not None
+        scope_ = {s.carry: s.allowed for s in routing.scopes if s.source == source}
+        cut, post = self._influence(routing.cuts), routing.tracing.read == "post"
+        reads, writes = self._hits(ends, post=post)
+        kept: Patterns = self._live(self.free.immediate(source), reads | writes)
+        lost: Patterns = {}
+        dropped: int | None = None
+        longest: int | None = 0
+        places: set[str] = set()
+        seen: dict[object, int] = {}
+        for lag in range(FAR):
+            gone = beyond(kept, scope_)
+            places |= gone
+            lost = _anywhere({*lost, *gone})
+            kept = confine(kept, scope_)
+            longest = lag if kept.keys() & writes else longest
+            longest = lag + 1 if kept.keys() & reads else longest
+            if dropped is None and lost.keys() & (reads | writes):
+                dropped = lag if lost.keys() & writes else lag + 1
+            state = (_frozen(kept), _frozen(lost))
+            if state in seen:
+                assert longest is not None
+                return _Walk(dropped, None if longest > seen[state] else longest, frozenset(places))
+            seen[state] = lag
+            lost = self._live(self.free.next(lost), reads | writes)
+            kept = self._live(cut.next(kept), reads | writes)
+        return _Walk(FAR if dropped is None else dropped, None, frozenset(places))
+
+    def _hits(self, ends: frozenset[int], *, post: bool) -> tuple[set[str], set[str]]:
+        """(carried values that a loss sees in the step that they enter, those that it sees in the step that made them).
+
+        Read "pre", the states that a step leaves are not looked at; "post", paths from the states that enter a step go
+        around those that it leaves.
+        """
+        carries = states(self.graph)
+        leaving = {c.write for c in carries} - {c.read for c in carries} if post else set[int]()
+        walls = frozenset((k, target) for k in leaving for target, _ in self.flow.after[k])
+        reads = {c.name for c in carries if self.flow.forward([c.read], walls, across=False) & ends}
+        writes = {c.name for c in carries if c.write in leaving and self.flow.forward([c.write], across=False) & ends}
+        return reads, writes
+
+    def _live(self, patterns: Patterns, hits: set[str]) -> dict[str, Keys]:
+        """Patterns on carried values that some loss will see."""
+        live = self._seen_from(frozenset(hits))
+        return {name: keys for name, keys in patterns.items() if name in live}
+
+    def _seen_from(self, hits: frozenset[str]) -> set[str]:
+        """Carried values that lead to one of the given ones."""
+        found = set(hits)
+        while True:
+            more = found | {u for u, targets in self.free.carried.items() if found & targets.keys()}
+            if more == found:
+                return found
+            found = more
+
+    def _influence(self, cuts: frozenset[Edge]) -> Influence:
+        if cuts not in self._cut:
+            self._cut[cuts] = Influence(self.graph, cuts)
+        return self._cut[cuts]
+
+    # -- cuts -----------------------------------------------------------------------------------------------------
+    def _cut_lag(self, parameter: str, ends: frozenset[int], cuts: frozenset[Edge]) -> int | None:
+        start = self.graph.leaf.get(f"parameter:{parameter}")
+        return None if start is None or not cuts else self.flow.shortest_cut(start, ends, cuts)
+
+    def _cut_edges(self, parameter: str, ends: frozenset[int], cuts: frozenset[Edge]) -> list[Dropped]:
+        start = self.graph.leaf.get(f"parameter:{parameter}")
+        if start is None:
+            return []
+        reached, live = self.flow.forward([start]), self.flow.backward(ends)
+        reads = {carry.read: carry for carry in self.graph.carries}
+        return [
+            self.judge.edge(reads[source], target)
+            for source, target in sorted(cuts)
+            if source in reached and target in live and source in reads
+        ]
+
+    # -- report ---------------------------------------------------------------------------------------------------
+    def _edge(self, name: str) -> Dropped:
+        """Where influence leaves its scope: the state whose entries are not tracked."""
+        carry = next(c for c in self.graph.carries if c.name == name)
+        source_text = spec_source(self.graph)
+        span = in_spec(self.graph.nodes[carry.write].span or carry.span, name, source_text)
+        return Dropped(f"{label(carry)} outside of the scope", None if span is None else span.line, span)
+
+    def _entries(self, parameter: str, routing: RoutingClass) -> tuple[int, int]:
+        """(entries of the traces, products a step) of the effective parameters that a parameter is part of."""
+        own = {k for k, names in effective(self.graph).items() if parameter in names}
+        entries = products = 0
+        influence = self._influence(routing.cuts)
+        for item in routing.scopes:
+            if item.source in own:
+                count = sum(self._size(item, key) for key in item.stored)
+                entries += count
+                products += sum(count for targets in (influence.carried[item.carry],) for _ in targets)
+        return entries, products
+
+    def _size(self, item: Scope, key: Key) -> int:
+        """Entries of one pattern of a trace."""
+        seed = self.graph.nodes[item.source].type.axes
+        rows = row_axes(key, self.free.axes[item.carry])
+        return prod(axis.size for axis in rows) * prod(seed[place].size for place in free(key, seed))
+
+
+def _anywhere(names: set[str]) -> dict[str, Keys]:
+    """What has left its scope may be in any entry."""
+    return dict.fromkeys(sorted(names), ((),))
+
+
+def _frozen(patterns: Patterns) -> tuple[tuple[str, Keys], ...]:
+    return tuple(sorted(patterns.items()))
