@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from recdsl.credit.build import plan
 from recdsl.diagnostics import SpecError
 from recdsl.graph.build import build
 from recdsl.graph.check import verify
@@ -23,7 +24,8 @@ SIZES = re.compile(r"^# sizes: (.*)$", re.MULTILINE)
 
 def _problems(path: Path | str) -> list[tuple[str, int, int]]:
     try:
-        build(read_spec(str(path)))
+        spec = read_spec(str(path))
+        plan(build(spec), spec.credit, spec.require)
     except SpecError as error:
         for problem in error.problems:
             assert problem.text()

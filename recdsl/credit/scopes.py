@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import networkx as nx
-
 from recdsl.credit.flow import Edge, Flow
 from recdsl.credit.influence import Influence, Keys, effective, merge, states
 from recdsl.credit.plan import Tracing
@@ -158,6 +156,8 @@ def column_axis(setting: Setting, group: frozenset[str]) -> Axis | None:
 
 def layers(setting: Setting) -> list[frozenset[str]]:
     """States that influence each other, as sets of carries."""
+    import networkx as nx  # only forward rules need it, and it is slow to import
+
     graph: nx.DiGraph[str] = nx.DiGraph()
     graph.add_nodes_from(carry.name for carry in setting.influence.carries)
     graph.add_edges_from((u, v) for u, targets in setting.influence.carried.items() for v in targets)
