@@ -12,7 +12,8 @@ from recdsl.cli.frame import FAILED, OK, AsJson, BadInput, Overrides, SpecArgume
 if TYPE_CHECKING:
     from recdsl.training.gradcheck import Check
 
-HEAD = ("parameter", "verdict", "vs definition", "vs full", "cosine", "norm ratio", "signs", "")
+HEAD = ("parameter", "rule", "verdict", "vs definition", "vs full", "cosine", "norm ratio", "signs", "")
+WORDS = (0, 1, 2, 8)
 
 
 def add(app: typer.Typer) -> None:
@@ -56,11 +57,11 @@ def table(check: Check) -> str:
             f"{row.ratio:.4f}",
             f"{row.signs:.0%}",
         )
-        rows.append((row.parameter, row.verdict, *numbers, row.problem))
+        rows.append((row.parameter, row.rule, row.verdict, *numbers, row.problem or row.note))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines: list[str] = []
     for row in rows:
-        cells = [c.ljust(w) if k in (0, 1, 7) else c.rjust(w) for k, (c, w) in enumerate(zip(row, widths, strict=True))]
+        cells = [c.ljust(w) if k in WORDS else c.rjust(w) for k, (c, w) in enumerate(zip(row, widths, strict=True))]
         lines.append("  ".join(cells).rstrip())
     wrong = sum(bool(row.problem) for row in check.rows)
     end = f"{wrong} of {len(check.rows)} claims are contradicted" if wrong else "every claim holds"

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from recdsl.backends import find
 from recdsl.backends.reference import Reference
-from recdsl.credit.plan import CreditPlan
+from recdsl.credit.influence import effective
+from recdsl.credit.plan import CreditPlan, RoutingClass, Row
 from recdsl.graph.step import Input, StepGraph
 
 if TYPE_CHECKING:
@@ -25,19 +26,25 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-8
 STEPS = 12
 LARGEST_WORK = 5_000_000
+"""Operations of the definition: each takes some ten microseconds, so this is about a minute."""
+ENTRIES = 100
+"""Entries of values that take as long as one operation."""
 LARGEST_BYTES = 8 * 2**30
+HELD = 48
+"""Bytes that autograd holds for an entry of a value: the value and the copies that a scope makes of it."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One parameter: its verdict, and how its gradient compares.
+    """One parameter: its rule, its verdict, and how its gradient compares.
 
     definition: relative difference from the rule's own definition. full: the same from the whole gradient.
     cosine, ratio (of norms) and signs (share of entries that agree) are relative to the whole gradient. problem: what
-    contradicts the claim, or "".
+    contradicts the claim, or "". note: what is worth knowing although it contradicts nothing, or "".
     """
 
     parameter: str
+    rule: str
     verdict: str
     definition: float
     full: float
@@ -45,6 +52,7 @@ class Measured:
     ratio: float
     signs: float
     problem: str
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,7 +86,7 @@ def gradcheck(compilation: Compilation, steps: int | None = None, batch: int = 2
     oracle = Reference(graph, plan)
     own, full = oracle.run(params, data).gradients, oracle.full(params, data).gradients
     found = gradients(model, data)
-    rows = [measured(row.parameter, row.verdict, found, own, full) for row in plan.rows if row.parameter in own]
+    rows = [measured(row, found, own, full) for row in plan.rows if row.parameter in own]
     return Check(graph.name, length, batch, tuple(rows))
 
 
@@ -90,13 +98,33 @@ def enough(plan: CreditPlan) -> int:
 
 def bounded(graph: StepGraph, plan: CreditPlan, steps: int, batch: int) -> None:
     """Refuse what would take minutes or the machine's memory. Raises TooCostly."""
-    windows = 1 + sum(1 + -(-steps // max(1, routing.window.every)) for routing in plan.classes)
-    work = windows * steps * len(graph.nodes)
-    size = 16 * steps * batch * sum(node.type.numel for node in graph.nodes if node.id in graph.varying)
+    entries = steps * batch * sum(node.type.numel for node in graph.nodes if node.id in graph.varying)
+    whole = [(1, 1)] * (1 + len(plan.classes))
+    runs = whole + [run for routing in plan.classes for run in definition_runs(graph, routing, steps)]
+    work = sum(times * (steps * len(graph.nodes) + lanes * entries // ENTRIES) for times, lanes in runs)
+    size = HELD * entries * max(lanes for _, lanes in runs) + 2 * batch * sum(row.bytes for row in plan.rows)
     if work > LARGEST_WORK:
-        raise TooCostly(f"{steps} steps are {work:,} operations, more than {LARGEST_WORK:,}; use fewer (--steps)")
+        advice = (
+            "use fewer (--steps)"
+            if max(lanes for _, lanes in runs) == 1
+            else "use fewer (--steps) or smaller sizes (sizes.NAME=...)"
+        )
+        raise TooCostly(f"{steps} steps are {work:,} operations, more than {LARGEST_WORK:,}; {advice}")
     if size > LARGEST_BYTES:
         raise TooCostly(f"it needs about {size / 2**30:,.1f} GiB; use fewer --steps or smaller sizes (sizes.NAME=...)")
+
+
+def definition_runs(graph: StepGraph, routing: RoutingClass, steps: int) -> list[tuple[int, int]]:
+    """(how often, how many copies side by side) the definition of a class unrolls the network.
+
+    A reverse class: once a window. A forward class: once an effective parameter, with a copy for each of its scalars,
+    and where losses read the states that a step leaves the step is computed twice.
+    """
+    if routing.tracing is None:
+        return [(-(-steps // max(1, routing.window.every)) if routing.window.size else 1, 1)]
+    twice = 2 if routing.tracing.read == "post" else 1
+    own = [k for k, names in effective(graph).items() if not names.isdisjoint(routing.parameters)]
+    return [(twice, max(1, graph.nodes[k].type.numel)) for k in own]
 
 
 def stir(model: torch.nn.Module, generator: torch.Generator) -> None:
@@ -127,19 +155,19 @@ def gradients(model: torch.nn.Module, data: Mapping[str, Tensor]) -> dict[str, T
     return {name: torch.zeros_like(value) if value.grad is None else value.grad for name, value in named}
 
 
-def measured(
-    name: str, verdict: str, found: Mapping[str, Tensor], own: Mapping[str, Tensor], full: Mapping[str, Tensor]
-) -> Measured:
+def measured(row: Row, found: Mapping[str, Tensor], own: Mapping[str, Tensor], full: Mapping[str, Tensor]) -> Measured:
     """Compare one parameter's gradient."""
-    got, definition, whole = (each[name].reshape(-1) for each in (found, own, full))
+    got, definition, whole = (each[row.parameter].reshape(-1) for each in (found, own, full))
     scale = float(max(each.norm() for each in full.values()))
     first, second = apart(got, definition, scale), apart(got, whole, scale)
-    problem = ""
+    problem = note = ""
     if not first <= TOLERANCE:
         problem = "differs from the rule's definition" if isfinite(first) else "is not a number"
-    elif verdict == "exact" and not second <= TOLERANCE:
+    elif row.verdict == "exact" and not second <= TOLERANCE:
         problem = "said to be exact, but differs from the whole gradient"
-    return Measured(name, verdict, first, second, *alike(got, whole), problem)
+    elif row.verdict == "biased" and second <= TOLERANCE:
+        note = "nothing is lost in this batch"
+    return Measured(row.parameter, row.rule, row.verdict, first, second, *alike(got, whole), problem, note)
 
 
 def apart(got: Tensor, expected: Tensor, scale: float) -> float:

@@ -1,0 +1,98 @@
+"""gradcheck of forward rules and mixtures: claim beside measurement, and what is refused because it would take long."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli_support import SPECS, run, tiny
+
+import recdsl.training.gradcheck as measuring
+from recdsl.driver import analyse
+from recdsl.training.gradcheck import TooCostly
+
+RULES = ("rtrl", "snap(1)", "columns", "rflo")
+MIXED = """\
+recdsl: 1
+name: mixed
+sizes: {n: 3}
+inputs: {x: "float[n]"}
+targets: {y: "float[n]"}
+step: |
+  low = gru(x, size=n)
+  high = elman(low, size=n)
+  out = linear(high, size=n)
+loss: mse(out, y)
+credit:
+  low.*: snap(1)
+  high.*: columns
+  default: tbptt(window=3)
+"""
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("name", ["adding_gru", "copy_lstm"])
+def test_forward_rules_on_shipped_specs(name: str, rule: str) -> None:
+    done = run("gradcheck", str(SPECS / f"{name}.yaml"), "sizes.hidden=3", f"credit={rule}", "--steps", "8", "--json")
+    assert done.status == 0, done.out
+    rows = done.json["rows"]
+    assert {row["rule"].partition("(")[0] for row in rows} == {rule.partition("(")[0]}
+    assert all(row["definition"] < 1e-10 for row in rows)
+    assert all(row["full"] < 1e-10 for row in rows if row["verdict"] == "exact")
+    biased = [row for row in rows if row["verdict"] == "biased"]
+    assert bool(biased) == (rule != "rtrl")
+    assert all(row["full"] > 1e-4 and row["cosine"] < 1 and not row["note"] for row in biased)
+
+
+def test_mixtures_name_each_parameters_rule(tmp_path: Path) -> None:
+    path = tiny(tmp_path, MIXED)
+    rows = {row["parameter"]: row for row in run("gradcheck", path, "--json").json["rows"]}
+    assert rows["low.Ur"]["rule"] == "snap(n=1)"
+    assert rows["high.U"]["rule"] == "columns"
+    assert rows["out.W"]["rule"] == "tbptt(window=3)"
+    assert rows["out.W"]["verdict"] == "exact"
+    assert rows["high.U"]["verdict"] == "biased"
+    assert all(row["definition"] < 1e-10 for row in rows.values())
+    shown = run("gradcheck", path)
+    assert shown.status == 0
+    assert "high.U     columns" in shown.out
+
+
+def test_a_biased_parameter_that_loses_nothing_is_noted(tmp_path: Path) -> None:
+    done = run("gradcheck", tiny(tmp_path), "credit=snap(1)", "--steps", "1")
+    assert done.status == 0
+    assert "nothing is lost in this batch" in done.out
+
+
+def test_a_forward_rule_that_is_not_its_definition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = measuring.gradients
+    monkeypatch.setattr(measuring, "gradients", lambda m, d: {k: v * 1.001 for k, v in original(m, d).items()})
+    done = run("gradcheck", tiny(tmp_path), "credit=columns")
+    assert done.status == 1
+    assert "differs from the rule's definition" in done.out
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_what_takes_long_is_refused_at_once(rule: str) -> None:
+    done = run("gradcheck", str(SPECS / "copy_lstm.yaml"), f"credit={rule}")
+    assert done.status == 2
+    assert "operations, more than" in done.err
+    assert "smaller sizes (sizes.NAME=...)" in done.err
+
+
+def test_bounds_count_copies_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = analyse(str(SPECS / "copy_lstm.yaml"), ["sizes.hidden=8", "credit=snap(1)"])
+    (routing,) = made.plan.classes
+    runs = measuring.definition_runs(made.graph, routing, 12)
+    assert sum(lanes for _, lanes in runs) == sum(p.type.numel for p in made.graph.parameters)
+    measuring.bounded(made.graph, made.plan, 12, 2)
+    for name in ("LARGEST_WORK", "LARGEST_BYTES"):
+        with monkeypatch.context() as patch:
+            patch.setattr(measuring, name, 10_000)
+            _refused(made, "GiB" if name == "LARGEST_BYTES" else "operations")
+
+
+def _refused(made: Any, word: str) -> None:
+    with pytest.raises(TooCostly, match=word):
+        measuring.bounded(made.graph, made.plan, 12, 2)
