@@ -83,6 +83,11 @@ def in_place(op: Op, args: Sequence[Operand], out: str) -> str | None:
     return None
 
 
+def _sizes(arg: Operand, axes: Sequence[Axis]) -> list[str]:
+    """Extents of a value with other own axes."""
+    return [*(f"{arg.text}.shape[{k}]" for k in range(arg.lead)), *(str(axis.size) for axis in axes)]
+
+
 def _dims(arg: Operand, over: Sequence[int]) -> str:
     dims = [arg.lead + k for k in over]
     return str(dims[0]) if len(dims) == 1 else str(tuple(dims))
@@ -193,6 +198,7 @@ WRITERS: dict[str, Callable[[Op, Sequence[Operand], dict[str, Any]], str]] = {
     "softplus": lambda op, a, _: f"torch.logaddexp({a[0].text}, torch.zeros_like({a[0].text}))",
     "stop": lambda op, a, _: a[0].text,
     "rename": lambda op, a, _: a[0].text,
+    "reshape": lambda op, a, attrs: f"{a[0].text}.reshape({', '.join(_sizes(a[0], attrs['axes']))})",
     "straight_through": lambda op, a, _: a[0].text,
     "maximum": lambda op, a, _: f"torch.maximum({_tensor(a[0])}, {_tensor(a[1])})",
     "minimum": lambda op, a, _: f"torch.minimum({_tensor(a[0])}, {_tensor(a[1])})",

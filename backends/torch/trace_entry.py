@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from recdsl.backends.torch.codegen import Entry
 from recdsl.backends.torch.operations import Operand, expression
 from recdsl.program.ir import Add, Affine, Bound, For, Load, Op, Range, Stmt, Storage, Store, VType
 
-TENSORS = ("contract", "pad", "sum", "transpose", "slice", "gather", "scatter", "broadcast", "rename", "reduce_max")
+TENSORS = (
+    "contract",
+    "pad",
+    "sum",
+    "transpose",
+    "slice",
+    "gather",
+    "scatter",
+    "broadcast",
+    "rename",
+    "reshape",
+    "reduce_max",
+)
 """Ops whose operands cannot be numbers in the text."""
 
 
 @dataclass
 class TraceEntry(Entry):
     """An entry whose loop makes new tensors instead of writing into rows: traces are read and replaced as a whole."""
+
+    thin: set[str] = field(default_factory=set[str])
+    folded: dict[str, str] = field(default_factory=dict[str, str])
+    products: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
 
     def plan(self, statements: Sequence[Stmt]) -> None:
         """Nothing lies in rows of a loop's results."""
@@ -41,6 +57,7 @@ class TraceEntry(Entry):
         rows: dict[str, str] = {}
         body: list[str] = []
         left: list[tuple[str, str]] = []
+        self.thin, self.folded = thin(loop.body), folded(loop.body)
         for statement in loop.body:
             if isinstance(statement, Load):
                 self._row(statement, loop, rows)
@@ -88,9 +105,38 @@ class TraceEntry(Entry):
         if op.op == "constant":
             self.constant(op)
             return ""
+        if op.op == "rename":
+            self.values[name] = replace(self.values[op.args[0]], axes=vtype.axes)
+            return ""
+        if name in self.thin:
+            self.values[name] = self._narrow(op)
+            return ""
+        if name in self.folded.values():
+            self.products[name] = op.args
+            return ""
+        if name in self.folded:
+            return self._accumulated(op)
         text = expression(op, [self.values[arg] for arg in op.args])
         self.values[name] = Operand(name, len(vtype.lead), vtype.axes)
         return f"{name} = {text}"
+
+    def _narrow(self, op: Op) -> Operand:
+        """A repetition that the ops which read it make by themselves."""
+        arg, at, axes = self.values[op.args[0]], dict(op.attrs)["at"], op.types[0].axes
+        if arg.number:
+            return Operand(arg.text, 0, axes, number=True)
+        index = [":"] * arg.lead + [":" if k in at else "None" for k in range(len(axes))]
+        while index and index[-1] == ":":
+            index.pop()
+        return Operand(f"{arg.text}[{', '.join(index)}]" if index else arg.text, arg.lead, axes)
+
+    def _accumulated(self, op: Op) -> str:
+        """A product that is added to something, in one go."""
+        product = self.folded[op.results[0]]
+        other = op.args[1] if op.args[0] == product else op.args[0]
+        texts = [self.values[arg].text for arg in (other, *self.products[product])]
+        self.values[op.results[0]] = Operand(op.results[0], len(op.types[0].lead), op.types[0].axes)
+        return f"{op.results[0]} = torch.addcmul({', '.join(texts)})"
 
     def _sum(self, add: Add) -> str:
         storage, value = self.storages[add.storage], self.values[add.value]
@@ -99,6 +145,56 @@ class TraceEntry(Entry):
             sizes = "".join(f"{axis.size}, " for axis in storage.type.axes)
             self.line(f"{storage.name} = like.new_zeros(({sizes}))")
         return f"{storage.name} += {value.text}"
+
+
+ELEMENTWISE = ("mul", "add", "sub", "div")
+
+
+def readers(body: Sequence[Stmt]) -> dict[str, list[Stmt]]:
+    """Who reads each value."""
+    found: dict[str, list[Stmt]] = {}
+    for statement in body:
+        args = statement.args if isinstance(statement, Op) else ()
+        for name in (*args, *((statement.value,) if isinstance(statement, Store | Add) else ())):
+            found.setdefault(name, []).append(statement)
+    return found
+
+
+def thin(body: Sequence[Stmt]) -> set[str]:
+    """Repetitions read only by ops that repeat by themselves, and whose other operand has what is missing."""
+    users = readers(body)
+    covered = {s.results[0]: set(dict(s.attrs)["at"]) for s in body if isinstance(s, Op) and s.op == "broadcast"}
+    found: set[str] = set()
+    for name in covered:
+        if all(isinstance(user, Op) and _covers(user, name, covered) for user in users.get(name, ())):
+            found.add(name)
+    return found
+
+
+def _covers(user: Op, name: str, covered: dict[str, set[int]]) -> bool:
+    """Whether an elementwise op has every axis of its result in one operand or the other."""
+    if user.op not in ELEMENTWISE:
+        return False
+    whole = set(range(len(user.types[0].axes)))
+    others = [covered.get(arg, whole) for arg in user.args if arg != name]
+    return bool(others) and all(covered[name] | other == whole for other in others)
+
+
+def folded(body: Sequence[Stmt]) -> dict[str, str]:
+    """Sums of a product that nothing else reads, with that product."""
+    users, numbers = readers(body), {s.results[0] for s in body if isinstance(s, Op) and s.op == "constant"}
+    products = {
+        s.results[0]
+        for s in body
+        if isinstance(s, Op) and s.op == "mul" and len(users.get(s.results[0], ())) == 1 and numbers.isdisjoint(s.args)
+    }
+    found: dict[str, str] = {}
+    for statement in body:
+        if isinstance(statement, Op) and statement.op == "add" and numbers.isdisjoint(statement.args):
+            mates = [arg for arg in statement.args if arg in products]
+            if mates and statement.args[0] != statement.args[1]:
+                found[statement.results[0]] = mates[-1]
+    return found
 
 
 def full(value: Operand) -> Operand:

@@ -12,14 +12,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from recdsl.credit.influence import effective, states
+from recdsl.credit.influence import states
 from recdsl.credit.plan import RoutingClass
 from recdsl.graph.step import Carry, StepGraph
+from recdsl.graph.types import Axis, Type
 from recdsl.jacobian.compose import composed, confined
 from recdsl.jacobian.pieces import Axes, Key, Piece, Tie, chosen, cut, fit, free, material, summed, tied, whole
 from recdsl.jacobian.step import StepJacobian
 from recdsl.ops import primitive
 from recdsl.ops.base import add_all
+from recdsl.program.stacks import Member, Stack, laid_out, stacks, taken_apart
 from recdsl.program.timeline import TimelineBuilder, TNode
 
 
@@ -67,15 +69,16 @@ class _Tracing:
         self.carries = {carry.name: carry for carry in states(graph)}
         self.entering = {name: entry(graph, carry) for name, carry in self.carries.items()}
         self.jacobian = StepJacobian(graph, self.b, values, routing.cuts, self.entering.values(), hoisted=True)
-        self.stored: dict[Pair, tuple[Key, ...]] = {(s.source, s.carry): s.stored for s in routing.scopes if s.stored}
-        self.labels = _labels(graph, {source for source, _ in self.stored})
+        self.own = {(s.source, s.carry): s.stored for s in routing.scopes if s.stored}
+        self.stacks = stacks(routing.scopes, self.jacobian.axes, self._rows)
+        self.pairs = [(stack, name) for stack in self.stacks for name in sorted(stack.stored)]
         self.held: dict[Pair, list[Piece]] = {}
         self.starts: list[Trace] = []
 
     def run(self, seeds: Sequence[tuple[int, int]]) -> Traced:
-        for pair in sorted(self.stored):
-            self._open(pair)
-        entered = {pair: self._entered(pair) for pair in sorted(self.stored)}
+        for stack, name in self.pairs:
+            self._open(stack, name)
+        entered = {(stack.number, name): self._entered(stack, name) for stack, name in self.pairs}
         left = self._updated(entered)
         for pair, pieces in left.items():
             for piece, old in zip(pieces, self.held[pair], strict=True):
@@ -83,121 +86,137 @@ class _Tracing:
         gradients = self._gradients(seeds, entered, left)
         return Traced(tuple(self.b.nodes), gradients, tuple(self.starts))
 
+    def _rows(self, name: str) -> Axes:
+        return self.jacobian.axes(self.carries[name].read)
+
     # -- traces ---------------------------------------------------------------------------------------------------
-    def _open(self, pair: Pair) -> None:
+    def _open(self, stack: Stack, name: str) -> None:
         """Nodes for what the step before has left."""
-        source, name = pair
-        rows, seed = self.jacobian.axes(self.carries[name].read), self.jacobian.axes(source)
-        begin = {piece.key: piece.value for piece in self._start(pair)}
+        begin = {piece.key: piece.value for piece in self._start(stack, name)}
         pieces: list[Piece] = []
-        for number, key in enumerate(self.stored[pair]):
-            axes = whole(Piece(key, -1), rows, seed)
-            type = replace(self.graph.nodes[source].type, axes=axes)
-            label = f"{self.labels[source]}.{name}" + (f".{number}" if number else "")
+        first = self.routing.parameters[0]
+        for number, key in enumerate(stack.stored[name]):
+            axes = whole(Piece(key, -1), self._rows(name), stack.seed)
+            label = f"credit.{first}.{stack.number}.{name}" + (f".{number}" if number else "")
             self.b.span = self.carries[name].span
-            zero = self.b.constant(0.0, type)
-            start = begin.get(key, zero)
-            node = self.b.move("trace", [-1, start], 1, type, f"credit.{label}")
-            self.starts.append(Trace(f"credit.{label}", node, start))
+            start = begin[key] if key in begin else self.b.constant(0.0, Type("float", axes))
+            node = self.b.move("trace", [-1, start], 1, Type("float", axes), label)
+            self.starts.append(Trace(label, node, start))
             pieces.append(Piece(key, node))
-        self.held[pair] = pieces
+        self.held[stack.number, name] = pieces
 
-    def _start(self, pair: Pair) -> list[Piece]:
-        """The influence of a learned initial value on its own state: the identity."""
-        source, name = pair
-        if self.carries[name].init != source:
+    def _start(self, stack: Stack, name: str) -> list[Piece]:
+        """The influence of learned initial values on their own states: the identity."""
+        if all(self.carries[name].init != member.source for member in stack.members):
             return []
-        rows, seed = self.jacobian.axes(self.carries[name].read), self.jacobian.axes(source)
-        identity = Piece(tied(rows), self.b.const(1.0, self.values[source]))
-        return summed(self.b, confined(self.b, identity, self.stored[pair], rows, seed))
+        rows = self._rows(name)
+        identity = Piece(tied(rows), self.b.constant(1.0, Type("float", rows)))
+        own = {member.source: [identity] for member in stack.members if self.carries[name].init == member.source}
+        return self._stacked(stack, name, own)
 
-    def _entered(self, pair: Pair) -> list[Piece]:
+    def _stacked(self, stack: Stack, name: str, own: Mapping[int, Sequence[Piece]]) -> list[Piece]:
+        """Pieces of the members as pieces of the stack; nothing where no member has any."""
+        b, rows = self.b, self._rows(name)
+        made: dict[int, list[Piece]] = {}
+        for member in stack.members:
+            seed, keys = self.jacobian.axes(member.source), self.own[member.source, name]
+            parts = [q for p in own.get(member.source, ()) for q in confined(b, p, keys, rows, seed)]
+            made[member.source] = summed(b, [material(b, part, rows, seed) for part in parts])
+        if not stack.flat:
+            return made[stack.members[0].source]
+        if not any(made.values()):
+            return []
+        (key,) = stack.stored[name]
+        axes = whole(Piece(key, -1), rows, stack.seed)
+        columns = [self._column(stack, name, member, made[member.source]) for member in stack.members]
+        return [Piece(key, b.op("concat", *columns, at=len(axes) - 1, axis=axes[-1]))]
+
+    def _column(self, stack: Stack, name: str, member: Member, pieces: Sequence[Piece]) -> int:
+        """One member's part of a stacked piece, zeros where it has none."""
+        rows, (key,) = self._rows(name), stack.stored[name]
+        if pieces:
+            seed = self.jacobian.axes(member.source)
+            return laid_out(self.b, pieces[0], member, rows, seed, key, stack)
+        axes = whole(Piece(key, -1), rows, stack.seed)
+        return self.b.constant(0.0, Type("float", (*axes[:-1], Axis(axes[-1].name, member.size))))
+
+    def _entered(self, stack: Stack, name: str) -> list[Piece]:
         """The influence on the state that a step sees: a reset puts the initial value's in its place."""
-        name = pair[1]
-        node = self.graph.nodes[self.entering[name]]
+        node, held = self.graph.nodes[self.entering[name]], self.held[stack.number, name]
         if node.id == self.carries[name].read:
-            return self.held[pair]
-        rows, seed = self.jacobian.axes(node.id), self.jacobian.axes(pair[0])
-        flag = self.values[node.args[0]]
-        begin = {piece.key: piece for piece in self._start(pair)}
+            return held
+        rows, flag = self._rows(name), self.values[node.args[0]]
+        begin = {piece.key: piece for piece in self._start(stack, name)}
         found: list[Piece] = []
-        for piece in self.held[pair]:
-            kept = chosen(self.b, piece, flag, rows, seed, then=False)
+        for piece in held:
+            kept = chosen(self.b, piece, flag, rows, stack.seed, then=False)
             if piece.key in begin:
-                fresh = chosen(self.b, begin[piece.key], flag, rows, seed, then=True)
+                fresh = chosen(self.b, begin[piece.key], flag, rows, stack.seed, then=True)
                 kept = replace(kept, value=self.b.op("add", kept.value, fresh.value))
             found.append(kept)
         return found
 
     def _updated(self, entered: Mapping[Pair, list[Piece]]) -> dict[Pair, list[Piece]]:
         """`scope * (D J + I)`, one piece for each stored pattern."""
-        parts: dict[Pair, list[Piece]] = {pair: [] for pair in self.stored}
-        for source in sorted({source for source, _ in self.stored}):
-            targets = {self.carries[name].write: name for s, name in self.stored if s == source}
-            made = self.jacobian.pieces(source, self._wants(source, targets))
-            for write, name in targets.items():
-                parts[source, name] += self._confined(made.get(write, []), (source, name))
+        immediate = {member.source: self._immediate(member.source) for s in self.stacks for member in s.members}
+        parts: dict[Pair, list[Piece]] = {}
+        for stack, name in self.pairs:
+            own = {m.source: immediate[m.source].get(self.carries[name].write, []) for m in stack.members}
+            parts[stack.number, name] = self._stacked(stack, name, own)
         for name in sorted(self.carries):
-            fed = [source for source, other in sorted(entered) if other == name]
+            fed = [stack for stack in self.stacks if name in stack.stored]
             if fed:
                 self._carried(name, fed, entered, parts)
-        return {pair: self._filled(pair, parts[pair]) for pair in sorted(parts)}
+        return {(s.number, name): self._filled(s, name, parts[s.number, name]) for s, name in self.pairs}
 
-    def _wants(self, source: int, targets: Mapping[int, str]) -> dict[int, Key]:
-        """Of the immediate influence only what one stored pattern holds, where there is one."""
-        found: dict[int, Key] = {}
-        for write, name in targets.items():
-            keys = self.stored[source, name]
-            found[write] = keys[0] if len(keys) == 1 else ()
-        return found
+    def _immediate(self, source: int) -> dict[int, list[Piece]]:
+        """d state / d parameter within a step, by the node that holds the state; only what one pattern stores."""
+        wants = {
+            self.carries[name].write: keys[0] if len(keys) == 1 else ()
+            for (other, name), keys in self.own.items()
+            if other == source
+        }
+        return self.jacobian.pieces(source, wants)
 
     def _carried(
         self,
         name: str,
-        fed: Sequence[int],
+        fed: Sequence[Stack],
         entered: Mapping[Pair, list[Piece]],
         parts: dict[Pair, list[Piece]],
     ) -> None:
         """The influence through one state: D J, for every parameter that has an influence on it."""
-        middle = self.jacobian.axes(self.carries[name].read)
-        targets = {self.carries[t].write: t for t in sorted(self.carries) if any((s, t) in self.stored for s in fed)}
+        middle = self._rows(name)
+        targets = {self.carries[t].write: t for t in sorted(self.carries) if any(t in stack.stored for stack in fed)}
         wants = {write: self._needed(name, target, fed) for write, target in targets.items()}
         made = self.jacobian.pieces(self.entering[name], wants)
         for write, target in targets.items():
-            rows = self.jacobian.axes(self.carries[target].read)
-            for source in fed:
-                if (source, target) not in self.stored:
+            rows = self._rows(target)
+            for stack in fed:
+                if target not in stack.stored:
                     continue
-                seed = self.jacobian.axes(source)
                 for outer in made.get(write, []):
-                    for inner in entered[source, name]:
-                        piece = composed(self.b, outer, inner, rows, middle, seed)
+                    for inner in entered[stack.number, name]:
+                        piece = composed(self.b, outer, inner, rows, middle, stack.seed)
                         if piece is not None:
-                            parts[source, target] += self._confined([piece], (source, target))
+                            inside = confined(self.b, piece, stack.stored[target], rows, stack.seed)
+                            parts[stack.number, target] += inside
 
-    def _needed(self, name: str, target: str, fed: Sequence[int]) -> Key:
+    def _needed(self, name: str, target: str, fed: Sequence[Stack]) -> Key:
         """The ties that every wanted entry of d target / d name has, given what is stored on both sides."""
         common: set[Tie] | None = None
-        for source in fed:
-            for inner in self.stored.get((source, name), ()):
-                for outer in self.stored.get((source, target), ()):
+        for stack in fed:
+            for inner in stack.stored.get(name, ()):
+                for outer in stack.stored.get(target, ()):
                     ties = set(_between(outer, inner))
                     common = ties if common is None else common & ties
         return tuple(sorted(common or ()))
 
-    def _confined(self, pieces: Sequence[Piece], pair: Pair) -> list[Piece]:
-        rows, seed = self._rows(pair), self.jacobian.axes(pair[0])
-        return [part for piece in pieces for part in confined(self.b, piece, self.stored[pair], rows, seed)]
-
-    def _rows(self, pair: Pair) -> Axes:
-        return self.jacobian.axes(self.carries[pair[1]].read)
-
-    def _filled(self, pair: Pair, parts: Sequence[Piece]) -> list[Piece]:
+    def _filled(self, stack: Stack, name: str, parts: Sequence[Piece]) -> list[Piece]:
         """One piece for each stored pattern, zero where nothing arrives."""
-        rows, seed = self._rows(pair), self.jacobian.axes(pair[0])
-        made = {p.key: p for p in summed(self.b, [material(self.b, p, rows, seed) for p in parts])}
-        held = {piece.key: piece for piece in self.held[pair]}
-        return [made.get(key) or Piece(key, self.b.const(0.0, held[key].value)) for key in self.stored[pair]]
+        made = {p.key: p for p in summed(self.b, parts)}
+        held = {piece.key: piece for piece in self.held[stack.number, name]}
+        return [made.get(key) or Piece(key, self.b.const(0.0, held[key].value)) for key in stack.stored[name]]
 
     # -- gradients ------------------------------------------------------------------------------------------------
     def _gradients(
@@ -209,19 +228,21 @@ class _Tracing:
         """What losses read: paths inside a step, and traces weighted by the cotangents of states."""
         sweep = _Sweep(self.graph, self.b, self.values, self.routing, self.entering)
         sweep.run(seeds)
-        for pair in sorted(self.stored):
-            reads = [(sweep.entered.get(pair[1]), entered[pair])]
-            if pair[1] in sweep.left:
-                reads.append((sweep.left[pair[1]], left[pair]))
+        for stack, name in self.pairs:
+            reads = [(sweep.entered.get(name), entered[stack.number, name])]
+            reads.append((sweep.left.get(name), left[stack.number, name]))
             for cotangent, pieces in reads:
                 for piece in pieces if cotangent is not None else ():
                     assert cotangent is not None
-                    sweep.give(pair[0], self._read(cotangent, piece, self._rows(pair), pair[0]))
+                    total = self._read(cotangent, piece, self._rows(name), stack.seed)
+                    for member in stack.members:
+                        seed = self.jacobian.axes(member.source)
+                        sweep.give(member.source, taken_apart(self.b, total, member, seed, stack))
         return sweep.parameters()
 
-    def _read(self, cotangent: int, piece: Piece, rows: Axes, source: int) -> int:
-        """The cotangent of a state times a piece, summed over steps and samples, with the parameter's axes."""
-        b, seed = self.b, self.jacobian.axes(source)
+    def _read(self, cotangent: int, piece: Piece, rows: Axes, seed: Axes) -> int:
+        """The cotangent of a state times a piece, summed over steps and samples, with the seed's axes."""
+        b = self.b
         for tie in piece.key:
             cotangent = cut(b, cotangent, tie.axis, tie.row, tie.size)
         count, ties = len(rows), {tie.seed: tie for tie in piece.key}
@@ -252,17 +273,6 @@ def entry(graph: StepGraph, carry: Carry) -> int:
         if node.op == "where" and node.args[2] == carry.read and node.args[1] == carry.init:
             return node.id
     return carry.read
-
-
-def _labels(graph: StepGraph, sources: set[int]) -> dict[int, str]:
-    """A name for each effective parameter: of the parameters in it, with a number where two are alike."""
-    found: dict[int, str] = {}
-    inside = effective(graph)
-    for source in sorted(sources):
-        base = "_".join(sorted(inside[source]))
-        taken = sum(label.partition("~")[0] == base for label in found.values())
-        found[source] = base if not taken else f"{base}~{taken}"
-    return found
 
 
 class _Sweep:

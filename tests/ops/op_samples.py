@@ -55,6 +55,8 @@ def _maps() -> list[Sample]:
         Sample("transpose", (MATRIX,), {"order": (1, 0)}),
         Sample("transpose", (Type("float", (A, B, C)),), {"order": (2, 0, 1)}),
         Sample("rename", (VECTOR,), {"axes": (Axis("other", 3),)}),
+        Sample("reshape", (MATRIX,), {"axes": (Axis("row", 6),)}),
+        Sample("reshape", (Type("float", (A, B, C)),), {"axes": (B, Axis("rest", 12))}),
         Sample("slice", (MATRIX,), {"at": 0, "start": 1, "axis": Axis("part", 2)}),
         Sample("pad", (MATRIX,), {"at": 1, "start": 1, "axis": Axis("whole", 5)}),
         Sample("concat", (VECTOR, Type("float", (C,))), {"at": 0, "axis": Axis("a + c", 7)}),
