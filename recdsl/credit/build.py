@@ -32,7 +32,8 @@ def plan(graph: StepGraph, credit: Sequence[CreditDecl] = (), require: Name | No
     ways = {name: _way(graph, reading.rules[name], reading.cuts) for name in trained}
     classes = tuple(_traced(graph, routing_, reading, problems) for routing_ in routing(graph, ways))
     problems.check()
-    judge, tracer = Judge(graph), Tracer(graph)
+    judge = Judge(graph)
+    tracer = Tracer(graph) if any(made.tracing is not None for made in classes) else None
     home = {name: made for made in classes for name in made.parameters}
     rows: list[Row] = []
     for parameter in graph.parameters:
@@ -43,7 +44,7 @@ def plan(graph: StepGraph, credit: Sequence[CreditDecl] = (), require: Name | No
         losses = admitted(graph, parameter.name)
         case = Case(parameter.name, choice.text, choice.window, reading.cuts, losses)
         routed = home[parameter.name]
-        rows.append(judge.row(case) if routed.tracing is None else tracer.row(case, routed))
+        rows.append(judge.row(case) if routed.tracing is None or tracer is None else tracer.row(case, routed))
     made = CreditPlan(classes, tuple(rows))
     if require is not None:
         _required(graph, made, require, problems)
