@@ -59,10 +59,10 @@ class Entry:
         now = read_by(reader)
         found: set[str] = set()
         for storage, text in self.aliases.items():
+            if text not in self.leased or text in closed or shared[text] > 1 or storage in self.elsewhere:
+                continue
             names = [text, *self.lodgers.get(text, ())]
-            late = any(self.final.get(name, -1) > self.place for name in (storage, *names))
-            free = text in self.leased and text not in closed and shared[text] == 1 and storage not in self.elsewhere
-            if free and not late and now.isdisjoint(names):
+            if max(self.final.get(name, -1) for name in (storage, *names)) <= self.place and now.isdisjoint(names):
                 found.add(storage)
         return found
 
