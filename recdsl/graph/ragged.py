@@ -41,6 +41,15 @@ class _Rebuild:
         return self.emit.append("where", (self.flag(flag, type.axes), then, other), (), type)
 
 
+def chooses(graph: StepGraph, node: Node, flag: str) -> bool:
+    """Whether a node is a choice that `reset` or `mask` makes. No spec can give an input these names."""
+    if node.op != "where":
+        return False
+    condition = graph.nodes[node.args[0]]
+    source = graph.nodes[condition.args[0]] if condition.op == "broadcast" else condition
+    return source.op == "input" and source.name == flag
+
+
 def ragged(graph: StepGraph) -> StepGraph:
     """The graph with two more inputs, `reset` and `mask`, obeyed by every carry."""
     return ragged_map(graph)[0]

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from recdsl.credit.influence import states
 from recdsl.credit.plan import RoutingClass
+from recdsl.graph.ragged import chooses
 from recdsl.graph.step import Carry, StepGraph
 from recdsl.graph.types import Axis, Type
 from recdsl.jacobian.compose import composed, confined
@@ -171,12 +172,16 @@ class _Tracing:
 
     def _immediate(self, source: int) -> dict[int, list[Piece]]:
         """d state / d parameter within a step, by the node that holds the state; only what one pattern stores."""
-        wants = {
-            self.carries[name].write: keys[0] if len(keys) == 1 else ()
-            for (other, name), keys in self.own.items()
-            if other == source
-        }
-        return self.jacobian.pieces(source, wants)
+        own = {name: keys for (other, name), keys in self.own.items() if other == source}
+        return self.jacobian.pieces(source, self._wants({n: k[0] if len(k) == 1 else () for n, k in own.items()}))
+
+    def _wants(self, keys: Mapping[str, Key]) -> dict[int, Key]:
+        """By node what is wanted of it: several carried values may take over one node, and want more together."""
+        found: dict[int, Key] = {}
+        for name, key in keys.items():
+            write = self.carries[name].write
+            found[write] = key if found.get(write, key) == key else ()
+        return found
 
     def _carried(
         self,
@@ -187,11 +192,11 @@ class _Tracing:
     ) -> None:
         """The influence through one state: D J, for every parameter that has an influence on it."""
         middle = self._rows(name)
-        targets = {self.carries[t].write: t for t in sorted(self.carries) if any(t in stack.stored for stack in fed)}
-        wants = {write: self._needed(name, target, fed) for write, target in targets.items()}
+        targets = [t for t in sorted(self.carries) if any(t in stack.stored for stack in fed)]
+        wants = self._wants({target: self._needed(name, target, fed) for target in targets})
         made = self.jacobian.pieces(self.entering[name], wants)
-        for write, target in targets.items():
-            rows = self._rows(target)
+        for target in targets:
+            write, rows = self.carries[target].write, self._rows(target)
             for stack in fed:
                 if target not in stack.stored:
                     continue
@@ -270,7 +275,7 @@ def _between(outer: Key, inner: Key) -> list[Tie]:
 def entry(graph: StepGraph, carry: Carry) -> int:
     """The node that a step reads a carried value from: the leaf, or behind it the choice that a reset makes."""
     for node in graph.nodes:
-        if node.op == "where" and node.args[2] == carry.read and node.args[1] == carry.init:
+        if chooses(graph, node, "reset") and node.args[2] == carry.read:
             return node.id
     return carry.read
 
@@ -299,8 +304,7 @@ class _Sweep:
         found: dict[int, str] = {}
         for carry in states(self.graph):
             node = self.graph.nodes[carry.write]
-            masked = node.op == "where" and node.args[2] in self.stops and self.stops[node.args[2]] == carry.name
-            for made in (carry.write, node.args[1]) if masked else (carry.write,):
+            for made in (carry.write, node.args[1]) if chooses(self.graph, node, "mask") else (carry.write,):
                 if made not in self.stops:
                     found.setdefault(made, carry.name)
         return found
