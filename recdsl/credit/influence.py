@@ -56,11 +56,15 @@ class Influence:
 
     def immediate(self, source: int) -> dict[str, Keys]:
         """Where an effective parameter acts within a step; an initial value on its own carry."""
-        found = dict(self._from(source))
-        for carry in self.carries:
-            if carry.init == source:
-                found[carry.name] = absorb((*found.get(carry.name, ()), tied(self.axes[carry.name])))
-        return found
+        return union(self.used(source), self.begun(source))
+
+    def used(self, source: int) -> dict[str, Keys]:
+        """On the states that a step leaves, of the uses in that step."""
+        return self._from(source)
+
+    def begun(self, source: int) -> dict[str, Keys]:
+        """On the states that enter the first step (or one with a reset), of an initial value."""
+        return {c.name: (tied(self.axes[c.name]),) for c in self.carries if c.init == source}
 
     def _from(self, seed: int) -> dict[str, Keys]:
         if seed not in self._known:
@@ -115,6 +119,11 @@ def _intersect(pattern: Key, scope: Key) -> Key:
         elif not any(t.axis == tie.axis or t.seed == tie.seed for t in ties):
             ties.append(tie)
     return tuple(sorted(ties))
+
+
+def union(one: Patterns, other: Patterns) -> dict[str, Keys]:
+    """The patterns of both."""
+    return {name: absorb((*one.get(name, ()), *other.get(name, ()))) for name in {**one, **other}}
 
 
 def merge(one: Patterns, other: Patterns, scope: Patterns) -> dict[str, Keys]:

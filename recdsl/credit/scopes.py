@@ -74,10 +74,13 @@ def _column(setting: Setting, source: int) -> Scopes:
             continue
         axis = column_axis(setting, group)
         columns = _tied_columns(graph, source, axis) if axis is not None else ()
+        name = _label(graph, source)
         if axis is not None and not columns and size > 1:
-            name = _label(graph, source)
             reason = f"no column owns `{name}`: it reaches `{min(group)}` through a product that mixes its entries"
             raise ScopeError(name, reason, "give it a rule of its own, such as `bptt` or `none`")
+        if len({tie.seed for tie in columns}) > 1:
+            reason = f"two columns own `{name}`: different axes of it number columns where it is used"
+            raise ScopeError(name, reason, "give it a rule of its own, such as `rtrl` or `bptt`")
         for name in sorted(group):
             axes = setting.influence.axes[name]
             found[name] = _keys(axes, axis, columns)
@@ -194,9 +197,13 @@ SCOPES: Mapping[str, Maker] = {"all": _all, "support": _support, "column": _colu
 
 
 def lateral(graph: StepGraph) -> frozenset[Edge]:
-    """Uses of a state that only lead into products which mix its entries: the recurrent matrix products."""
+    """Uses of a state that lead into products which mix its entries, and only there: the recurrent matrix products.
+
+    A product that no state is made of reads states out; it is none of them.
+    """
     flow, found = Flow(graph), set[Edge]()
-    ends = {carry.write for carry in graph.carries} | {loss.node for loss in graph.losses}
+    writes = {carry.write for carry in graph.carries}
+    ends = writes | {loss.node for loss in graph.losses}
     mixing = {
         (arg, node.id)
         for node in graph.nodes
@@ -210,6 +217,6 @@ def lateral(graph: StepGraph) -> frozenset[Edge]:
                 continue
             edge = (carry.read, user)
             behind = set[int]() if edge in mixing else flow.forward([user], frozenset(mixing), across=False)
-            if not behind & ends:
+            if not behind & ends and writes & flow.forward([user], across=False):
                 found.add(edge)
     return frozenset(found)

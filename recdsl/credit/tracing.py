@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from math import prod
 
 from recdsl.credit.flow import Edge, Flow
-from recdsl.credit.influence import Influence, Keys, Patterns, beyond, confine, effective, states
+from recdsl.credit.influence import Influence, Keys, Patterns, beyond, confine, effective, states, union
 from recdsl.credit.place import in_spec, spec_source
 from recdsl.credit.plan import Dropped, RoutingClass, Row, Scope
 from recdsl.credit.scopes import Setting, scope
@@ -100,32 +100,37 @@ class Tracer:
     def _walk(self, source: int, routing: RoutingClass, ends: frozenset[int]) -> _Walk:
         """Follow the influence of one effective parameter step by step, kept and dropped apart.
 
-        At lag k these are influences on the states that the k-th step after the use leaves.
+        At lag k these are influences on the states that the k-th step after the use leaves. An initial value is used
+        in the step that it enters, so its influence begins on what the step before would have left.
         """
         assert routing.tracing is not None
         scope_ = {s.carry: s.allowed for s in routing.scopes if s.source == source}
         cut, post = self._influence(routing.cuts), routing.tracing.read == "post"
         reads, writes = self._hits(ends, post=post)
-        kept: Patterns = self._live(self.free.immediate(source), reads | writes)
+        kept: Patterns = self._live(self.free.begun(source), reads | writes)
         lost: Patterns = {}
         dropped: int | None = None
         longest: int | None = 0
         places: set[str] = set()
         seen: dict[object, int] = {}
-        for lag in range(FAR):
+        for lag in range(-1, FAR):
+            if lag == 0:
+                kept = union(kept, self._live(self.free.used(source), reads | writes))
             gone = beyond(kept, scope_)
             places |= gone
             lost = _anywhere({*lost, *gone})
             kept = confine(kept, scope_)
-            longest = lag if kept.keys() & writes else longest
+            made = writes if lag >= 0 else set[str]()
+            longest = lag if kept.keys() & made else longest
             longest = lag + 1 if kept.keys() & reads else longest
-            if dropped is None and lost.keys() & (reads | writes):
-                dropped = lag if lost.keys() & writes else lag + 1
+            if dropped is None and lost.keys() & (reads | made):
+                dropped = lag if lost.keys() & made else lag + 1
             state = (_frozen(kept), _frozen(lost))
             if state in seen:
                 assert longest is not None
                 return _Walk(dropped, None if longest > seen[state] else longest, frozenset(places))
-            seen[state] = lag
+            if lag >= 0:
+                seen[state] = lag
             lost = self._live(self.free.next(lost), reads | writes)
             kept = self._live(cut.next(kept), reads | writes)
         return _Walk(FAR if dropped is None else dropped, None, frozenset(places))
