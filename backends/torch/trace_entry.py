@@ -134,7 +134,7 @@ class TraceEntry(Entry):
         """A product that is added to something, in one go."""
         product = self.folded[op.results[0]]
         other = op.args[1] if op.args[0] == product else op.args[0]
-        texts = [self.values[arg].text for arg in (other, *self.products[product])]
+        texts = [full(self.values[arg]).text for arg in (other, *self.products[product])]
         self.values[op.results[0]] = Operand(op.results[0], len(op.types[0].lead), op.types[0].axes)
         return f"{op.results[0]} = torch.addcmul({', '.join(texts)})"
 
