@@ -198,7 +198,7 @@ WRITERS: dict[str, Callable[[Op, Sequence[Operand], dict[str, Any]], str]] = {
     "softplus": lambda op, a, _: f"torch.logaddexp({a[0].text}, torch.zeros_like({a[0].text}))",
     "stop": lambda op, a, _: a[0].text,
     "rename": lambda op, a, _: a[0].text,
-    "reshape": lambda op, a, attrs: f"{a[0].text}.reshape({', '.join(_sizes(a[0], attrs['axes']))})",
+    "reshape": lambda op, a, attrs: f"{a[0].text}.reshape(({''.join(n + ', ' for n in _sizes(a[0], attrs['axes']))}))",
     "straight_through": lambda op, a, _: a[0].text,
     "maximum": lambda op, a, _: f"torch.maximum({_tensor(a[0])}, {_tensor(a[1])})",
     "minimum": lambda op, a, _: f"torch.minimum({_tensor(a[0])}, {_tensor(a[1])})",
@@ -243,7 +243,7 @@ def contract(op: Op, args: Sequence[Operand]) -> str:
     if args[0].lead == args[1].lead == 0 and len(x) == len(y) == 2 and x[1] == y[0] and out == (x[0], y[1]):
         return f"{args[0].text} @ {args[1].text}"
     if set(x) | set(y) == set(out):
-        return f"{_spread(args[0], x, out)} * {_spread(args[1], y, out)}"
+        return f"{spread(args[0], x, out)} * {spread(args[1], y, out)}"
     return _einsum(args, x, y, out, "")
 
 
@@ -288,7 +288,7 @@ def _matrix_vector(
     return None
 
 
-def _spread(arg: Operand, labels: tuple[int, ...], out: tuple[int, ...]) -> str:
+def spread(arg: Operand, labels: tuple[int, ...], out: tuple[int, ...]) -> str:
     """The operand with its own axes at their places in the result, extent 1 elsewhere."""
     order = sorted(range(len(labels)), key=lambda k: out.index(labels[k]))
     text = arg.text

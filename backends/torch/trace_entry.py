@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from math import prod
 
 from recdsl.backends.torch.codegen import Entry
-from recdsl.backends.torch.operations import Operand, expression
+from recdsl.backends.torch.operations import Operand, expression, spread
+from recdsl.backends.torch.trace_plan import folded, parts, readers, renamed, rooms, thin
 from recdsl.program.ir import Add, Affine, Bound, For, Load, Op, Range, Stmt, Storage, Store, VType
 
 TENSORS = (
@@ -30,8 +32,13 @@ class TraceEntry(Entry):
     """An entry whose loop makes new tensors instead of writing into rows: traces are read and replaced as a whole."""
 
     thin: set[str] = field(default_factory=set[str])
+    thin_ops: dict[str, Op] = field(default_factory=dict[str, Op])
     folded: dict[str, str] = field(default_factory=dict[str, str])
     products: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    stacked: dict[str, Op] = field(default_factory=dict[str, Op])
+    inner: dict[str, Op] = field(default_factory=dict[str, Op])
+    fresh: set[str] = field(default_factory=set[str])
+    sizes: dict[str, int] = field(default_factory=dict[str, int])
 
     def plan(self, statements: Sequence[Stmt]) -> None:
         """Nothing lies in rows of a loop's results."""
@@ -57,13 +64,19 @@ class TraceEntry(Entry):
         rows: dict[str, str] = {}
         body: list[str] = []
         left: list[tuple[str, str]] = []
-        self.thin, self.folded = thin(loop.body), folded(loop.body)
-        for statement in loop.body:
+        statements = renamed(loop.body)
+        self.stacked = rooms(statements)
+        self.inner = parts(statements, self.stacked)
+        self.thin, self.folded = thin(statements) - self.inner.keys(), folded(statements)
+        self.thin_ops = {s.results[0]: s for s in statements if isinstance(s, Op) and s.results[0] in self.thin}
+        self.fresh = {name for name, users in readers(statements).items() if len(users) == 1}
+        for statement in statements:
             if isinstance(statement, Load):
                 self._row(statement, loop, rows)
             elif isinstance(statement, Op):
                 self._fill(statement)
-                body.append(self._made(statement))
+                self.sizes[statement.results[0]] = _last(statement.types[0])
+                body += self._made(statement).split("\n")
             elif isinstance(statement, Add):
                 body.append(self._sum(statement))
             elif isinstance(statement, Store):
@@ -105,9 +118,12 @@ class TraceEntry(Entry):
         if op.op == "constant":
             self.constant(op)
             return ""
-        if op.op == "rename":
-            self.values[name] = replace(self.values[op.args[0]], axes=vtype.axes)
+        if name in self.inner:
             return ""
+        if name in self.stacked:
+            return self._stack(op)
+        if op.joint and op.op == "contract":
+            return self._joint(op)
         if name in self.thin:
             self.values[name] = self._narrow(op)
             return ""
@@ -136,7 +152,83 @@ class TraceEntry(Entry):
         other = op.args[1] if op.args[0] == product else op.args[0]
         texts = [full(self.values[arg]).text for arg in (other, *self.products[product])]
         self.values[op.results[0]] = Operand(op.results[0], len(op.types[0].lead), op.types[0].axes)
+        if other in self.folded and other in self.fresh:
+            return f"{op.results[0]} = {texts[0]}.addcmul_({texts[1]}, {texts[2]})"
         return f"{op.results[0]} = torch.addcmul({', '.join(texts)})"
+
+    def _stack(self, op: Op) -> str:
+        """Parts written side by side, the lane in front of the state's axes: long rows, and no copy of the whole."""
+        name, axes = op.results[0], op.types[0].axes
+        sizes = ", ".join(["B", str(axes[-1].size), *(str(axis.size) for axis in axes[:-1])])
+        self.line(f"{name}_room = like.new_zeros(({sizes}))")
+        self.line(f"{name} = {name}_room.movedim(1, -1)")
+        self.values[name] = Operand(name, 1, axes)
+        lines: list[str] = []
+        columns: list[tuple[int, str]] = []
+        start = 0
+        for arg in op.args:
+            size = self.sizes[arg] if arg in self.sizes else self.values[arg].axes[-1].size
+            if self._is_column(arg):
+                columns.append((start, self.values[self.inner[arg].args[0]].text))
+            else:
+                lines += [*self._columns(name, columns), *self._part(name, arg, start, start + size)]
+                columns = []
+            start += size
+        return "\n".join([*lines, *self._columns(name, columns)])
+
+    def _is_column(self, arg: str) -> bool:
+        return arg in self.inner and self.inner[arg].op == "broadcast"
+
+    def _columns(self, name: str, columns: Sequence[tuple[int, str]]) -> list[str]:
+        """Neighbouring lanes of one entry each."""
+        if not columns:
+            return []
+        start, stop = columns[0][0], columns[-1][0] + 1
+        if len(columns) == 1:
+            return [f"{name}_room[:, {start}] = {columns[0][1]}"]
+        return [f"torch.stack(({', '.join(text for _, text in columns)}), 1, out={name}_room[:, {start}:{stop}])"]
+
+    def _part(self, name: str, arg: str, start: int, stop: int) -> list[str]:
+        """One part of a stack. Zeros are there already."""
+        place = f"{name}_room[:, {start}:{stop}]"
+        if arg in self.inner:
+            texts = [self._in_front(side) for side in self.inner[arg].args]
+            return [f"torch.mul({', '.join(texts)}, out={place})"]
+        value = self.values[arg]
+        if value.number:
+            return [] if float(value.text) == 0.0 else [f"{place} = {value.text}"]
+        return [f"{place} = {value.text}.movedim(-1, {value.lead})"]
+
+    def _in_front(self, name: str) -> str:
+        """An operand with the lane in front of the state's axes."""
+        value = self.values[name]
+        if value.number:
+            return value.text
+        source = self.thin_ops.get(name)
+        at = tuple(dict(source.attrs)["at"]) if source is not None else ()
+        last = len(value.axes) - 1
+        if source is None or (last in at and len(at) > 1):
+            return f"{value.text}.movedim(-1, {value.lead})"
+        base = self.values[source.args[0]]
+        index = [":"] * base.lead + [":" if k in at else "None" for k in (last, *range(last))]
+        while index[-1] == ":":
+            index.pop()
+        return f"{base.text}[{', '.join(index)}]"
+
+    def _joint(self, op: Op) -> str:
+        """A sum over samples: without einsum, which copies a trace to multiply it."""
+        name, attrs = op.results[0], dict(op.attrs)
+        args = [self.values[arg] for arg in op.args]
+        x, y, out = tuple(attrs["x"]), tuple(attrs["y"]), tuple(attrs["out"])
+        self.values[name] = Operand(name, 0, op.types[0].axes)
+        if set(x) | set(y) == set(out) and args[0].lead == args[1].lead == 1:
+            return f"{name} = ({spread(args[0], x, out)} * {spread(args[1], y, out)}).sum(0)"
+        if args[0].lead == args[1].lead == 1 and y[: len(x)] == x and out == y[len(x) :] and out:
+            sizes = [str(axis.size) for axis in op.types[0].axes]
+            flat = "" if len(out) == 1 else f".view({', '.join(sizes)})"
+            count = prod(axis.size for axis in op.types[0].axes)
+            return f"{name} = ({args[0].text}.reshape(-1) @ {args[1].text}.reshape(-1, {count})){flat}"
+        return f"{name} = {expression(op, args)}"
 
     def _sum(self, add: Add) -> str:
         storage, value = self.storages[add.storage], self.values[add.value]
@@ -147,54 +239,9 @@ class TraceEntry(Entry):
         return f"{storage.name} += {value.text}"
 
 
-ELEMENTWISE = ("mul", "add", "sub", "div")
-
-
-def readers(body: Sequence[Stmt]) -> dict[str, list[Stmt]]:
-    """Who reads each value."""
-    found: dict[str, list[Stmt]] = {}
-    for statement in body:
-        args = statement.args if isinstance(statement, Op) else ()
-        for name in (*args, *((statement.value,) if isinstance(statement, Store | Add) else ())):
-            found.setdefault(name, []).append(statement)
-    return found
-
-
-def thin(body: Sequence[Stmt]) -> set[str]:
-    """Repetitions read only by ops that repeat by themselves, and whose other operand has what is missing."""
-    users = readers(body)
-    covered = {s.results[0]: set(dict(s.attrs)["at"]) for s in body if isinstance(s, Op) and s.op == "broadcast"}
-    found: set[str] = set()
-    for name in covered:
-        if all(isinstance(user, Op) and _covers(user, name, covered) for user in users.get(name, ())):
-            found.add(name)
-    return found
-
-
-def _covers(user: Op, name: str, covered: dict[str, set[int]]) -> bool:
-    """Whether an elementwise op has every axis of its result in one operand or the other."""
-    if user.op not in ELEMENTWISE:
-        return False
-    whole = set(range(len(user.types[0].axes)))
-    others = [covered.get(arg, whole) for arg in user.args if arg != name]
-    return bool(others) and all(covered[name] | other == whole for other in others)
-
-
-def folded(body: Sequence[Stmt]) -> dict[str, str]:
-    """Sums of a product that nothing else reads, with that product."""
-    users, numbers = readers(body), {s.results[0] for s in body if isinstance(s, Op) and s.op == "constant"}
-    products = {
-        s.results[0]
-        for s in body
-        if isinstance(s, Op) and s.op == "mul" and len(users.get(s.results[0], ())) == 1 and numbers.isdisjoint(s.args)
-    }
-    found: dict[str, str] = {}
-    for statement in body:
-        if isinstance(statement, Op) and statement.op == "add" and numbers.isdisjoint(statement.args):
-            mates = [arg for arg in statement.args if arg in products]
-            if mates and statement.args[0] != statement.args[1]:
-                found[statement.results[0]] = mates[-1]
-    return found
+def _last(vtype: VType) -> int:
+    """The extent of a value's last axis."""
+    return vtype.axes[-1].size if vtype.axes else 1
 
 
 def full(value: Operand) -> Operand:

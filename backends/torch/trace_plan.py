@@ -1,0 +1,108 @@
+"""What the loop of a forward rule needs no statement of its own for: repetitions, products that are added, stacks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from recdsl.program.ir import Add, Op, Stmt, Store
+
+
+def renamed(body: Sequence[Stmt]) -> tuple[Stmt, ...]:
+    """The body without renamings: axes have no names in PyTorch."""
+    origin: dict[str, str] = {}
+    made: list[Stmt] = []
+    for statement in body:
+        if isinstance(statement, Op):
+            args = tuple(origin.get(arg, arg) for arg in statement.args)
+            if statement.op == "rename":
+                origin[statement.results[0]] = args[0]
+                continue
+            statement = replace(statement, args=args)
+        elif isinstance(statement, Store | Add):
+            statement = replace(statement, value=origin.get(statement.value, statement.value))
+        made.append(statement)
+    return tuple(made)
+
+
+ELEMENTWISE = ("mul", "add", "sub", "div")
+
+
+def readers(body: Sequence[Stmt]) -> dict[str, list[Stmt]]:
+    """Who reads each value."""
+    found: dict[str, list[Stmt]] = {}
+    for statement in body:
+        args = statement.args if isinstance(statement, Op) else ()
+        for name in (*args, *((statement.value,) if isinstance(statement, Store | Add) else ())):
+            found.setdefault(name, []).append(statement)
+    return found
+
+
+def thin(body: Sequence[Stmt]) -> set[str]:
+    """Repetitions read only by ops that repeat by themselves, and whose other operand has what is missing."""
+    users = readers(body)
+    covered = {s.results[0]: set(dict(s.attrs)["at"]) for s in body if isinstance(s, Op) and s.op == "broadcast"}
+    found: set[str] = set()
+    for name in covered:
+        if all(isinstance(user, Op) and _covers(user, name, covered) for user in users.get(name, ())):
+            found.add(name)
+    return found
+
+
+def _covers(user: Op, name: str, covered: dict[str, set[int]]) -> bool:
+    """Whether an elementwise op has every axis of its result in one operand or the other."""
+    if user.op not in ELEMENTWISE:
+        return False
+    whole = set(range(len(user.types[0].axes)))
+    others = [covered.get(arg, whole) for arg in user.args if arg != name]
+    return bool(others) and all(covered[name] | other == whole for other in others)
+
+
+def folded(body: Sequence[Stmt]) -> dict[str, str]:
+    """Sums of a product that nothing else reads, with that product."""
+    users, numbers = readers(body), {s.results[0] for s in body if isinstance(s, Op) and s.op == "constant"}
+    products = {
+        s.results[0]
+        for s in body
+        if isinstance(s, Op) and s.op == "mul" and len(users.get(s.results[0], ())) == 1 and numbers.isdisjoint(s.args)
+    }
+    found: dict[str, str] = {}
+    for statement in body:
+        if isinstance(statement, Op) and statement.op == "add" and numbers.isdisjoint(statement.args):
+            mates = [arg for arg in statement.args if arg in products]
+            if mates and statement.args[0] != statement.args[1]:
+                found[statement.results[0]] = mates[-1]
+    return found
+
+
+def rooms(body: Sequence[Stmt]) -> dict[str, Op]:
+    """Stacks along their last axis that only sums read: one room serves all steps, each part written in its place."""
+    users = readers(body)
+    found: dict[str, Op] = {}
+    for op in body:
+        if not isinstance(op, Op) or op.op != "concat" or len(op.types[0].axes) < 2:
+            continue
+        last = dict(op.attrs)["at"] == len(op.types[0].axes) - 1
+        if last and all(isinstance(user, Op) and user.op == "add" for user in users.get(op.results[0], ())):
+            found[op.results[0]] = op
+    return found
+
+
+def parts(body: Sequence[Stmt], stacked: dict[str, Op]) -> dict[str, Op]:
+    """Products and repetitions that only a stack reads: they are written there, not made."""
+    users = readers(body)
+    found: dict[str, Op] = {}
+    for op in body:
+        if isinstance(op, Op) and op.op in ("mul", "broadcast"):
+            reading = users.get(op.results[0], [])
+            inside = len(reading) == 1 and isinstance(reading[0], Op) and reading[0].results[0] in stacked
+            single = op.op == "mul" or _column(op)
+            if inside and single:
+                found[op.results[0]] = op
+    return found
+
+
+def _column(op: Op) -> bool:
+    """A repetition that only adds a last axis of one entry."""
+    axes, at = op.types[0].axes, tuple(dict(op.attrs)["at"])
+    return axes[-1].size == 1 and at == tuple(range(len(axes) - 1))
