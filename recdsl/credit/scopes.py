@@ -172,7 +172,7 @@ def layers(setting: Setting) -> list[frozenset[str]]:
 
 def first_states(graph: StepGraph, source: int) -> set[str]:
     """Carried values that a parameter reaches before any other carried value stands in between."""
-    flow, writes = Flow(graph), dict[int, set[str]]()
+    flow, writes, reads = Flow(graph), dict[int, set[str]](), {carry.read for carry in graph.carries}
     for carry in states(graph):
         writes.setdefault(carry.write, set()).add(carry.name)
     found = {carry.name for carry in states(graph) if carry.init == source}
@@ -183,7 +183,7 @@ def first_states(graph: StepGraph, source: int) -> set[str]:
         if node in writes:
             continue
         for target, lag in flow.after[node]:
-            if not lag and target not in seen and target in graph.varying:
+            if not lag and target not in seen | reads and target in graph.varying:
                 seen.add(target)
                 stack.append(target)
     return found
