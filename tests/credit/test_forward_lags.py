@@ -53,8 +53,9 @@ class Once(Shifted):
             total = sum(parts, torch.zeros((), dtype=self.dtype))
             found.append(torch.zeros(self.count, dtype=self.dtype))
             if total.requires_grad:
-                ways = {"retain_graph": True, "allow_unused": True, "materialize_grads": True}
-                (found[-1],) = torch.autograd.grad(total, [self.shift], **ways)
+                (found[-1],) = torch.autograd.grad(
+                    total, [self.shift], retain_graph=True, allow_unused=True, materialize_grads=True
+                )
         return found
 
 
