@@ -22,11 +22,43 @@ from recdsl.graph.step import StepGraph
 Tensors = Mapping[str, Tensor]
 
 
-class Reference:
-    """A step graph under a credit plan."""
+class Thinned(Unroll):
+    """The network with credit over each step boundary weighted: 0 cuts, more than 1 makes up for cuts elsewhere."""
 
-    def __init__(self, graph: StepGraph, plan: CreditPlan, dtype: torch.dtype = torch.float64) -> None:
-        self.graph, self.plan, self.dtype = graph, plan, dtype
+    def __init__(
+        self,
+        graph: StepGraph,
+        params: Tensors,
+        call: Call,
+        cuts: frozenset[tuple[int, int]],
+        dtype: torch.dtype,
+        weights: Tensor,
+    ) -> None:
+        super().__init__(graph, params, call, cuts, dtype)
+        self.weights = weights
+
+    def crossed(self, value: Tensor, t: int) -> Tensor:
+        if t == 0 or not value.is_floating_point():
+            return value
+        weight = self.weights[t].reshape(-1, *(1,) * (value.dim() - 1))
+        return value.detach() + weight * (value - value.detach())
+
+
+class Reference:
+    """A step graph under a credit plan.
+
+    weights: of classes with random truncation, by their place in the plan: [T, B], as drawn (1 everywhere if absent, which
+    is the mean of all draws).
+    """
+
+    def __init__(
+        self,
+        graph: StepGraph,
+        plan: CreditPlan,
+        dtype: torch.dtype = torch.float64,
+        weights: Mapping[int, Tensor] | None = None,
+    ) -> None:
+        self.graph, self.plan, self.dtype, self.weights = graph, plan, dtype, dict(weights or {})
 
     def run(
         self,
@@ -56,7 +88,7 @@ class Reference:
     ) -> Result:
         """The same call without windows and cuts: the derivative that verdicts are relative to."""
         call = self._call(batch, mask, reset, state, cotangents or {})
-        full = {"window": Window(None, 1), "cuts": frozenset[tuple[int, int]](), "tracing": None}
+        full = {"window": Window(None, 1), "cuts": frozenset[tuple[int, int]](), "tracing": None, "thinning": 0}
         free = tuple(replace(c, **full) for c in self.plan.classes)
         return self._run(replace(self.plan, classes=free), params, call)
 
@@ -108,7 +140,8 @@ class Reference:
         found = {name: torch.zeros_like(params[name]) for name in routing.parameters}
         for first in range(0, call.steps, max(every, 1)):
             leaves = {name: params[name].clone().requires_grad_() for name in routing.parameters}
-            unroll = Unroll(self.graph, {**params, **leaves}, call, routing.cuts, self.dtype)
+            given = {**params, **leaves}
+            unroll = Thinned(self.graph, given, call, routing.cuts, self.dtype, self._thinning(routing, call))
             window = range(first, min(first + every, call.steps))
             steps, _ = unroll.run(window.stop, max(0, first + every - size))
             total = self._objective(routing, steps, window, call, chosen, divided)
@@ -118,6 +151,11 @@ class Reference:
             for name, part in zip(leaves, parts, strict=True):
                 found[name] = found[name] + part
         return found
+
+    def _thinning(self, routing: RoutingClass, call: Call) -> Tensor:
+        """[T, B]: what credit is multiplied by on its way over the boundary before each step."""
+        place = self.plan.classes.index(routing) if routing in self.plan.classes else -1
+        return self.weights.get(place, torch.ones(call.valid.shape, dtype=self.dtype))
 
     def _objective(
         self,

@@ -52,7 +52,8 @@ class Unroll:
         for carry in self.graph.carries:
             reset = _column(self.call.reset[t], carried[carry.name])
             initial = self._wide(self.initial(carry.init, values), carry)
-            entering[carry.name] = self.entered(carry.name, torch.where(reset, initial, carried[carry.name]))
+            crossed = self.crossed(carried[carry.name], t)
+            entering[carry.name] = self.entered(carry.name, torch.where(reset, initial, crossed))
             values[carry.read] = entering[carry.name]
         for node in self.graph.nodes:
             if node.id not in values:
@@ -99,6 +100,10 @@ class Unroll:
     def initial(self, node: int, values: Values) -> Tensor:
         """What a state starts from."""
         return values[node]
+
+    def crossed(self, value: Tensor, t: int) -> Tensor:
+        """What comes over the boundary before step t."""
+        return value
 
     def entered(self, name: str, value: Tensor) -> Tensor:
         """What a step sees of a carried value."""

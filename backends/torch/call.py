@@ -193,6 +193,7 @@ class Call:
             steps = torch.arange(self.t0, self.t0 + self.steps, dtype=self.like.dtype, device=self.like.device)
             self.data["in_t"] = steps[:, None].expand(self.steps, self.size)
         self._start()
+        self._thin()
         found = self._call("forward")
         self.data.update(found)
         losses = [found[f"loss{k}"] for k in range(len(about["losses"]))]
@@ -202,6 +203,20 @@ class Call:
         self.parts = losses
         self.learned = self._learn()
         return loss, *(self._timed(k, found[f"out{k}"]) for k in range(len(about["outputs"])))
+
+    def _thin(self) -> None:
+        """Random truncation: 0 where credit is cut between two steps, else what makes up for it, on average 1."""
+        drawn: dict[int, Tensor] = {}
+        for name, (kind, lag, mean) in (
+            self.model.recdsl_about["thinned"][self.variant].items() if self.learning else ()
+        ):
+            if kind not in drawn:
+                kept = torch.rand((self.steps, self.size), dtype=self.like.dtype, device=self.like.device) >= 1 / mean
+                drawn[kind] = kept.to(self.like.dtype) * (mean / (mean - 1))
+                drawn[kind][0] = 1.0
+            ones = self.like.new_ones((lag - 1, self.size))
+            wide = torch.cat((ones, drawn[kind]))
+            self.data[name] = torch.stack([wide[k : k + self.steps] for k in range(lag)]).prod(0)
 
     def _learn(self) -> dict[str, Tensor]:
         """Forward rules: the gradients of the loss by storage, made while their traces are carried along."""

@@ -149,12 +149,18 @@ def describe(graph: StepGraph, plan: CreditPlan, variants: dict[str, Assembled],
         "outputs": [name for _, name in face.outputs],
         "ranks": [len(graph.nodes[node].type.axes) for _, node in graph.outputs],
         "gradients": {name: storage for storage, name in face.gradients},
+        "thinned": {name: thinned(made, plan) for name, made in variants.items()},
         "traced": face.traced,
         "traces": dict(face.traces),
         "windows": every,
         "counts": any(node.op == "step_number" for node in graph.nodes),
         "storages": {name: storages(made) for name, made in variants.items()},
     }
+
+
+def thinned(assembled: Assembled, plan: CreditPlan) -> dict[str, tuple[int, int, int]]:
+    """By storage: class, lag, and mean number of steps between truncations."""
+    return {name: (k, lag, plan.classes[k].thinning) for name, k, lag in assembled.interface.thinned}
 
 
 def storages(assembled: Assembled) -> dict[str, str]:

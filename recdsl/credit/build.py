@@ -44,7 +44,8 @@ def plan(graph: StepGraph, credit: Sequence[CreditDecl] = (), require: Name | No
         losses = admitted(graph, parameter.name)
         case = Case(parameter.name, choice.text, choice.window, reading.cuts, losses)
         routed = home[parameter.name]
-        rows.append(judge.row(case) if routed.tracing is None or tracer is None else tracer.row(case, routed))
+        row = judge.row(case) if routed.tracing is None or tracer is None else tracer.row(case, routed)
+        rows.append(_random(row, judge.crosses(case)) if routed.thinning else row)
     made = CreditPlan(classes, tuple(rows))
     if require is not None:
         _required(graph, made, require, problems)
@@ -52,10 +53,17 @@ def plan(graph: StepGraph, credit: Sequence[CreditDecl] = (), require: Name | No
     return made
 
 
+def _random(row: Row, crosses: bool) -> Row:
+    """A path that crosses steps survives by chance, with a weight that makes up for it: right on average only."""
+    if row.verdict != "exact" or not crosses:
+        return row
+    return replace(row, verdict="unbiased", qualifiers=(*row.qualifiers, "random-truncation"))
+
+
 def _way(graph: StepGraph, choice: Choice, cuts: frozenset[Edge]) -> Way:
     """A rule's own cuts join those of the spec."""
     own = lateral(graph) if choice.tracing is not None and choice.tracing.lateral else frozenset[Edge]()
-    return Way(choice.window, cuts | own, choice.tracing)
+    return Way(choice.window, cuts | own, choice.tracing, choice.thinning)
 
 
 def _traced(graph: StepGraph, made: RoutingClass, reading: Reading, problems: Problems) -> RoutingClass:

@@ -17,6 +17,7 @@ class Way:
     window: Window
     cuts: frozenset[Edge]
     tracing: Tracing | None = None
+    thinning: int = 0
 
 
 @dataclass
@@ -64,6 +65,7 @@ def routing(graph: StepGraph, ways: dict[str, Way]) -> tuple[RoutingClass, ...]:
             True,
             tuple(sorted(g.parameters, key=order.__getitem__)),
             g.way.tracing,
+            thinning=g.way.thinning,
         )
         for g in groups
     ]

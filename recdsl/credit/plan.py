@@ -60,6 +60,7 @@ class RoutingClass:
     under `h[t-1]: cut` (the hold edge of a delay line is none of them).
     parameters: names of the parameters whose gradient this pass gives; each trained parameter is in exactly one class.
     tracing: None for a reverse pass; else the class is a forward rule (its window is one step) with these scopes.
+    thinning: credit is cut at random between steps, on average once in so many, and made up for elsewhere (0: never).
     """
 
     window: Window
@@ -69,6 +70,7 @@ class RoutingClass:
     parameters: tuple[str, ...]
     tracing: Tracing | None = None
     scopes: tuple[Scope, ...] = ()
+    thinning: int = 0
 
 
 @dataclass(frozen=True)

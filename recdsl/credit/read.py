@@ -26,6 +26,7 @@ class Choice:
     window: Window
     tracing: Tracing | None = None
     span: Span | None = None
+    thinning: int = 0
 
 
 FULL = Choice("bptt", Window(None, 1))
@@ -66,7 +67,8 @@ def _assign(
 ) -> None:
     """The rule of one parameter; a second, different one is an error."""
     earlier, rule = chosen.setdefault(name, (decl, choice))
-    if (rule.window, rule.tracing) != (choice.window, choice.tracing):
+    ways = [(c.window, c.tracing, c.thinning) for c in (rule, choice)]
+    if ways[0] != ways[1]:
         first, second = earlier.selector.text, decl.selector.text
         problems.add(TwoRules(decl.selector.span, name, first, rule.text, second, choice.text))
 
@@ -152,13 +154,14 @@ def _call(expression: Expression, rule: Rule, problems: Problems) -> Choice | No
             return None
         values[name] = value
     try:
-        window, tracing = rule.expand(values)
+        made = rule.expand(values)
     except RuleError as error:
         place = given[error.argument].span if error.argument in given else expression.span
         problems.add(RuleArgument(place, error.reason, rule.usage))
         return None
     words = [f"{name}={value}" for name, value in values.items()]
-    return Choice(f"{rule.name}({', '.join(words)})" if words else rule.name, window, tracing, expression.span)
+    text = f"{rule.name}({', '.join(words)})" if words else rule.name
+    return Choice(text, made.window, made.tracing, expression.span, made.thinning)
 
 
 def _argument(node: Node, kind: str) -> int | str | None:

@@ -32,10 +32,20 @@ class Argument:
 
 
 @dataclass(frozen=True)
+class Expansion:
+    """What a call of a rule asks for. thinning: mean steps between random truncations (0: none)."""
+
+    window: Window
+    tracing: Tracing | None = None
+    thinning: int = 0
+
+
+@dataclass(frozen=True)
 class Rule:
     """A rule by name. `window` and `every` are numbers or names of arguments; window None: the whole call.
 
-    tracing: set for forward rules; arguments with a `field` replace that field in it.
+    tracing: set for forward rules; arguments with a `field` replace that field in it. thinning: the argument that says
+    how many steps a random truncation is apart from the next, on average.
     """
 
     name: str
@@ -44,6 +54,7 @@ class Rule:
     window: int | str | None
     every: int | str
     tracing: Tracing | None = None
+    thinning: str = ""
 
     @property
     def usage(self) -> str:
@@ -56,8 +67,8 @@ class Rule:
             return f"{argument.name}=..."
         return f"{argument.name}={argument.like}" if argument.like else argument.name
 
-    def expand(self, given: Mapping[str, int | str]) -> tuple[Window, Tracing | None]:
-        """The window of a call with these arguments, and how it traces. Raises RuleError."""
+    def expand(self, given: Mapping[str, int | str]) -> Expansion:
+        """What a call with these arguments asks for. Raises RuleError."""
         values = self._values(given)
         size = values[self.window] if isinstance(self.window, str) else self.window
         every = values[self.every] if isinstance(self.every, str) else self.every
@@ -65,7 +76,10 @@ class Rule:
             raise RuleError("every", f"`every` is {every}, more than the window of {size} steps")
         fields = [(a.field, a.name) for a in self.arguments if a.field]
         own: dict[str, Any] = {field: values.get(name, given.get(name, "")) for field, name in fields}
-        return Window(size, every), None if self.tracing is None else replace(self.tracing, **own)
+        mean = values[self.thinning] if self.thinning else 0
+        if mean == 1:
+            raise RuleError(self.thinning, f"`{self.thinning}` is 1, which would cut every step: at least 2")
+        return Expansion(Window(size, every), None if self.tracing is None else replace(self.tracing, **own), mean)
 
     def _values(self, given: Mapping[str, int | str]) -> dict[str, int]:
         """The numbers, defaults filled in."""

@@ -82,6 +82,12 @@ class Judge:
             size,
         )
 
+    def crosses(self, case: Case) -> bool:
+        """Whether a kept path goes from a use of the parameter to a loss of a later step."""
+        start = self.graph.leaf.get(f"parameter:{case.parameter}")
+        ends = frozenset(self.graph.losses[k].node for k in case.losses)
+        return start is not None and self._walk(ends, case.cuts).lags(start).at_least(1) is not None
+
     def _walk(self, ends: frozenset[int], cuts: frozenset[Edge]) -> Walk:
         if (ends, cuts) not in self._walks:
             self._walks[ends, cuts] = Walk(self.flow, ends, cuts)

@@ -7,8 +7,8 @@ to the initial value through `first`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from recdsl.ops import primitive
 from recdsl.ops.base import add_all
@@ -20,11 +20,13 @@ class Credit:
     """What a reverse pass keeps, on the timeline: seeds (node, cotangent node) and wanted leaves.
 
     severed: `prev` nodes whose crossing of a step is cut at every step (the initial value still gets its share).
+    weights: by lag, nodes by which what crosses so many steps is multiplied.
     """
 
     seeds: tuple[tuple[int, int], ...]
     severed: frozenset[int]
     parameters: frozenset[str]
+    weights: Mapping[int, int] = field(default_factory=dict[int, int])
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,11 @@ class _Reverse:
                 self._give(arg, cotangent)
 
     def _sweep_prev(self, k: int, node: TNode, total: int | None) -> None:
+        weight = self.credit.weights.get(node.attr("lag"))
+        if total is not None and weight is not None:
+            axes = node.type.axes
+            wide = self.builder.op("broadcast", weight, axes=axes, at=()) if axes else weight
+            total = self.builder.op("mul", total, wide)
         source = self.builder.const(0.0, k) if total is None else total
         if k in self.pending:
             self.builder.aim(self.pending[k], source)

@@ -31,6 +31,7 @@ class Interface:
     """Which storage holds what, for a backend: pairs of (storage, name).
 
     traced: parameters whose gradient the entry "traces" makes. traces: what it carries, with shapes.
+    thinned: (storage, class, lag) of the weights of credit that crosses `lag` steps under random truncation.
     """
 
     inputs: tuple[tuple[str, str], ...]
@@ -46,6 +47,7 @@ class Interface:
     gradients: tuple[tuple[str, str], ...]
     traced: tuple[str, ...] = ()
     traces: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    thinned: tuple[tuple[str, int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ class _Assembly:
             builder.leaf("cotangent", f"c{k}", builder.type(node), time=builder.nodes[node].time)
             for k, (_, node) in enumerate(forward.outputs)
         ]
+        self.thinned = [_thinned(builder, plan, k) for k in range(len(plan.classes))]
         self.forward = replace(forward, nodes=tuple(builder.nodes))
         self.nodes = self.forward.nodes
         self.storages: dict[str, Storage] = {}
@@ -151,7 +154,7 @@ class _Assembly:
         sequence = (("t", STEPS), BATCH)
         for k, node in enumerate(self.nodes):
             if node.op in ("input", "step_number"):
-                name = node.name[1:] if node.name in _own_names(len(self.weights)) else self.tag("in", node.name)
+                name = node.name[1:] if node.name.startswith(".") else self.tag("in", node.name)
                 self.places[k] = Place(self._declare(name, "input", node.type, sequence, "call"), 0)
             elif node.op == "cotangent":
                 lead = sequence if node.time else ()
@@ -187,7 +190,7 @@ class _Assembly:
             ]
         moves = frozenset(k for k, node in enumerate(self.nodes) if node.op == "prev")
         severed = moves if _immediate(routing) else frozenset[int]()
-        credit = Credit(tuple(seeds), severed, frozenset(routing.parameters))
+        credit = Credit(tuple(seeds), severed, frozenset(routing.parameters), self.thinned[index])
         adjoint = adjoint_timeline(self.nodes, credit)
         return backward_passes(adjoint, len(self.nodes)) if self.optimise else adjoint
 
@@ -415,11 +418,10 @@ class _Assembly:
 
     def _interface(self) -> Interface:
         names = self.storages
-        own = _own_names(len(self.weights))
         inputs = [
             (self.places[k].storage, n.name)
             for k, n in enumerate(self.nodes)
-            if n.op in ("input", "step_number") and n.name not in own
+            if n.op in ("input", "step_number") and not n.name.startswith(".")
         ]
         carries = [carry for history in self.forward.histories for carry in history.carries]
         trained = [name for routing in self.plan.classes for name in routing.parameters]
@@ -439,6 +441,7 @@ class _Assembly:
             inits=tuple((f"init{k}", names) for k, names in enumerate(starts)),
             gradients=tuple((self.tag("grad", n), n) for n in trained if self.tag("grad", n) in names),
             traced=tuple(sorted(forward)),
+            thinned=tuple((f"thin{k}_{lag}", k, lag) for k, lags in enumerate(self.thinned) for lag in lags),
             traces=tuple((trace.name, self.shapes[trace.name]) for trace in self.traces),
         )
 
@@ -448,9 +451,12 @@ def _roots(made: Traced) -> list[int]:
     return [*(node for _, node in made.gradients), *(trace.node for trace in made.traces)]
 
 
-def _own_names(losses: int) -> set[str]:
-    """Leaves that are not the user's: no name of a spec begins with a dot."""
-    return {f".w{k}" for k in range(losses)}
+def _thinned(b: TimelineBuilder, plan: CreditPlan, index: int) -> dict[int, int]:
+    """By lag, what a class multiplies credit by that crosses so many steps: a number a step and sample."""
+    if not plan.classes[index].thinning:
+        return {}
+    lags = {node.attr("lag") for node in b.nodes if node.op == "prev"}
+    return {lag: b.leaf("input", f".thin{index}_{lag}", FLOAT, time=True) for lag in sorted(lags)}
 
 
 def _safe(name: str) -> str:
