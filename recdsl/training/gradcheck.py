@@ -83,10 +83,14 @@ def gradcheck(compilation: Compilation, steps: int | None = None, batch: int = 2
     stir(model, generator)
     data = {item.name: random(item, length, batch, generator) for item in graph.inputs}
     params = {item.name: model.recdsl_tensor(item.name).detach().clone() for item in graph.parameters}
-    oracle = Reference(graph, plan)
+    torch.manual_seed(seed)
+    weights = draws(plan, model, length, batch)
+    oracle = Reference(graph, plan, weights=weights)
     own, full = oracle.run(params, data).gradients, oracle.full(params, data).gradients
+    mean = Reference(graph, plan).run(params, data).gradients if weights else own
+    torch.manual_seed(seed)
     found = gradients(model, data)
-    rows = [measured(row, found, own, full) for row in plan.rows if row.parameter in own]
+    rows = [measured(row, found, own, mean, full) for row in plan.rows if row.parameter in own]
     return Check(graph.name, length, batch, tuple(rows))
 
 
@@ -145,6 +149,22 @@ def random(declared: Input, steps: int, batch: int, generator: torch.Generator) 
     return draw((steps, batch, *declared.type.shape), generator=generator, dtype=torch.float64)
 
 
+def draws(plan: CreditPlan, model: Any, steps: int, batch: int) -> dict[int, Tensor]:
+    """What a call draws first from torch's generator, by class: the weights of random truncation, [T, B].
+
+    A gradient is linear in each of them and they are independent with mean 1, so the mean over all draws is the
+    gradient at weights of 1.
+    """
+    found: dict[int, Tensor] = {}
+    for place, _, mean in model.recdsl_about["thinned"]["plain"].values():
+        if place not in found:
+            kept = torch.rand((steps, batch), dtype=torch.float64) >= 1 / mean
+            found[place] = kept.to(torch.float64) * (mean / (mean - 1))
+            found[place][0] = 1.0
+    assert all(plan.classes[place].thinning for place in found)
+    return found
+
+
 def gradients(model: torch.nn.Module, data: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The compiled model's gradients by the spec's names."""
     model.zero_grad()
@@ -155,19 +175,40 @@ def gradients(model: torch.nn.Module, data: Mapping[str, Tensor]) -> dict[str, T
     return {name: torch.zeros_like(value) if value.grad is None else value.grad for name, value in named}
 
 
-def measured(row: Row, found: Mapping[str, Tensor], own: Mapping[str, Tensor], full: Mapping[str, Tensor]) -> Measured:
-    """Compare one parameter's gradient."""
-    got, definition, whole = (each[row.parameter].reshape(-1) for each in (found, own, full))
+def measured(
+    row: Row,
+    found: Mapping[str, Tensor],
+    own: Mapping[str, Tensor],
+    mean: Mapping[str, Tensor],
+    full: Mapping[str, Tensor],
+) -> Measured:
+    """Compare one parameter's gradient. own: of the definition under the same draws; mean: over all draws."""
+    got, definition, usual, whole = (each[row.parameter].reshape(-1) for each in (found, own, mean, full))
     scale = float(max(each.norm() for each in full.values()))
     first, second = apart(got, definition, scale), apart(got, whole, scale)
-    problem = note = ""
-    if not first <= TOLERANCE:
-        problem = "differs from the rule's definition" if isfinite(first) else "is not a number"
-    elif row.verdict == "exact" and not second <= TOLERANCE:
-        problem = "said to be exact, but differs from the whole gradient"
-    elif row.verdict == "biased" and second <= TOLERANCE:
-        note = "nothing is lost in this batch"
+    problem = contradicted(row.verdict, first, second, apart(usual, whole, scale))
+    note = "" if problem else remark(row.verdict, second, bool(got.any()))
     return Measured(row.parameter, row.rule, row.verdict, first, second, *alike(got, whole), problem, note)
+
+
+def contradicted(verdict: str, definition: float, full: float, mean: float) -> str:
+    """What the differences say against a claim, or ""."""
+    if not definition <= TOLERANCE:
+        return "differs from the rule's definition" if isfinite(definition) else "is not a number"
+    if verdict == "exact" and not full <= TOLERANCE:
+        return "said to be exact, but differs from the whole gradient"
+    if verdict == "unbiased" and not mean <= TOLERANCE:
+        return "said to be unbiased, but the mean of all draws differs from the whole gradient"
+    return ""
+
+
+def remark(verdict: str, full: float, any_: bool) -> str:
+    """What is worth knowing of a claim that holds, or ""."""
+    if verdict == "unbiased":
+        return "one draw; the mean of all draws is the whole gradient"
+    if verdict == "biased" and full <= TOLERANCE:
+        return "nothing is lost in this batch"
+    return "gets no gradient at all" if verdict == "biased" and not any_ else ""
 
 
 def apart(got: Tensor, expected: Tensor, scale: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,33 @@ def test_a_biased_parameter_that_loses_nothing_is_noted(tmp_path: Path) -> None:
     done = run("gradcheck", tiny(tmp_path), "credit=snap(1)", "--steps", "1")
     assert done.status == 0
     assert "nothing is lost in this batch" in done.out
+
+
+STACK = MIXED[: MIXED.index("credit:")]
+
+
+def test_a_random_rule_is_compared_draw_by_draw(tmp_path: Path) -> None:
+    done = run("gradcheck", tiny(tmp_path, STACK), "credit=artbp(mean=3)", "--json")
+    assert done.status == 0, done.out
+    rows = {row["parameter"]: row for row in done.json["rows"]}
+    assert rows["low.Ur"]["verdict"] == "unbiased"
+    assert rows["low.Ur"]["definition"] < 1e-10 < rows["low.Ur"]["full"]
+    assert "one draw" in rows["low.Ur"]["note"]
+    assert rows["out.W"]["verdict"] == "exact"
+
+
+def test_a_false_claim_of_no_bias_is_contradicted(tmp_path: Path) -> None:
+    made = analyse(tiny(tmp_path), ["credit=tbptt(window=2)"])
+    rows = tuple(replace(row, verdict="unbiased") for row in made.plan.rows)
+    (found,) = measuring.gradcheck(replace(made, plan=replace(made.plan, rows=rows))).rows
+    assert "said to be unbiased" in found.problem
+
+
+def test_a_parameter_without_credit_is_noted(tmp_path: Path) -> None:
+    rows = run("gradcheck", tiny(tmp_path, STACK), "credit=rflo", "--json").json["rows"]
+    low = [row for row in rows if row["parameter"].startswith("low")]
+    assert {row["note"] for row in low} == {"gets no gradient at all"}
+    assert {row["ratio"] for row in low} == {0.0}
 
 
 def test_a_forward_rule_that_is_not_its_definition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
