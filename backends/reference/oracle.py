@@ -12,6 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from recdsl.backends.reference.rank_one import rank_one_gradients
 from recdsl.backends.reference.result import Call, Result
 from recdsl.backends.reference.schedule import counted, divisors
 from recdsl.backends.reference.traced import traced_gradients
@@ -47,8 +48,8 @@ class Thinned(Unroll):
 class Reference:
     """A step graph under a credit plan.
 
-    weights: of classes with random truncation, by their place in the plan: [T, B], as drawn (1 everywhere if absent, which
-    is the mean of all draws).
+    Random draws are given, by the class's place in the plan; without them it is the mean of all draws that is computed.
+    weights: of random truncation, [T, B]. signs: of rank-one estimates, by carry, [T, B, *axes].
     """
 
     def __init__(
@@ -57,8 +58,10 @@ class Reference:
         plan: CreditPlan,
         dtype: torch.dtype = torch.float64,
         weights: Mapping[int, Tensor] | None = None,
+        signs: Mapping[int, Tensors] | None = None,
     ) -> None:
-        self.graph, self.plan, self.dtype, self.weights = graph, plan, dtype, dict(weights or {})
+        self.graph, self.plan, self.dtype = graph, plan, dtype
+        self.weights, self.signs = dict(weights or {}), dict(signs or {})
 
     def run(
         self,
@@ -123,13 +126,30 @@ class Reference:
         for loss in self.graph.losses:
             total = total + loss.weight * losses[loss.name]
         gradients: dict[str, Tensor] = {}
-        for routing in plan.classes:
-            if routing.tracing is None:
-                gradients |= self._gradients(routing, given, call, chosen, divided)
-            else:
-                gradients |= traced_gradients(self.graph, routing, given, call, chosen, divided, self.dtype)
+        for index, routing in enumerate(plan.classes):
+            gradients |= self._class(index, routing, given, call, chosen, divided)
         state = {**carried, "t": torch.tensor(call.start + call.steps)}
         return Result(self._outputs(steps, call), total, losses, state, gradients)
+
+    def _class(
+        self,
+        index: int,
+        routing: RoutingClass,
+        params: Tensors,
+        call: Call,
+        chosen: list[Tensor],
+        divided: list[float],
+    ) -> dict[str, Tensor]:
+        """The gradient of one class by the definition of its kind."""
+        given = (self.graph, routing, params, call, chosen, divided)
+        if routing.tracing is None:
+            return self._gradients(routing, params, call, chosen, divided)
+        if routing.tracing.scope != "rank":
+            return traced_gradients(*given, self.dtype)
+        if index in self.signs:
+            return rank_one_gradients(*given, self.signs[index], self.dtype)
+        whole = replace(routing, window=Window(None, 1), tracing=None)
+        return self._gradients(whole, params, call, chosen, divided)
 
     def _gradients(
         self, routing: RoutingClass, params: Tensors, call: Call, chosen: list[Tensor], divided: list[float]

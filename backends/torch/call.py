@@ -194,6 +194,7 @@ class Call:
             self.data["in_t"] = steps[:, None].expand(self.steps, self.size)
         self._start()
         self._thin()
+        self._sign()
         found = self._call("forward")
         self.data.update(found)
         losses = [found[f"loss{k}"] for k in range(len(about["losses"]))]
@@ -217,6 +218,12 @@ class Call:
             ones = self.like.new_ones((lag - 1, self.size))
             wide = torch.cat((ones, drawn[kind]))
             self.data[name] = torch.stack([wide[k : k + self.steps] for k in range(lag)]).prod(0)
+
+    def _sign(self) -> None:
+        """Random signs of rank-one estimates."""
+        for name, shape in self.model.recdsl_about["signs"][self.variant].items() if self.learning else ():
+            drawn = torch.randint(2, (self.steps, self.size, *shape), device=self.like.device)
+            self.data[name] = (2 * drawn - 1).to(self.like.dtype)
 
     def _learn(self) -> dict[str, Tensor]:
         """Forward rules: the gradients of the loss by storage, made while their traces are carried along."""

@@ -25,7 +25,8 @@ class Window:
 class Tracing:
     """A forward rule: influences are carried along with the states instead of going back (semantics 2.1, 4.3-4.6).
 
-    scope: "all" | "support" (what is reached within `depth` steps) | "column" (along `axis`, if there are several).
+    scope: "all" | "support" (what is reached within `depth` steps) | "column" (along `axis`, if there are several) |
+    "rank" (everywhere, estimated as one product of two vectors with random signs).
     read: "pre": a loss reads the influence on the states that enter its step, through all paths of the step; "post":
     the influence on the states that the step leaves. lateral: whether the recurrent products of states are cut.
     """

@@ -193,7 +193,16 @@ def _label(graph: StepGraph, source: int) -> str:
     return min(effective(graph).get(source, {graph.nodes[source].name}))
 
 
-SCOPES: Mapping[str, Maker] = {"all": _all, "support": _support, "column": _column}
+def _rank(setting: Setting, source: int) -> Scopes:
+    """Every state, as an estimate; what a state starts from has no place in it."""
+    if _starts(setting.graph, source):
+        name = _label(setting.graph, source)
+        reason = f"`{name}` is what a state starts from, and the estimate begins after that"
+        raise ScopeError(name, reason, "give it a rule of its own, such as `bptt`")
+    return _all(setting, source)
+
+
+SCOPES: Mapping[str, Maker] = {"all": _all, "support": _support, "column": _column, "rank": _rank}
 
 
 def lateral(graph: StepGraph) -> frozenset[Edge]:

@@ -83,6 +83,8 @@ class Tracer:
         dropped = [self._edge(name) for name in places] + self._cut_edges(case.parameter, ends, routing.cuts)
         verdict = "exact" if first is None else "biased"
         words = tuple(word for word in plain.qualifiers if word != "unmasked")
+        if routing.tracing.scope == "rank" and verdict == "exact" and longest != 0:
+            verdict, words = "unbiased", (*words, "random-signs")
         entries, products = self._entries(case.parameter, routing)
         return Row(
             case.parameter,
@@ -195,6 +197,9 @@ class Tracer:
     def _entries(self, parameter: str, routing: RoutingClass) -> tuple[int, int]:
         """(entries of the traces, products a step) of the effective parameters that a parameter is part of."""
         own = {k for k, names in effective(self.graph).items() if parameter in names}
+        if routing.tracing is not None and routing.tracing.scope == "rank":
+            count = sum(self.graph.nodes[k].type.numel for k in own)
+            return count + sum(prod(axis.size for axis in axes) for axes in self.free.axes.values()), count
         entries = products = 0
         influence = self._influence(routing.cuts)
         for item in routing.scopes:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from recdsl.credit.influence import states
 from recdsl.credit.plan import CreditPlan, RoutingClass
 from recdsl.graph.step import StepGraph
 from recdsl.graph.types import FLOAT, Type
@@ -18,9 +19,11 @@ from recdsl.program.forward import Forward, forward_timeline
 from recdsl.program.ir import Affine, Bound, For, Load, Op, Program, Range, Stmt, Storage, Store, VType
 from recdsl.program.lower import BATCH, STEPS, WHOLE, ZERO, Domain, Emitter, Place, affine, outside_uses
 from recdsl.program.passes import backward_passes, forward_passes
+from recdsl.program.rank_one import rank_one_timeline, sign_name
 from recdsl.program.schedule import Item, needed, schedule, trace_schedule
+from recdsl.program.sweep import Trace, Traced
 from recdsl.program.timeline import TimelineBuilder, TNode
-from recdsl.program.traces import Trace, Traced, traced_timeline
+from recdsl.program.traces import traced_timeline
 
 VIEWS = ("slice", "rename", "transpose", "broadcast", "one_hot", "neg", "where", "pad")
 COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not", "to_float")
@@ -32,6 +35,7 @@ class Interface:
 
     traced: parameters whose gradient the entry "traces" makes. traces: what it carries, with shapes.
     thinned: (storage, class, lag) of the weights of credit that crosses `lag` steps under random truncation.
+    signs: storages of random signs, with shapes.
     """
 
     inputs: tuple[tuple[str, str], ...]
@@ -48,6 +52,7 @@ class Interface:
     traced: tuple[str, ...] = ()
     traces: tuple[tuple[str, tuple[int, ...]], ...] = ()
     thinned: tuple[tuple[str, int, int], ...] = ()
+    signs: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,7 @@ class _Assembly:
             for k, (_, node) in enumerate(forward.outputs)
         ]
         self.thinned = [_thinned(builder, plan, k) for k in range(len(plan.classes))]
+        self.signs = [_signs(builder, graph, plan, k) for k in range(len(plan.classes))]
         self.forward = replace(forward, nodes=tuple(builder.nodes))
         self.nodes = self.forward.nodes
         self.storages: dict[str, Storage] = {}
@@ -317,7 +323,7 @@ class _Assembly:
     def _traced(self, *, outputs: bool) -> Traced:
         """The timelines of all forward classes, one behind the other."""
         made = Traced(self.nodes, (), ())
-        for routing in self.plan.classes:
+        for index, routing in enumerate(self.plan.classes):
             if routing.tracing is not None:
                 seeds = [(self.graph.losses[k].node, self.seeds[k]) for k in routing.losses]
                 if outputs and routing.outputs:
@@ -326,7 +332,8 @@ class _Assembly:
                         for k, (_, node) in enumerate(self.graph.outputs)
                         if self.graph.nodes[node].type.dtype == "float"
                     ]
-                more = traced_timeline(self.graph, made.nodes, self.forward.values, routing, seeds)
+                given = (self.graph, made.nodes, self.forward.values, routing, seeds)
+                more = rank_one_timeline(*given, index) if routing.tracing.scope == "rank" else traced_timeline(*given)
                 made = Traced(more.nodes, (*made.gradients, *more.gradients), (*made.traces, *more.traces))
         return made
 
@@ -441,6 +448,7 @@ class _Assembly:
             inits=tuple((f"init{k}", names) for k, names in enumerate(starts)),
             gradients=tuple((self.tag("grad", n), n) for n in trained if self.tag("grad", n) in names),
             traced=tuple(sorted(forward)),
+            signs=tuple((self.nodes[k].name[1:], self.nodes[k].type.shape) for s in self.signs for k in s.values()),
             thinned=tuple((f"thin{k}_{lag}", k, lag) for k, lags in enumerate(self.thinned) for lag in lags),
             traces=tuple((trace.name, self.shapes[trace.name]) for trace in self.traces),
         )
@@ -457,6 +465,15 @@ def _thinned(b: TimelineBuilder, plan: CreditPlan, index: int) -> dict[int, int]
         return {}
     lags = {node.attr("lag") for node in b.nodes if node.op == "prev"}
     return {lag: b.leaf("input", f".thin{index}_{lag}", FLOAT, time=True) for lag in sorted(lags)}
+
+
+def _signs(b: TimelineBuilder, graph: StepGraph, plan: CreditPlan, index: int) -> dict[str, int]:
+    """By carry, the random signs that a class mixes influences with."""
+    tracing = plan.classes[index].tracing
+    if tracing is None or tracing.scope != "rank":
+        return {}
+    shapes = {c.name: Type("float", graph.nodes[c.read].type.axes) for c in states(graph)}
+    return {n: b.leaf("input", sign_name(index, n), type, time=True) for n, type in sorted(shapes.items())}
 
 
 def _safe(name: str) -> str:

@@ -83,7 +83,16 @@ def _dependants(nodes: tuple[TNode, ...], wanted: set[int]) -> set[int]:
                 found.add(user)
                 if nodes[user].op != "collect":
                     stack.append(user)
+    for k in sorted(wanted - found, reverse=True):
+        if users[k] and found.issuperset(users[k]) and _grows(nodes, k):
+            found.add(k)
     return found
+
+
+def _grows(nodes: tuple[TNode, ...], k: int) -> bool:
+    """Whether a node that varies is larger than what it is made of: better made where it is read than kept."""
+    sizes = [nodes[arg].type.numel for arg in nodes[k].args if nodes[arg].time]
+    return nodes[k].time and bool(sizes) and nodes[k].type.numel > max(sizes)
 
 
 def _summed(nodes: tuple[TNode, ...], k: int) -> bool:

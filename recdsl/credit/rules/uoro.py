@@ -1,0 +1,16 @@
+"""Unbiased online recurrent optimisation."""
+
+from recdsl.credit.plan import Tracing
+from recdsl.credit.rule import Rule
+
+RULE = Rule(
+    name="uoro",
+    doc=(
+        "Unbiased online recurrent optimisation (Tallec and Ollivier 2018): for each sample the influence on all "
+        "states is estimated by one product of two vectors with random signs. Unbiased, at the cost of noise."
+    ),
+    arguments=(),
+    window=1,
+    every=1,
+    tracing=Tracing("rank"),
+)
