@@ -6,10 +6,10 @@ import sys
 from collections.abc import Sequence
 from io import TextIOWrapper
 
-from recdsl.cli import check, compile, data, doctor, evaluate, explain, export, gradcheck, new, schema, train
+from recdsl.cli import check, compare, compile, data, doctor, evaluate, explain, export, gradcheck, new, schema, train
 from recdsl.cli.frame import app, session
 
-COMMANDS = (new, check, compile, explain, train, evaluate, gradcheck, export, schema, data, doctor)
+COMMANDS = (new, check, compile, explain, train, evaluate, gradcheck, compare, export, schema, data, doctor)
 """In the order of the help text, which is the order of work."""
 
 for _module in COMMANDS:

@@ -76,12 +76,12 @@ def single(compilation: Compilation, t: int, steps: int) -> Any:
 
 
 def unwindowed(plan: CreditPlan) -> CreditPlan:
-    """Reverse classes look back over the whole call."""
+    """Reverse classes look back over the whole call, and what is cut at random is taken by its mean."""
     return replace(plan, classes=tuple(_whole(routing) for routing in plan.classes))
 
 
 def _whole(routing: RoutingClass) -> RoutingClass:
-    return routing if routing.tracing is not None else replace(routing, window=Window(None, 1))
+    return routing if routing.tracing is not None else replace(routing, window=Window(None, 1), thinning=0)
 
 
 def within(plan: CreditPlan, parameter: str, s: int, t: int) -> bool:
