@@ -74,9 +74,10 @@ class Sweep:
         found: dict[int, str] = {}
         for carry in states(self.graph):
             node = self.graph.nodes[carry.write]
-            for made in (carry.write, node.args[1]) if chooses(self.graph, node, "mask") else (carry.write,):
-                if made not in self.stops:
-                    found.setdefault(made, carry.name)
+            made = node.args[1] if chooses(self.graph, node, "mask") else carry.write
+            if made not in self.stops:  # what enters a step and is taken over as it is was left by the step before
+                found.setdefault(carry.write, carry.name)
+                found.setdefault(made, carry.name)
         return found
 
     def run(self, seeds: Sequence[tuple[int, int]]) -> None:
