@@ -18,14 +18,14 @@ from recdsl.backends.reference import Result
 from recdsl.credit.plan import CreditPlan, RoutingClass, Scope
 from recdsl.diagnostics import SpecError
 from recdsl.jacobian.rules import Site
-from recdsl.program.traces import Traced
+from recdsl.program.sweep import Sweep, Traced
 from recdsl.testing import Case, assert_matches, random_case, reference
 
 RULES = ("rtrl", "columns", "snap(1)", "snap(2)", "rflo")
 SEEDS = range(8)
 # with a mask, resets and an incoming state: fused gates, learned initial states, layers
 SPECS = ("slices", "learned_start", "stacked")
-TRACING, SWEEP = vars(traces_stage)["_Tracing"], vars(traces_stage)["_Sweep"]
+TRACING = vars(traces_stage)["_Tracing"]
 Plant = Callable[[pytest.MonkeyPatch], None]
 
 
@@ -240,10 +240,10 @@ MUTANTS: dict[str, Plant] = {
     "carried twice": method(TRACING, "_carried", carried_twice),
     "not carried": method(TRACING, "_carried", not_carried),
     "first member of a stack": first_member,
-    "in-step paths twice": method(SWEEP, "run", in_step_twice),
-    "in-step paths lost": method(SWEEP, "run", not_in_step),
-    "nothing leaves a step": method(SWEEP, "_leaving", nothing_leaves),
-    "masks hide states": method(SWEEP, "_leaving", only_masked),
+    "in-step paths twice": method(Sweep, "run", in_step_twice),
+    "in-step paths lost": method(Sweep, "run", not_in_step),
+    "nothing leaves a step": method(Sweep, "_leaving", nothing_leaves),
+    "masks hide states": method(Sweep, "_leaving", only_masked),
     "a mask lets go": mask_lets_go,
     "a piece is lost": one_piece_lost,
 }
