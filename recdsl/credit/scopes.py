@@ -107,14 +107,10 @@ def _tied_columns(graph: StepGraph, source: int, axis: Axis) -> tuple[Tie, ...]:
             if user in seen or graph.nodes[user].type.dtype != "float":
                 continue
             seen.add(user)
-            ties = [
-                t
-                for p in step.pieces(source, {user: ()}).get(user, ())
-                for t in p.key
-                if graph.nodes[user].type.axes[t.axis].name == axis.name
-            ]
+            every = [t for p in step.pieces(source, {user: ()}).get(user, ()) for t in p.key]
+            ties = [t for t in every if graph.nodes[user].type.axes[t.axis].name == axis.name]
             found.update(Tie(0, t.seed, t.row, t.column, t.size) for t in ties)
-            if not ties and _moves(graph, user):
+            if not ties and (every or _moves(graph, user)):  # gates that share a matrix are cut apart behind its use
                 pending.append(user)
     return tuple(sorted(found))
 

@@ -154,4 +154,4 @@ def test_models_equal_the_definition(name: str) -> None:
 def test_rules_that_do_not_fit_are_refused() -> None:
     refused = {(name, rule) for name in MODELS for rule in RULES if stages(name, rule) is None}
     twice, matrix = "a matrix used twice, once the other way", "a matrix state"
-    assert refused == {(name, rule) for name in (twice, matrix, "fused gates") for rule in ("columns", "rflo")}
+    assert refused == {(name, rule) for name in (twice, matrix) for rule in ("columns", "rflo")}
