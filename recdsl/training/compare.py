@@ -205,8 +205,8 @@ def _measured(rule: str, made: Compilation, ground: Ground, question: Question) 
     total = _against(flat(lags.gradients(model, ground.batch)), flat(ground.whole))
     taken = time.perf_counter() - began
     profile, note = _profile(made, ground, taken)
-    if any(routing.thinning for routing in made.plan.classes):
-        note = note or "of random draws: one for the whole gradient, over lags the mean of all"
+    if "unbiased" in verdicts:
+        note = note or "one draw for the whole gradient; over lags the mean of all draws"
     cost = spent(_as_trained(made, ground), _single(ground.batch))
     curve, seconds = _learning(rule, question) if question.train else ((), 0.0)
     return Contender(rule, verdicts, *total, profile, cost, curve, seconds, note)

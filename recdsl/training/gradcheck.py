@@ -19,6 +19,7 @@ from recdsl.backends.reference import Reference
 from recdsl.credit.influence import effective
 from recdsl.credit.plan import CreditPlan, RoutingClass, Row
 from recdsl.graph.step import Input, StepGraph
+from recdsl.training.chance import Mean, drawn, means
 
 if TYPE_CHECKING:
     from recdsl.driver import Compilation
@@ -84,13 +85,14 @@ def gradcheck(compilation: Compilation, steps: int | None = None, batch: int = 2
     data = {item.name: random(item, length, batch, generator) for item in graph.inputs}
     params = {item.name: model.recdsl_tensor(item.name).detach().clone() for item in graph.parameters}
     torch.manual_seed(seed)
-    weights = draws(plan, model, length, batch)
-    oracle = Reference(graph, plan, weights=weights)
+    chance = drawn(graph, plan, model, length, batch)
+    oracle = Reference(graph, plan, weights=chance.weights, signs=chance.signs)
     own, full = oracle.run(params, data).gradients, oracle.full(params, data).gradients
-    mean = Reference(graph, plan).run(params, data).gradients if weights else own
     torch.manual_seed(seed)
     found = gradients(model, data)
-    rows = [measured(row, found, own, mean, full) for row in plan.rows if row.parameter in own]
+    random_ = [row.parameter for row in plan.rows if row.verdict == "unbiased"]
+    mean = means(lambda: gradients(model, data), full, random_, seed) if random_ else {}
+    rows = [measured(row, found, own, full, mean.get(row.parameter)) for row in plan.rows if row.parameter in own]
     return Check(graph.name, length, batch, tuple(rows))
 
 
@@ -122,10 +124,12 @@ def definition_runs(graph: StepGraph, routing: RoutingClass, steps: int) -> list
     """(how often, how many copies side by side) the definition of a class unrolls the network.
 
     A reverse class: once a window. A forward class: once an effective parameter, with a copy for each of its scalars,
-    and where losses read the states that a step leaves the step is computed twice.
+    and where losses read the states that a step leaves the step is computed twice. A rank-one estimate: step by step.
     """
     if routing.tracing is None:
         return [(-(-steps // max(1, routing.window.every)) if routing.window.size else 1, 1)]
+    if routing.tracing.scope == "rank":
+        return [(4, 1)]
     twice = 2 if routing.tracing.read == "post" else 1
     own = [k for k, names in effective(graph).items() if not names.isdisjoint(routing.parameters)]
     return [(twice, max(1, graph.nodes[k].type.numel)) for k in own]
@@ -149,22 +153,6 @@ def random(declared: Input, steps: int, batch: int, generator: torch.Generator) 
     return draw((steps, batch, *declared.type.shape), generator=generator, dtype=torch.float64)
 
 
-def draws(plan: CreditPlan, model: Any, steps: int, batch: int) -> dict[int, Tensor]:
-    """What a call draws first from torch's generator, by class: the weights of random truncation, [T, B].
-
-    A gradient is linear in each of them and they are independent with mean 1, so the mean over all draws is the
-    gradient at weights of 1.
-    """
-    found: dict[int, Tensor] = {}
-    for place, _, mean in model.recdsl_about["thinned"]["plain"].values():
-        if place not in found:
-            kept = torch.rand((steps, batch), dtype=torch.float64) >= 1 / mean
-            found[place] = kept.to(torch.float64) * (mean / (mean - 1))
-            found[place][0] = 1.0
-    assert all(plan.classes[place].thinning for place in found)
-    return found
-
-
 def gradients(model: torch.nn.Module, data: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The compiled model's gradients by the spec's names."""
     model.zero_grad()
@@ -179,36 +167,36 @@ def measured(
     row: Row,
     found: Mapping[str, Tensor],
     own: Mapping[str, Tensor],
-    mean: Mapping[str, Tensor],
     full: Mapping[str, Tensor],
+    mean: Mean | None = None,
 ) -> Measured:
-    """Compare one parameter's gradient. own: of the definition under the same draws; mean: over all draws."""
-    got, definition, usual, whole = (each[row.parameter].reshape(-1) for each in (found, own, mean, full))
+    """Compare one parameter's gradient. own: of the definition under the same draws; mean: of many draws."""
+    got, definition, whole = (each[row.parameter].reshape(-1) for each in (found, own, full))
     scale = float(max(each.norm() for each in full.values()))
     first, second = apart(got, definition, scale), apart(got, whole, scale)
-    problem = contradicted(row.verdict, first, second, apart(usual, whole, scale))
-    note = "" if problem else remark(row.verdict, second, bool(got.any()))
+    problem = contradicted(row.verdict, first, second, mean)
+    note = "" if problem else remark(row.verdict, second, mean, vanishes=not bool(got.any()))
     return Measured(row.parameter, row.rule, row.verdict, first, second, *alike(got, whole), problem, note)
 
 
-def contradicted(verdict: str, definition: float, full: float, mean: float) -> str:
+def contradicted(verdict: str, definition: float, full: float, mean: Mean | None) -> str:
     """What the differences say against a claim, or ""."""
     if not definition <= TOLERANCE:
         return "differs from the rule's definition" if isfinite(definition) else "is not a number"
     if verdict == "exact" and not full <= TOLERANCE:
         return "said to be exact, but differs from the whole gradient"
-    if verdict == "unbiased" and not mean <= TOLERANCE:
-        return "said to be unbiased, but the mean of all draws differs from the whole gradient"
+    if mean is not None and mean.contradicted:
+        return f"said to be unbiased, but {mean}"
     return ""
 
 
-def remark(verdict: str, full: float, any_: bool) -> str:
+def remark(verdict: str, full: float, mean: Mean | None, *, vanishes: bool) -> str:
     """What is worth knowing of a claim that holds, or ""."""
-    if verdict == "unbiased":
-        return "one draw; the mean of all draws is the whole gradient"
+    if mean is not None:
+        return str(mean)
     if verdict == "biased" and full <= TOLERANCE:
         return "nothing is lost in this batch"
-    return "gets no gradient at all" if verdict == "biased" and not any_ else ""
+    return "gets no gradient at all" if verdict == "biased" and vanishes else ""
 
 
 def apart(got: Tensor, expected: Tensor, scale: float) -> float:

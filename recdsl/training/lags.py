@@ -81,7 +81,9 @@ def unwindowed(plan: CreditPlan) -> CreditPlan:
 
 
 def _whole(routing: RoutingClass) -> RoutingClass:
-    return routing if routing.tracing is not None else replace(routing, window=Window(None, 1), thinning=0)
+    if routing.tracing is not None and routing.tracing.scope != "rank":
+        return routing
+    return replace(routing, window=Window(None, 1), tracing=None, scopes=(), thinning=0)
 
 
 def within(plan: CreditPlan, parameter: str, s: int, t: int) -> bool:
