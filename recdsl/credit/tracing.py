@@ -8,26 +8,69 @@ are supersets of what is ever non-zero, so the claim holds for all inputs, lengt
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from math import prod
 
 from recdsl.credit.flow import Edge, Flow
 from recdsl.credit.influence import Influence, Keys, Patterns, beyond, confine, effective, states, union
 from recdsl.credit.place import in_spec, spec_source
-from recdsl.credit.plan import Dropped, RoutingClass, Row, Scope
-from recdsl.credit.scopes import Setting, scope
+from recdsl.credit.plan import Dropped, RoutingClass, Row, Scope, Tracing
+from recdsl.credit.scopes import ScopeError, Setting, scope
 from recdsl.credit.select import label
 from recdsl.credit.verdict import Case, Judge
 from recdsl.graph.step import StepGraph
-from recdsl.jacobian.pieces import Key, free, row_axes
+from recdsl.jacobian.pieces import Axes, Key, free, row_axes
 
 FLOAT_BYTES = 4
 FAR = 20_000
 """Lags after which the search for a dropped path is given up; every pattern has come round long before."""
 
 
+BUDGET = 2**29
+"""Bytes of traces a sample, in float32, above which a rule is refused."""
+
+
 def scopes(graph: StepGraph, routing: RoutingClass) -> tuple[Scope, ...]:
-    """The scopes of a forward class. Raises ScopeError."""
+    """The scopes of a forward class. Raises ScopeError, also where its traces would be larger than the budget."""
+    found = _scopes(graph, routing)
+    size = FLOAT_BYTES * entries(graph, found)
+    if routing.tracing is not None and routing.tracing.scope != "rank" and size > BUDGET:
+        reason = f"its traces take {mebibytes(size)} a sample, more than {mebibytes(BUDGET)}"
+        raise ScopeError("", reason, f"cheaper: {', '.join([*_cheaper(graph, routing), '`uoro`', '`tbptt`'])}")
+    return found
+
+
+def entries(graph: StepGraph, found: Sequence[Scope]) -> int:
+    """Numbers that the traces of these scopes hold, for each sample."""
+    rows = {carry.name: graph.nodes[carry.read].type.axes for carry in states(graph)}
+    return sum(size_of(key, rows[s.carry], graph.nodes[s.source].type.axes) for s in found for key in s.stored)
+
+
+def mebibytes(size: int) -> str:
+    return f"{size / 2**20:,.0f} MiB"
+
+
+def _cheaper(graph: StepGraph, routing: RoutingClass) -> list[str]:
+    """Rules with smaller traces on this model, with what they take."""
+    found: list[str] = []
+    for name, tracing in (("snap(1)", Tracing("support", read="post")), ("columns", Tracing("column"))):
+        try:
+            size = FLOAT_BYTES * entries(graph, _scopes(graph, replace(routing, tracing=tracing)))
+        except ScopeError:
+            continue
+        if size <= BUDGET:
+            found.append(f"`{name}` ({mebibytes(size)})")
+    return found
+
+
+def size_of(key: Key, rows: Axes, seed: Axes) -> int:
+    """Entries of one pattern of a trace."""
+    own = prod(axis.size for axis in row_axes(key, rows))
+    return own * prod(seed[place].size for place in free(key, seed))
+
+
+def _scopes(graph: StepGraph, routing: RoutingClass) -> tuple[Scope, ...]:
     assert routing.tracing is not None
     setting = Setting(graph, Influence(graph), routing.tracing)
     cut = Influence(graph, routing.cuts)
@@ -85,7 +128,7 @@ class Tracer:
         words = tuple(word for word in plain.qualifiers if word != "unmasked")
         if routing.tracing.scope == "rank" and verdict == "exact" and longest != 0:
             verdict, words = "unbiased", (*words, "random-signs")
-        entries, products = self._entries(case.parameter, routing)
+        held, products = self._entries(case.parameter, routing)
         return Row(
             case.parameter,
             case.rule,
@@ -94,8 +137,8 @@ class Tracer:
             first,
             longest,
             tuple(dict.fromkeys(dropped)) if first is not None else (),
-            plain.flops + 2 * products + entries,
-            FLOAT_BYTES * entries,
+            plain.flops + 2 * products + held,
+            FLOAT_BYTES * held,
         )
 
     # -- lags -----------------------------------------------------------------------------------------------------
@@ -200,20 +243,14 @@ class Tracer:
         if routing.tracing is not None and routing.tracing.scope == "rank":
             count = sum(self.graph.nodes[k].type.numel for k in own)
             return count + sum(prod(axis.size for axis in axes) for axes in self.free.axes.values()), count
-        entries = products = 0
+        total = products = 0
         influence = self._influence(routing.cuts)
         for item in routing.scopes:
             if item.source in own:
-                count = sum(self._size(item, key) for key in item.stored)
-                entries += count
+                count = entries(self.graph, [item])
+                total += count
                 products += sum(count for targets in (influence.carried[item.carry],) for _ in targets)
-        return entries, products
-
-    def _size(self, item: Scope, key: Key) -> int:
-        """Entries of one pattern of a trace."""
-        seed = self.graph.nodes[item.source].type.axes
-        rows = row_axes(key, self.free.axes[item.carry])
-        return prod(axis.size for axis in rows) * prod(seed[place].size for place in free(key, seed))
+        return total, products
 
 
 def _anywhere(names: set[str]) -> dict[str, Keys]:
