@@ -1,4 +1,4 @@
-"""`python -m benchmarks run --suite bptt|compile [--quick] [--cell NAME] [--out FILE]`."""
+"""`python -m benchmarks run --suite bptt|traces|compile [--quick] [--cell NAME] [--out FILE]`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ COLUMNS = {
         "cell", "config", "ours_min_ms", "naive_min_ms", "nn_min_ms", "naive/ours", "nn/ours", "naive/ours_median",
         "nn/ours_median", "ours_MiB", "naive_MiB", "nn_MiB", "compile_s",
     ),
+    "traces": (
+        "cell", "config", "ours_step_us", "eager_step_us", "func_step_us", "eager/ours", "func/ours",
+    ),
     "compile": ("spec", "nodes", "lines", "analyse_s", "source_s", "total_s", "first_s", "torch_imported"),
 }  # fmt: skip
 
@@ -26,6 +29,10 @@ def rows(args: argparse.Namespace) -> Iterator[Row]:
         from benchmarks import compiling
 
         yield from compiling.run(args.repeats)
+    elif args.suite == "traces":
+        from benchmarks import traces
+
+        yield from traces.run(args.cell, args.repeats)
     else:
         from benchmarks import bptt
 
