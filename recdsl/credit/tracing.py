@@ -243,14 +243,37 @@ class Tracer:
         if routing.tracing is not None and routing.tracing.scope == "rank":
             count = sum(self.graph.nodes[k].type.numel for k in own)
             return count + sum(prod(axis.size for axis in axes) for axes in self.free.axes.values()), count
-        total = products = 0
-        influence = self._influence(routing.cuts)
-        for item in routing.scopes:
-            if item.source in own:
-                count = entries(self.graph, [item])
-                total += count
-                products += sum(count for targets in (influence.carried[item.carry],) for _ in targets)
-        return total, products
+        carried = self._influence(routing.cuts).carried
+        held = {(item.source, item.carry): item for item in routing.scopes if item.source in own}
+        products = 0
+        for (source, name), item in held.items():
+            for target, outer in carried[name].items():
+                if (source, target) in held:
+                    axes = self.free.axes[target], self.free.axes[name], self.graph.nodes[source].type.axes
+                    stored = held[source, target].stored
+                    products += sum(
+                        multiplications(axes, left, key, goal)
+                        for left in outer
+                        for key in item.stored
+                        for goal in stored
+                    )
+        return entries(self.graph, list(held.values())), products
+
+
+def multiplications(axes: tuple[Axes, Axes, Axes], outer: Key, inner: Key, goal: Key) -> int:
+    """Products of entries that D J takes for the entries of one pattern. axes: of the result, the middle and the seed.
+
+    Axes that any of the three patterns ties run together; each set of them counts once, over the smallest range.
+    """
+    sizes = {(side, k): axis.size for side, own in enumerate(axes) for k, axis in enumerate(own)}
+    home = {place: place for place in sizes}
+    for key, left, right in ((outer, 0, 1), (inner, 1, 2), (goal, 0, 2)):
+        for tie in key:
+            one, other = home[left, tie.axis], home[right, tie.seed]
+            size = min(sizes[one], sizes[other], tie.size)
+            home.update({place: one for place, root in home.items() if root == other})
+            sizes[one] = size
+    return prod(sizes[root] for root in set(home.values()))
 
 
 def _anywhere(names: set[str]) -> dict[str, Keys]:

@@ -385,6 +385,9 @@ class _Assembly:
         emitter.stored = outside_uses(nodes, items, ())
         before, inside, after = _phases(nodes, items)
         emitter.run(before)
+        for k in sorted({arg for item in after for node in item.nodes for arg in nodes[node].args}):
+            if not nodes[k].time and k in emitter.places:
+                emitter.whole(k)  # read before the windows, since what they load is not there behind them
         outer, emitter.body = emitter.body, []
         if windowed:
             self._mask_seeds(emitter, routing, wanted, nodes, prefix)

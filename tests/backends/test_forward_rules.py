@@ -104,6 +104,12 @@ def test_columnar_traces_equal_bptt_over_a_thousand_steps(rule: str) -> None:
     assert_matches(gradients(model), gradients(whole), "gradient of", 1e-12)
 
 
+def test_what_is_read_behind_windows_is_loaded_before_them() -> None:
+    """A frozen matrix that a window's pass and the sum of all windows multiply."""
+    case = random_case(9056, (("default", "tbptt(window=2)"),))
+    assert_close_gradients(lambda c: compile_spec(c.text, dtype=torch.float64), case)
+
+
 def gradients(model: torch.nn.Module) -> dict[str, Tensor]:
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 

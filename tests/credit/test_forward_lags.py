@@ -19,7 +19,7 @@ from recdsl.backends.reference.result import Call
 from recdsl.credit.influence import effective, states
 from recdsl.credit.plan import CreditPlan, RoutingClass, Row, Scope, Tracing
 from recdsl.diagnostics import SpecError
-from recdsl.driver import analyse
+from recdsl.driver import analyse, explain
 from recdsl.graph.step import StepGraph
 from recdsl.testing import random_case
 
@@ -156,3 +156,20 @@ def test_lags_of_two_layers(read: str, rule: str, expected: dict[str, tuple[int 
         assert (row.first_dropped_lag, row.longest_kept_lag) == printed, row
         assert_sound(row, missing, there)
         assert min(missing, default=None) == row.first_dropped_lag, (row, missing)
+
+
+@pytest.mark.parametrize(("rule", "least", "most"), [("rtrl", 2 * 8**2 * 64, 3 * 8**2 * 64), ("columns", 64, 12 * 64)])
+def test_printed_work_is_what_traces_take(rule: str, least: int, most: int) -> None:
+    """2 n^2 p for a dense network of n units under rtrl, a few products an entry for their columns."""
+    text = f"""
+recdsl: 1
+sizes: {{hid: 8}}
+inputs: {{x: "float[hid]"}}
+targets: {{y: "float[hid]"}}
+params: {{U: "float[hid, hid] ~ normal(0, 1)"}}
+step: h = tanh(U @ h[t-1] + x)
+loss: mse(h, y)
+credit: {rule}
+"""
+    (row,) = explain(text).rows
+    assert least <= row.flops <= most
