@@ -42,11 +42,15 @@ def add(app: typer.Typer) -> None:
         text = read(spec)
         from recdsl.training.compare import Question
         from recdsl.training.compare import compare as measure
+        from recdsl.training.gradcheck import CannotMeasure
 
         asked = Question(
             text, overrides or (), wanted, steps, batch, seed, train, trust, lambda t: complain(f"... {t}")
         )
-        found = measure(asked)
+        try:
+            found = measure(asked)
+        except CannotMeasure as error:
+            raise BadInput(str(error)) from None
         if as_json:
             say_json(asdict(found))
         else:

@@ -32,12 +32,12 @@ def add(app: typer.Typer) -> None:
         from recdsl.driver import analyse
 
         compilation = analyse(spec_text(spec), overrides or ())
-        from recdsl.training.gradcheck import TooCostly
+        from recdsl.training.gradcheck import CannotMeasure
         from recdsl.training.gradcheck import gradcheck as measure
 
         try:
             check = measure(compilation, steps, batch, seed)
-        except TooCostly as error:
+        except CannotMeasure as error:
             raise BadInput(str(error)) from None
         if as_json:
             say_json({**asdict(check), "holds": check.holds})

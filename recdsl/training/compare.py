@@ -18,7 +18,7 @@ from recdsl.training import lags
 from recdsl.training.batches import Place, Request
 from recdsl.training.binding import Binding, bind_data
 from recdsl.training.catalogue import beside, open_data
-from recdsl.training.gradcheck import alike, random, stir
+from recdsl.training.gradcheck import alike, measurable, random, stir
 from recdsl.training.loop import Trainer
 from recdsl.training.pipeline import COMPILER, spans
 from recdsl.training.run import seed_all, setup
@@ -117,8 +117,11 @@ class Ground:
 
 
 def compare(question: Question) -> Comparison:
-    """Measure every rule. Raises SpecError if the spec is wrong, or if no rule fits it; RunError where it trains."""
+    """Measure every rule. Raises SpecError if the spec is wrong, or if no rule fits it; CannotMeasure;
+    RunError where it trains.
+    """
     full = analyse(question.spec, [*question.overrides, "credit=bptt"])
+    measurable(full.graph)
     made, refused, first = _contenders(question)
     if not made:
         assert first is not None

@@ -6,7 +6,7 @@ in float64. It shares nothing with the generated code but the equations.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import TYPE_CHECKING, Any
@@ -70,13 +70,25 @@ class Check:
         return not any(row.problem for row in self.rows)
 
 
-class TooCostly(Exception):
+class CannotMeasure(Exception):
+    """There is nothing to compare; the text says why."""
+
+
+class TooCostly(CannotMeasure):
     """The definition would take too long or too much memory; the text says how much."""
 
 
+def analysed(spec: str, overrides: Sequence[str] = ()) -> Compilation:
+    """A spec that is a path or a text. Raises SpecError."""
+    from recdsl.driver import analyse
+
+    return analyse(spec, overrides)
+
+
 def gradcheck(compilation: Compilation, steps: int | None = None, batch: int = 2, seed: int = 0) -> Check:
-    """Measure all trained parameters on random data. steps None: enough to see past the windows. Raises TooCostly."""
+    """Measure all trained parameters on random data. steps None: enough for what windows drop. Raises CannotMeasure."""
     graph, plan = compilation.graph, compilation.plan
+    measurable(graph)
     length = steps or enough(plan)
     bounded(graph, plan, length, batch)
     generator = torch.Generator().manual_seed(seed)
@@ -94,6 +106,12 @@ def gradcheck(compilation: Compilation, steps: int | None = None, batch: int = 2
     mean = means(lambda: gradients(model, data), full, random_, seed) if random_ else {}
     rows = [measured(row, found, own, full, mean.get(row.parameter)) for row in plan.rows if row.parameter in own]
     return Check(graph.name, length, batch, tuple(rows))
+
+
+def measurable(graph: StepGraph) -> None:
+    """Refuse a model of which no call has a length. Raises CannotMeasure."""
+    if not graph.inputs:
+        raise CannotMeasure(f"{graph.name or 'the spec'} has neither inputs nor targets, so a call of it has no length")
 
 
 def enough(plan: CreditPlan) -> int:

@@ -144,3 +144,10 @@ def test_bounds_count_copies_and_memory(monkeypatch: pytest.MonkeyPatch) -> None
 def _refused(made: Any, word: str) -> None:
     with pytest.raises(TooCostly, match=word):
         measuring.bounded(made.graph, made.plan, 12, 2)
+
+
+@pytest.mark.parametrize("command", ["gradcheck", "compare"])
+def test_a_model_without_inputs_has_nothing_to_measure(command: str) -> None:
+    done = run(command, str(SPECS.parent / "tests" / "good" / "minimal.yaml"))
+    assert done.status == 2
+    assert "neither inputs nor targets" in done.err
