@@ -8,7 +8,7 @@ from math import prod
 
 from recdsl.backends.torch.codegen import Entry
 from recdsl.backends.torch.operations import Operand, expression, spread
-from recdsl.backends.torch.trace_plan import folded, parts, readers, renamed, rooms, thin
+from recdsl.backends.torch.trace_plan import Host, folded, hosts, parts, readers, renamed, rooms, thin
 from recdsl.program.ir import Add, Affine, Bound, For, Load, Op, Range, Stmt, Storage, Store, VType
 
 TENSORS = (
@@ -38,6 +38,8 @@ class TraceEntry(Entry):
     stacked: dict[str, Op] = field(default_factory=dict[str, Op])
     inner: dict[str, Op] = field(default_factory=dict[str, Op])
     fresh: set[str] = field(default_factory=set[str])
+    hosts: dict[str, Host] = field(default_factory=dict[str, Host])
+    hosted: dict[str, Host] = field(default_factory=dict[str, Host])
     sizes: dict[str, int] = field(default_factory=dict[str, int])
 
     def plan(self, statements: Sequence[Stmt]) -> None:
@@ -70,6 +72,9 @@ class TraceEntry(Entry):
         self.thin, self.folded = thin(statements) - self.inner.keys(), folded(statements)
         self.thin_ops = {s.results[0]: s for s in statements if isinstance(s, Op) and s.results[0] in self.thin}
         self.fresh = {name for name, users in readers(statements).items() if len(users) == 1}
+        self.hosts = hosts(statements, self.stacked)
+        self.hosted = {name: host for host in self.hosts.values() for name in host.chain}
+        self._rooms(loop)
         for statement in statements:
             if isinstance(statement, Load):
                 self._row(statement, loop, rows)
@@ -80,8 +85,26 @@ class TraceEntry(Entry):
             elif isinstance(statement, Add):
                 body.append(self._sum(statement))
             elif isinstance(statement, Store):
-                left.append((statement.storage, batched(full(self.values[statement.value]))))
+                left += self._left(statement)
         self._write(rows, [line for line in body if line], left)
+
+    def _rooms(self, loop: For) -> None:
+        """Two rooms for each trace that is made in place, one for its last step and one for the next."""
+        for name, host in self.hosts.items():
+            axes = self.storages[name].type.axes
+            sizes = ", ".join(["B", str(axes[-1].size), *(str(axis.size) for axis in axes[:-1])])
+            self.line(f"{name}_base, {host.stack}_base = like.new_empty(({sizes})), like.new_empty(({sizes}))")
+            self.line(
+                f"{name}, {host.stack} = {name}_base.movedim(1, -1).copy_({name}), {host.stack}_base.movedim(1, -1)"
+            )
+
+    def _left(self, store: Store) -> list[tuple[str, str]]:
+        """What a trace is behind a step; where it was made in place, the rooms change places."""
+        host = self.hosts.get(store.storage)
+        if host is None:
+            return [(store.storage, batched(full(self.values[store.value])))]
+        pairs = ((store.storage, host.stack), (f"{store.storage}_base", f"{host.stack}_base"))
+        return [swap for one, other in pairs for swap in ((one, other), (other, one))]
 
     def _write(self, rows: dict[str, str], body: Sequence[str], left: Sequence[tuple[str, str]]) -> None:
         if rows:
@@ -132,6 +155,10 @@ class TraceEntry(Entry):
             return ""
         if name in self.folded:
             return self._accumulated(op)
+        if name in self.hosted and op.op == "add":
+            first, second = (op.args[0], op.args[1]) if op.args[0] in self.hosted else (op.args[1], op.args[0])
+            self.values[name] = Operand(name, 1, vtype.axes)
+            return f"{name} = {self.values[first].text}.add_({self.values[second].text})"
         text = expression(op, [self.values[arg] for arg in op.args])
         self.values[name] = Operand(name, len(vtype.lead), vtype.axes)
         return f"{name} = {text}"
@@ -152,16 +179,17 @@ class TraceEntry(Entry):
         other = op.args[1] if op.args[0] == product else op.args[0]
         texts = [full(self.values[arg]).text for arg in (other, *self.products[product])]
         self.values[op.results[0]] = Operand(op.results[0], len(op.types[0].lead), op.types[0].axes)
-        if other in self.folded and other in self.fresh:
+        if (other in self.folded and other in self.fresh) or op.results[0] in self.hosted:
             return f"{op.results[0]} = {texts[0]}.addcmul_({texts[1]}, {texts[2]})"
         return f"{op.results[0]} = torch.addcmul({', '.join(texts)})"
 
     def _stack(self, op: Op) -> str:
         """Parts written side by side, the lane in front of the state's axes: long rows, and no copy of the whole."""
         name, axes = op.results[0], op.types[0].axes
-        sizes = ", ".join(["B", str(axes[-1].size), *(str(axis.size) for axis in axes[:-1])])
-        self.line(f"{name}_room = like.new_zeros(({sizes}))")
-        self.line(f"{name} = {name}_room.movedim(1, -1)")
+        if name not in self.hosted:
+            sizes = ", ".join(["B", str(axes[-1].size), *(str(axis.size) for axis in axes[:-1])])
+            self.line(f"{name}_base = like.new_empty(({sizes}))")
+            self.line(f"{name} = {name}_base.movedim(1, -1)")
         self.values[name] = Operand(name, 1, axes)
         lines: list[str] = []
         columns: list[tuple[int, str]] = []
@@ -185,18 +213,18 @@ class TraceEntry(Entry):
             return []
         start, stop = columns[0][0], columns[-1][0] + 1
         if len(columns) == 1:
-            return [f"{name}_room[:, {start}] = {columns[0][1]}"]
-        return [f"torch.stack(({', '.join(text for _, text in columns)}), 1, out={name}_room[:, {start}:{stop}])"]
+            return [f"{name}_base[:, {start}] = {columns[0][1]}"]
+        return [f"torch.stack(({', '.join(text for _, text in columns)}), 1, out={name}_base[:, {start}:{stop}])"]
 
     def _part(self, name: str, arg: str, start: int, stop: int) -> list[str]:
-        """One part of a stack. Zeros are there already."""
-        place = f"{name}_room[:, {start}:{stop}]"
+        """One part of a stack."""
+        place = f"{name}_base[:, {start}:{stop}]"
         if arg in self.inner:
             texts = [self._in_front(side) for side in self.inner[arg].args]
             return [f"torch.mul({', '.join(texts)}, out={place})"]
         value = self.values[arg]
         if value.number:
-            return [] if float(value.text) == 0.0 else [f"{place} = {value.text}"]
+            return [f"{place} = {value.text}"]
         return [f"{place} = {value.text}.movedim(-1, {value.lead})"]
 
     def _in_front(self, name: str) -> str:
@@ -215,12 +243,24 @@ class TraceEntry(Entry):
             index.pop()
         return f"{base.text}[{', '.join(index)}]"
 
+    def _read_in_place(self, name: str, cotangent: Operand, trace: Operand) -> str:
+        """A trace weighted and summed over samples, without new room for the product."""
+        sizes = [trace.axes[-1].size, *(axis.size for axis in trace.axes[:-1])]
+        room = f"product_{'_'.join(map(str, sizes))}"
+        if room not in self.allocated:
+            self.allocated.add(room)
+            self.line(f"{room} = like.new_empty((B, {', '.join(map(str, sizes))}))")
+        product = f"torch.mul({cotangent.text}[:, None], {trace.text}_base, out={room})"
+        return f"{name} = {product}.sum(0).movedim(0, -1)"
+
     def _joint(self, op: Op) -> str:
         """A sum over samples: without einsum, which copies a trace to multiply it."""
         name, attrs = op.results[0], dict(op.attrs)
         args = [self.values[arg] for arg in op.args]
         x, y, out = tuple(attrs["x"]), tuple(attrs["y"]), tuple(attrs["out"])
         self.values[name] = Operand(name, 0, op.types[0].axes)
+        if args[1].text in self.hosts and y == (*x, y[-1]) and out == y and args[0].lead == 1:
+            return self._read_in_place(name, args[0], args[1])
         if set(x) | set(y) == set(out) and args[0].lead == args[1].lead == 1:
             return f"{name} = ({spread(args[0], x, out)} * {spread(args[1], y, out)}).sum(0)"
         if args[0].lead == args[1].lead == 1 and y[: len(x)] == x and out == y[len(x) :] and out:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from recdsl.program.ir import Add, Op, Stmt, Store
+from recdsl.program.ir import Add, Load, Op, Stmt, Store
 
 
 def renamed(body: Sequence[Stmt]) -> tuple[Stmt, ...]:
@@ -86,6 +86,45 @@ def rooms(body: Sequence[Stmt]) -> dict[str, Op]:
         if last and all(isinstance(user, Op) and user.op == "add" for user in users.get(op.results[0], ())):
             found[op.results[0]] = op
     return found
+
+
+@dataclass(frozen=True)
+class Host:
+    """How a trace is made in place: `stack` is written part by part, then the rest of the `chain` is added to it."""
+
+    stack: str
+    chain: tuple[str, ...]
+
+
+def hosts(body: Sequence[Stmt], stacked: Mapping[str, Op]) -> dict[str, Host]:
+    """By carry: what it becomes is a sum that begins with a stack of its own, and nothing else keeps its old value."""
+    users = readers(body)
+    made = {s.results[0]: s for s in body if isinstance(s, Op)}
+    held = {s.result: s.storage for s in body if isinstance(s, Load) and s.storage.endswith("_carry")}
+    kept = {held[s.value] for s in body if isinstance(s, Store) and s.value in held}
+    found: dict[str, Host] = {}
+    for store in body:
+        if isinstance(store, Store) and store.storage not in kept:
+            chain = _chain(store.value, made, users, stacked)
+            if chain and not any(chain[-1] == host.stack for host in found.values()):
+                found[store.storage] = Host(chain[-1], chain)
+    return found
+
+
+def _chain(
+    value: str, made: Mapping[str, Op], users: Mapping[str, Sequence[Stmt]], stacked: Mapping[str, Op]
+) -> tuple[str, ...]:
+    """From a sum back to the stack that it begins with, each link read by the next alone; empty if there is none."""
+    chain = [value]
+    while chain[-1] not in stacked:
+        op = made.get(chain[-1])
+        if op is None or op.op != "add" or op.args[0] == op.args[1]:
+            return ()
+        before = [a for a in op.args if a in made and len(users[a]) == 1 and (a in stacked or made[a].op == "add")]
+        if len(before) != 1:
+            return ()
+        chain.append(before[0])
+    return tuple(chain)
 
 
 def parts(body: Sequence[Stmt], stacked: dict[str, Op]) -> dict[str, Op]:
