@@ -39,7 +39,7 @@ class TraceEntry(Entry):
     inner: dict[str, Op] = field(default_factory=dict[str, Op])
     fresh: set[str] = field(default_factory=set[str])
     hosts: dict[str, Host] = field(default_factory=dict[str, Host])
-    hosted: dict[str, Host] = field(default_factory=dict[str, Host])
+    links: dict[str, Host] = field(default_factory=dict[str, Host])
     sizes: dict[str, int] = field(default_factory=dict[str, int])
 
     def plan(self, statements: Sequence[Stmt]) -> None:
@@ -73,7 +73,7 @@ class TraceEntry(Entry):
         self.thin_ops = {s.results[0]: s for s in statements if isinstance(s, Op) and s.results[0] in self.thin}
         self.fresh = {name for name, users in readers(statements).items() if len(users) == 1}
         self.hosts = hosts(statements, self.stacked)
-        self.hosted = {name: host for host in self.hosts.values() for name in host.chain}
+        self.links = {name: host for host in self.hosts.values() for name in host.chain}
         self._rooms(loop)
         for statement in statements:
             if isinstance(statement, Load):
@@ -155,8 +155,8 @@ class TraceEntry(Entry):
             return ""
         if name in self.folded:
             return self._accumulated(op)
-        if name in self.hosted and op.op == "add":
-            first, second = (op.args[0], op.args[1]) if op.args[0] in self.hosted else (op.args[1], op.args[0])
+        if name in self.links and op.op == "add":
+            first, second = (op.args[0], op.args[1]) if op.args[0] in self.links else (op.args[1], op.args[0])
             self.values[name] = Operand(name, 1, vtype.axes)
             return f"{name} = {self.values[first].text}.add_({self.values[second].text})"
         text = expression(op, [self.values[arg] for arg in op.args])
@@ -179,14 +179,14 @@ class TraceEntry(Entry):
         other = op.args[1] if op.args[0] == product else op.args[0]
         texts = [full(self.values[arg]).text for arg in (other, *self.products[product])]
         self.values[op.results[0]] = Operand(op.results[0], len(op.types[0].lead), op.types[0].axes)
-        if (other in self.folded and other in self.fresh) or op.results[0] in self.hosted:
+        if (other in self.folded and other in self.fresh) or op.results[0] in self.links:
             return f"{op.results[0]} = {texts[0]}.addcmul_({texts[1]}, {texts[2]})"
         return f"{op.results[0]} = torch.addcmul({', '.join(texts)})"
 
     def _stack(self, op: Op) -> str:
         """Parts written side by side, the lane in front of the state's axes: long rows, and no copy of the whole."""
         name, axes = op.results[0], op.types[0].axes
-        if name not in self.hosted:
+        if name not in self.links:
             sizes = ", ".join(["B", str(axes[-1].size), *(str(axis.size) for axis in axes[:-1])])
             self.line(f"{name}_base = like.new_empty(({sizes}))")
             self.line(f"{name} = {name}_base.movedim(1, -1)")
