@@ -265,9 +265,7 @@ class Session:
         problem = error.problem
         if isinstance(problem, NonFinite):
             where = self._dump()
-            error = RunError(
-                replace(problem, step=self.trainer.step, checkpoint=self.trainer.last_good, batch=where)
-            )
+            error = RunError(replace(problem, step=self.trainer.step, checkpoint=self.trainer.last_good, batch=where))
         with suppress(RunError):
             self.run.log(str(error))
         raise error

@@ -33,6 +33,7 @@ def load() -> tuple[Array, Array]:
 
 def open_source(options: Options, _place: Place) -> Source:
     """Fields `x` float[columns] (rows) or float (pixels), and `y` labels below 10. 1,297 train, 140 valid, 360 test."""
+
     @cache
     def loaded() -> tuple[Array, Array]:
         images, labels = load()
