@@ -23,12 +23,14 @@ from recdsl.training.loop import Trainer
 from recdsl.training.pipeline import COMPILER, spans
 from recdsl.training.run import seed_all, setup
 from recdsl.training.settings import settings
-from recdsl.training.spending import Spent, spent
+from recdsl.training.spending import Spent, learn, spent
 
 Tensors = dict[str, Tensor]
 STEPS, SEEDS = 48, 6
-LONGEST = 30.0
-"""Seconds for the lags of one rule; with fewer losses looked at, if they would take longer."""
+LONGEST = 60.0
+"""Seconds for the lags of one rule, which are left out if they would take longer."""
+SLOWEST = 6.0
+"""Seconds for a call; a rule is left out if it takes longer."""
 LARGEST_BYTES = 4 * 2**30
 SMALLEST = 1e-6
 """Lags where full BPTT has less than this share of its largest part are left out: nothing is learned from them."""
@@ -196,13 +198,12 @@ def _measured(rule: str, made: Compilation, ground: Ground, question: Question) 
     verdicts: dict[str, int] = {}
     for row in made.plan.rows:
         verdicts[row.verdict] = verdicts.get(row.verdict, 0) + 1
-    size = 2 * question.batch * sum(row.bytes for row in made.plan.rows)
-    if size > LARGEST_BYTES:
-        none = float("nan")
-        reason = f"left out: needs about {size / 2**30:.1f} GiB; use smaller sizes (sizes.NAME=...)"
-        return Contender(rule, verdicts, none, none, none, none, (), None, note=reason)
     model: Any = find("torch").module(made, torch.float64)
     model.load_state_dict(ground.params)
+    reason = _too_much(made, model, ground)
+    if reason:
+        none = float("nan")
+        return Contender(rule, verdicts, none, none, none, none, (), None, note=f"left out: {reason}")
     torch.manual_seed(question.seed)
     began = time.perf_counter()
     total = _against(flat(lags.gradients(model, ground.batch)), flat(ground.whole))
@@ -215,10 +216,23 @@ def _measured(rule: str, made: Compilation, ground: Ground, question: Question) 
     return Contender(rule, verdicts, *total, profile, cost, curve, seconds, note)
 
 
+def _too_much(made: Compilation, model: Any, ground: Ground) -> str:
+    """Why a rule is not measured at this size, or "". A call of two steps tells how long the others take."""
+    steps, samples = next(iter(ground.batch.values())).shape[:2]
+    size = 2 * samples * sum(row.bytes for row in made.plan.rows)
+    if size > LARGEST_BYTES:
+        return f"it needs about {size / 2**30:.1f} GiB; use smaller sizes (sizes.NAME=...)"
+    short = {name: value[:2] for name, value in ground.batch.items()}
+    began = time.perf_counter()
+    learn(model, short)
+    took = (time.perf_counter() - began) * steps / len(next(iter(short.values())))
+    return f"a call takes about {took:.0f} s; use smaller sizes (sizes.NAME=...)" if took > SLOWEST else ""
+
+
 def _profile(made: Compilation, ground: Ground, taken: float) -> tuple[tuple[AtLag, ...], str]:
     """The comparison at each lag; nothing where that would take too long. taken: seconds of one whole call."""
     calls = len(ground.losses) * (min(ground.losses) + 1)
-    if calls * taken / 2 > 4 * LONGEST:
+    if calls * taken / 2 > LONGEST:
         return (), f"lags left out: they would take about {calls * taken / 2:.0f} s"
     parts = lags.by_lag(made, ground.params, ground.batch, ground.losses)
     whole = [flat(part) for part in ground.parts]

@@ -116,3 +116,17 @@ def test_json_is_data(tmp_path: Path) -> None:
     found = json.loads(done.out)
     assert (found["steps"], found["batch"], found["data"]) == (4, 8, "random numbers")
     assert found["rows"][0]["verdicts"] == {"biased": 1}
+
+
+@pytest.mark.parametrize(("limit", "reason"), [("SLOWEST", "a call takes about"), ("LARGEST_BYTES", "GiB")])
+def test_what_takes_too_much_is_left_out(
+    limit: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import recdsl.training.compare as measuring
+
+    monkeypatch.setattr(measuring, limit, 0)
+    out = tmp_path / "empty.svg"
+    done = run("compare", tiny(tmp_path), "--rules", "rtrl", "--steps", "4", "--out", str(out))
+    assert done.status == 0
+    assert f"rtrl: left out: {'it needs about' if reason == 'GiB' else reason}" in done.out
+    assert "not measured" in _texts(out)
