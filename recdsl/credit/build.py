@@ -10,7 +10,7 @@ from recdsl.credit.classes import Way, admitted, routing
 from recdsl.credit.flow import Edge
 from recdsl.credit.plan import CreditPlan, RoutingClass, Row
 from recdsl.credit.read import Choice, Reading, read
-from recdsl.credit.scopes import ScopeError, lateral
+from recdsl.credit.scopes import CUTS, ScopeError
 from recdsl.credit.select import near, parameters
 from recdsl.credit.tracing import Tracer, scopes
 from recdsl.credit.verdict import Case, Judge
@@ -62,7 +62,7 @@ def _random(row: Row, crosses: bool) -> Row:
 
 def _way(graph: StepGraph, choice: Choice, cuts: frozenset[Edge]) -> Way:
     """A rule's own cuts join those of the spec."""
-    own = lateral(graph) if choice.tracing is not None and choice.tracing.lateral else frozenset[Edge]()
+    own = CUTS[choice.tracing.cuts](graph) if choice.tracing is not None else frozenset[Edge]()
     return Way(choice.window, cuts | own, choice.tracing, choice.thinning)
 
 

@@ -28,13 +28,14 @@ class Tracing:
     scope: "all" | "support" (what is reached within `depth` steps) | "column" (along `axis`, if there are several) |
     "rank" (everywhere, estimated as one product of two vectors with random signs).
     read: "pre": a loss reads the influence on the states that enter its step, through all paths of the step; "post":
-    the influence on the states that the step leaves. lateral: whether the recurrent products of states are cut.
+    the influence on the states that the step leaves. cuts: "" | "products" (the recurrent products of states) |
+    "spikes" (these, and what a neuron's output does to the states that it is made of).
     """
 
     scope: str
     depth: int = 1
     read: str = "pre"
-    lateral: bool = False
+    cuts: str = ""
     axis: str = ""
 
 

@@ -225,3 +225,34 @@ def lateral(graph: StepGraph) -> frozenset[Edge]:
             if not behind & ends and writes & flow.forward([user], across=False):
                 found.add(edge)
     return frozenset(found)
+
+
+def spikes(graph: StepGraph) -> frozenset[Edge]:
+    """The recurrent products, and each neuron's reset: what its output does, a step later, to a state that makes it.
+
+    A state counts as one that makes the output if the output is computed from it in the step and its own equation has
+    the output's recurrent product; an adaptation that only sums the output up keeps its influence (Bellec et al. 2020).
+    """
+    flow, products = Flow(graph), lateral(graph)
+    found = set(products)
+    within = {carry.name: flow.forward([carry.write], across=False) for carry in states(graph)}
+    for carry in states(graph):
+        fed = [user for source, user in products if source == carry.read]
+        makers = {
+            other.write
+            for other in states(graph)
+            if other.name != carry.name
+            and carry.write in within[other.name]
+            and any(other.write in flow.forward([user], across=False) for user in fed)
+        }
+        for user, lag in flow.after[carry.read]:
+            if not lag and makers & flow.forward([user], across=False):
+                found.add((carry.read, user))
+    return frozenset(found)
+
+
+def _none(graph: StepGraph) -> frozenset[Edge]:
+    return frozenset()
+
+
+CUTS: Mapping[str, Callable[[StepGraph], frozenset[Edge]]] = {"": _none, "products": lateral, "spikes": spikes}

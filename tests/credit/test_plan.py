@@ -91,7 +91,7 @@ def test_a_block_selects_its_parameters():
 
 ERRORS = [
     ("default", "tbtt(window=3)", "RD0501", 10, "tbptt"),
-    ("default", "eprop", "RD0502", 10, "bptt"),
+    ("default", "sab", "RD0502", 10, "bptt"),
     ("default", "kf_rtrl", "RD0502", 10, "tbptt"),
     ("h[t-1]", "scale(0.5)", "RD0502", 9, "cut"),
     ("default", "tbptt", "RD0503", 10, "needs `window`"),

@@ -9,7 +9,7 @@ from pkgutil import iter_modules
 from recdsl.credit.rule import Rule
 
 LATER = (
-    "eprop", "kf_rtrl", "synthetic", "sab", "rule",
+    "kf_rtrl", "synthetic", "sab", "rule",
     "through", "stop", "reinstate", "scale", "feedback",
 )  # fmt: skip
 """Words of the language that this version cannot execute."""

@@ -12,5 +12,5 @@ RULE = Rule(
     arguments=(Argument("axis", "the axis that numbers units, where states have several", kind="name", field="axis"),),
     window=1,
     every=1,
-    tracing=Tracing("column", read="post", lateral=True),
+    tracing=Tracing("column", read="post", cuts="products"),
 )
