@@ -1,7 +1,7 @@
 """The suite `traces`: gradients in real time, against loops that people write by hand and against functional Jacobians.
 
-- columnar LSTM under `columns`: the eager peer carries the traces of each gate's weights in the compact form of Javed et
-  al. (two numbers a weight), vectorised over samples and columns, without autograd;
+- columnar LSTM under `columns`: the eager peer carries the traces of each gate's weights in the compact form (Javed et
+  al.; two numbers a weight), vectorised over samples and columns, without autograd;
 - plain recurrent network under `rtrl`: the peers take the step's Jacobians by hand (`diag(f') W`), and by torch.func.
 """
 

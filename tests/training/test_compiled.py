@@ -74,6 +74,37 @@ def test_resume_is_the_same_run(spec: str, tmp_path: Path, dtype: str) -> None:
         assert lines(again.folder) == lines(whole.folder)
 
 
+REAL_TIME = """recdsl: 1
+name: little
+sizes: {inp: 12, column: 6}
+inputs: {x: "float[inp]"}
+targets: {cumulant: float}
+params:
+  W: float[column, inp] ~ uniform(-1, 1)
+  u: float[column] = 0.9
+  w: float[column] = 0.1
+step: |
+  h = u * h[t-1] + W @ x
+  v = w @ tanh(h)
+loss: mse(v, cumulant)
+credit: RULE
+data: trace_patterning(length=6)
+train: {batch: 2, steps: 12, optimizer: adam(lr=5e-2), log: 5, stream: true, checkpoint: 5}
+"""
+
+
+@pytest.mark.parametrize("rule", ["columns", "uoro", "artbp(4)"])
+def test_traces_and_draws_are_resumed(spec: str, tmp_path: Path, rule: str) -> None:
+    Path(spec).write_text(REAL_TIME.replace("RULE", rule), encoding="utf-8")
+    whole = run(spec, tmp_path / "a")
+    for step in (1, 7):
+        stopping = Stopping(step, signal.SIGINT, COMPILER)
+        run(spec, tmp_path / "b", compiler=stopping.compiler())
+        again = run(spec, tmp_path / "b", resume="last")
+        assert bits(again.checkpoint) == bits(whole.checkpoint)
+        assert lines(again.folder) == lines(whole.folder)
+
+
 def test_the_folder_holds_the_model(spec: str, tmp_path: Path) -> None:
     done = run(spec, tmp_path, "sizes.hidden=20", "train.steps=150")
     assert (done.folder / "spec.yaml").read_text() == SPEC
