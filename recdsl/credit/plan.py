@@ -91,7 +91,8 @@ class Row:
     verdict: "exact" | "unbiased" | "biased" | "frozen". first_dropped_lag: smallest lag of a dropped path (None: no
     path is dropped). longest_kept_lag: largest lag of a kept path (None: unbounded, or no path is kept). flops and
     bytes: a step and sample. Qualifiers: "declared-jacobian", where an op on the way is not smooth; "unmasked", where
-    the verdict needs that no masked step stands before a valid one of its sequence.
+    the verdict needs that no masked step stands before a valid one of its sequence; "no-credit", where every path from
+    the parameter to a loss is dropped; "random-signs" and "random-truncation", where draws are right on average.
     """
 
     parameter: str

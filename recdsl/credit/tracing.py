@@ -23,6 +23,8 @@ from recdsl.graph.step import StepGraph
 from recdsl.jacobian.pieces import Axes, Key, free, row_axes
 
 FLOAT_BYTES = 4
+NONE = -1
+"""The longest kept lag of a parameter without any kept path."""
 FAR = 20_000
 """Lags after which the search for a dropped path is given up; every pattern has come round long before."""
 
@@ -89,7 +91,7 @@ def _scopes(graph: StepGraph, routing: RoutingClass) -> tuple[Scope, ...]:
 
 @dataclass(frozen=True)
 class _Walk:
-    """Smallest lag of a dropped path (None: no path is dropped), largest of a kept one (None: no bound).
+    """Smallest lag of a dropped path (None: no path is dropped), largest of a kept one (None: no bound; NONE: no path).
 
     places: carried values where influence leaves the scope.
     """
@@ -121,14 +123,19 @@ class Tracer:
         found = [lag for lag in (*(walk.dropped for walk in walks), by_cut) if lag is not None]
         first = min(found, default=None)
         kept = [walk.kept for walk in walks]
-        longest = None if any(lag is None for lag in kept) else max((lag for lag in kept if lag is not None), default=0)
+        longest = (
+            None if any(lag is None for lag in kept) else max((lag for lag in kept if lag is not None), default=NONE)
+        )
         places = [name for walk in walks for name in sorted(walk.places)]
         dropped = [self._edge(name) for name in places] + self._cut_edges(case.parameter, ends, routing.cuts)
         verdict = "exact" if first is None else "biased"
         words = tuple(word for word in plain.qualifiers if word != "unmasked")
-        if routing.tracing.scope == "rank" and verdict == "exact" and longest != 0:
+        if routing.tracing.scope == "rank" and verdict == "exact" and longest not in (0, NONE):
             verdict, words = "unbiased", (*words, "random-signs")
         held, products = self._entries(case.parameter, routing)
+        if longest == NONE:
+            words = (*words, "no-credit") if first is not None else words
+            return Row(case.parameter, case.rule, verdict, words, first, None, tuple(dict.fromkeys(dropped)), 0, 0)
         return Row(
             case.parameter,
             case.rule,
@@ -151,11 +158,11 @@ class Tracer:
         assert routing.tracing is not None
         scope_ = {s.carry: s.allowed for s in routing.scopes if s.source == source}
         cut, post = self._influence(routing.cuts), routing.tracing.read == "post"
-        reads, writes = self._hits(ends, post=post)
+        reads, writes, shown = self._hits(ends, post=post)
         kept: Patterns = self._live(self.free.begun(source), reads | writes)
         lost: Patterns = {}
         dropped: int | None = None
-        longest: int | None = 0
+        longest: int | None = 0 if self._direct(source, routing, ends) else NONE
         places: set[str] = set()
         seen: dict[object, int] = {}
         for lag in range(-1, FAR):
@@ -166,7 +173,7 @@ class Tracer:
             lost = _anywhere({*lost, *gone})
             kept = confine(kept, scope_)
             made = writes if lag >= 0 else set[str]()
-            longest = lag if kept.keys() & made else longest
+            longest = lag if lag >= 0 and kept.keys() & shown else longest
             longest = lag + 1 if kept.keys() & reads else longest
             if dropped is None and lost.keys() & (reads | made):
                 dropped = lag if lost.keys() & made else lag + 1
@@ -180,18 +187,33 @@ class Tracer:
             kept = self._live(cut.next(kept), reads | writes)
         return _Walk(FAR if dropped is None else dropped, None, frozenset(places))
 
-    def _hits(self, ends: frozenset[int], *, post: bool) -> tuple[set[str], set[str]]:
-        """(carried values that a loss sees in the step that they enter, those that it sees in the step that made them).
+    def _direct(self, source: int, routing: RoutingClass, ends: frozenset[int]) -> bool:
+        """Whether a path within one step is kept that goes through no state which the rule reads instead."""
+        assert routing.tracing is not None
+        carries = states(self.graph)
+        leaving = (
+            {c.write for c in carries} - {c.read for c in carries} if routing.tracing.read == "post" else set[int]()
+        )
+        walls = {(k, target) for k in leaving for target, _ in self.flow.after[k]}
+        return bool(self.flow.forward([source], frozenset(walls) | routing.cuts, across=False) & ends)
+
+    def _hits(self, ends: frozenset[int], *, post: bool) -> tuple[set[str], set[str], set[str]]:
+        """Carried values that a loss sees: in the step that they enter, in the step that made them, and there directly.
 
         Read "pre", the states that a step leaves are not looked at; "post", paths from the states that enter a step go
-        around those that it leaves.
+        around those that it leaves, and a path that it leaves through several counts where it leaves last.
         """
         carries = states(self.graph)
         leaving = {c.write for c in carries} - {c.read for c in carries} if post else set[int]()
         walls = frozenset((k, target) for k in leaving for target, _ in self.flow.after[k])
         reads = {c.name for c in carries if self.flow.forward([c.read], walls, across=False) & ends}
         writes = {c.name for c in carries if c.write in leaving and self.flow.forward([c.write], across=False) & ends}
-        return reads, writes
+        around = {c.name: frozenset(e for e in walls if e[0] != c.write) for c in carries}
+        shown = {c.name for c in carries if c.name in writes and self._sees(c.write, around[c.name], ends)}
+        return reads, writes, shown
+
+    def _sees(self, start: int, walls: frozenset[Edge], ends: frozenset[int]) -> bool:
+        return not self.flow.forward([start], walls, across=False).isdisjoint(ends)
 
     def _live(self, patterns: Patterns, hits: set[str]) -> dict[str, Keys]:
         """Patterns on carried values that some loss will see."""

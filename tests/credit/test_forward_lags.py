@@ -139,12 +139,12 @@ credit: RULE
 
 @pytest.mark.parametrize(
     ("read", "rule", "expected"),
-    [  # first dropped lag (None: exact) and longest kept lag (None: no bound) of W, U and the initial value s
+    [  # first dropped lag (None: exact), longest kept lag (None: no bound, or nothing is kept), of W, U and the start s
         ("w @ g", "rtrl", {"W": (None, None), "U": (None, None), "s": (None, None)}),
         ("w @ g[t-1]", "rtrl", {"W": (None, None), "U": (None, None), "s": (None, None)}),
         ("w @ g", "columns", {"W": (2, None), "U": (None, None), "s": (1, None)}),
-        ("w @ g[t-1]", "columns", {"W": (2, 0), "U": (None, None), "s": (1, 0)}),
-        ("w @ g", "snap(1)", {"W": (1, 0), "U": (None, None), "s": (0, 0)}),
+        ("w @ g[t-1]", "columns", {"W": (2, None), "U": (None, None), "s": (1, None)}),
+        ("w @ g", "snap(1)", {"W": (1, None), "U": (None, None), "s": (0, None)}),
         ("w @ g", "snap(2)", {"W": (None, None), "U": (None, None), "s": (None, None)}),
     ],
 )
@@ -173,3 +173,24 @@ credit: {rule}
 """
     (row,) = explain(text).rows
     assert least <= row.flops <= most
+
+
+def test_a_parameter_without_any_credit_is_marked() -> None:
+    """Random-feedback learning reads a layer's own states only: nothing reaches a layer that no loss reads."""
+    text = """
+recdsl: 1
+sizes: {n: 4}
+inputs: {x: "float[n]"}
+targets: {y: "float[n]"}
+step: |
+  h = elman(x, size=n)
+  k = elman(h, size=n)
+  p = linear(k, size=n)
+loss: mse(p, y)
+credit: rflo
+"""
+    rows = {row.parameter: row for row in explain(text).rows}
+    assert {name for name, row in rows.items() if "no-credit" in row.qualifiers} == {"h.W", "h.U", "h.b"}
+    assert rows["h.W"].flops == 0
+    assert rows["k.W"].longest_kept_lag == 0
+    assert rows["k.W"].flops > 0
