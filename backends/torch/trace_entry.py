@@ -40,6 +40,7 @@ class TraceEntry(Entry):
     fresh: set[str] = field(default_factory=set[str])
     hosts: dict[str, Host] = field(default_factory=dict[str, Host])
     links: dict[str, Host] = field(default_factory=dict[str, Host])
+    added: set[str] = field(default_factory=set[str])
     sizes: dict[str, int] = field(default_factory=dict[str, int])
 
     def plan(self, statements: Sequence[Stmt]) -> None:
@@ -55,7 +56,7 @@ class TraceEntry(Entry):
     def _fill(self, op: Op) -> None:
         """Numbers become tensors where an op needs them."""
         if op.op in TENSORS:
-            self.values.update({name: full(self.values[name]) for name in op.args})
+            self.values.update({name: full(self.values[name]) for name in op.args if name in self.values})
 
     def carry(self, storage: Storage, value: Operand) -> None:
         """What a trace begins with."""
@@ -74,6 +75,7 @@ class TraceEntry(Entry):
         self.fresh = {name for name, users in readers(statements).items() if len(users) == 1}
         self.hosts = hosts(statements, self.stacked)
         self.links = {name: host for host in self.hosts.values() for name in host.chain}
+        self.added = {op.results[0] for host in self.hosts.values() for op in host.products.values()}
         self._rooms(loop)
         for statement in statements:
             if isinstance(statement, Load):
@@ -91,12 +93,15 @@ class TraceEntry(Entry):
     def _rooms(self, loop: For) -> None:
         """Two rooms for each trace that is made in place, one for its last step and one for the next."""
         for name, host in self.hosts.items():
-            axes = self.storages[name].type.axes
+            axes, stack = self.storages[name].type.axes, host.stack
+            if host.products:  # matrix products want the state's axis first
+                sizes = ", ".join(["B", *(str(axis.size) for axis in axes)])
+                self.line(f"{name}, {stack} = like.new_empty(({sizes})).copy_({name}), like.new_empty(({sizes}))")
+                self.line(f"{name}_base, {stack}_base = {name}.movedim(-1, 1), {stack}.movedim(-1, 1)")
+                continue
             sizes = ", ".join(["B", str(axes[-1].size), *(str(axis.size) for axis in axes[:-1])])
-            self.line(f"{name}_base, {host.stack}_base = like.new_empty(({sizes})), like.new_empty(({sizes}))")
-            self.line(
-                f"{name}, {host.stack} = {name}_base.movedim(1, -1).copy_({name}), {host.stack}_base.movedim(1, -1)"
-            )
+            self.line(f"{name}_base, {stack}_base = like.new_empty(({sizes})), like.new_empty(({sizes}))")
+            self.line(f"{name}, {stack} = {name}_base.movedim(1, -1).copy_({name}), {stack}_base.movedim(1, -1)")
 
     def _left(self, store: Store) -> list[tuple[str, str]]:
         """What a trace is behind a step; where it was made in place, the rooms change places."""
@@ -141,7 +146,7 @@ class TraceEntry(Entry):
         if op.op == "constant":
             self.constant(op)
             return ""
-        if name in self.inner:
+        if name in self.inner or name in self.added:
             return ""
         if name in self.stacked:
             return self._stack(op)
@@ -158,6 +163,10 @@ class TraceEntry(Entry):
         if name in self.links and op.op == "add":
             first, second = (op.args[0], op.args[1]) if op.args[0] in self.links else (op.args[1], op.args[0])
             self.values[name] = Operand(name, 1, vtype.axes)
+            product = self.links[name].products.get(name)
+            if product is not None:
+                left, right = (self.values[arg] for arg in product.args)
+                return f"{name} = {self.values[first].text}.baddbmm_({batched(left)}, {batched(right)})"
             return f"{name} = {self.values[first].text}.add_({self.values[second].text})"
         text = expression(op, [self.values[arg] for arg in op.args])
         self.values[name] = Operand(name, len(vtype.lead), vtype.axes)
@@ -219,6 +228,12 @@ class TraceEntry(Entry):
     def _part(self, name: str, arg: str, start: int, stop: int) -> list[str]:
         """One part of a stack."""
         place = f"{name}_base[:, {start}:{stop}]"
+        if arg in self.inner and self.inner[arg].op == "reshape":
+            product = self.inner[self.inner[arg].args[0]]
+            rows = self.values[name].axes[:-1]
+            sizes = ", ".join(str(axis.size) for axis in product.types[0].axes[len(rows) :])
+            texts = [self.values[side].text for side in product.args]
+            return [f"torch.mul({', '.join(texts)}, out={name}[..., {start}:{stop}].unflatten(-1, ({sizes})))"]
         if arg in self.inner:
             texts = [self._in_front(side) for side in self.inner[arg].args]
             return [f"torch.mul({', '.join(texts)}, out={place})"]

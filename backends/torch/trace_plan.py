@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from recdsl.program.ir import Add, Load, Op, Stmt, Store
 
@@ -90,10 +91,14 @@ def rooms(body: Sequence[Stmt]) -> dict[str, Op]:
 
 @dataclass(frozen=True)
 class Host:
-    """How a trace is made in place: `stack` is written part by part, then the rest of the `chain` is added to it."""
+    """How a trace is made in place: `stack` is written part by part, then the rest of the `chain` is added to it.
+
+    products: by link, matrix products (the step's Jacobian times the trace) that are added without being made.
+    """
 
     stack: str
     chain: tuple[str, ...]
+    products: Mapping[str, Op]
 
 
 def hosts(body: Sequence[Stmt], stacked: Mapping[str, Op]) -> dict[str, Host]:
@@ -107,7 +112,20 @@ def hosts(body: Sequence[Stmt], stacked: Mapping[str, Op]) -> dict[str, Host]:
         if isinstance(store, Store) and store.storage not in kept:
             chain = _chain(store.value, made, users, stacked)
             if chain and not any(chain[-1] == host.stack for host in found.values()):
-                found[store.storage] = Host(chain[-1], chain)
+                found[store.storage] = Host(chain[-1], chain, _products(chain, made, users))
+    return found
+
+
+def _products(chain: Sequence[str], made: Mapping[str, Op], users: Mapping[str, Sequence[Stmt]]) -> dict[str, Op]:
+    """By link: the other side of the sum, where it is a product of matrices for each sample that nothing else reads."""
+    found: dict[str, Op] = {}
+    for link, before in pairwise(chain):
+        (other,) = [arg for arg in made[link].args if arg != before]
+        op = made.get(other)
+        if op is not None and op.op == "contract" and len(users[other]) == 1 and not op.joint and len(op.types[0].lead):
+            x, y, out = (tuple(dict(op.attrs)[side]) for side in ("x", "y", "out"))
+            if len(x) == len(y) == 2 and x[1] == y[0] and out == (x[0], y[1]):
+                found[link] = op
     return found
 
 
@@ -132,12 +150,14 @@ def parts(body: Sequence[Stmt], stacked: dict[str, Op]) -> dict[str, Op]:
     users = readers(body)
     found: dict[str, Op] = {}
     for op in body:
-        if isinstance(op, Op) and op.op in ("mul", "broadcast"):
+        if isinstance(op, Op) and op.op in ("mul", "broadcast", "reshape"):
             reading = users.get(op.results[0], [])
             inside = len(reading) == 1 and isinstance(reading[0], Op) and reading[0].results[0] in stacked
-            single = op.op == "mul" or _column(op)
-            if inside and single:
+            if inside and (op.op == "mul" or (op.op == "broadcast" and _column(op))):
                 found[op.results[0]] = op
+            made = next((s for s in body if isinstance(s, Op) and s.results[0] == op.args[0]), None)
+            if inside and op.op == "reshape" and made is not None and made.op == "mul" and len(users[op.args[0]]) == 1:
+                found |= {op.results[0]: op, op.args[0]: made}
     return found
 
 
