@@ -258,14 +258,21 @@ class TraceEntry(Entry):
             index.pop()
         return f"{base.text}[{', '.join(index)}]"
 
-    def _read_in_place(self, name: str, cotangent: Operand, trace: Operand) -> str:
+    def _base(self, text: str) -> str:
+        """The room of a trace as it stood, or as it has become; empty for other values and for dense traces."""
+        if text in self.hosts:
+            return "" if self.hosts[text].products else f"{text}_base"
+        host = self.links.get(text)
+        return f"{host.stack}_base" if host is not None and text == host.chain[0] and not host.products else ""
+
+    def _read_in_place(self, name: str, cotangent: Operand, trace: Operand, base: str) -> str:
         """A trace weighted and summed over samples, without new room for the product."""
         sizes = [trace.axes[-1].size, *(axis.size for axis in trace.axes[:-1])]
         room = f"product_{'_'.join(map(str, sizes))}"
         if room not in self.allocated:
             self.allocated.add(room)
             self.line(f"{room} = like.new_empty((B, {', '.join(map(str, sizes))}))")
-        product = f"torch.mul({cotangent.text}[:, None], {trace.text}_base, out={room})"
+        product = f"torch.mul({cotangent.text}[:, None], {base}, out={room})"
         return f"{name} = {product}.sum(0).movedim(0, -1)"
 
     def _joint(self, op: Op) -> str:
@@ -274,8 +281,9 @@ class TraceEntry(Entry):
         args = [self.values[arg] for arg in op.args]
         x, y, out = tuple(attrs["x"]), tuple(attrs["y"]), tuple(attrs["out"])
         self.values[name] = Operand(name, 0, op.types[0].axes)
-        if args[1].text in self.hosts and y == (*x, y[-1]) and out == y and args[0].lead == 1:
-            return self._read_in_place(name, args[0], args[1])
+        base = self._base(args[1].text)
+        if base and y == (*x, y[-1]) and out == y and args[0].lead == 1:
+            return self._read_in_place(name, args[0], args[1], base)
         if set(x) | set(y) == set(out) and args[0].lead == args[1].lead == 1:
             return f"{name} = ({spread(args[0], x, out)} * {spread(args[1], y, out)}).sum(0)"
         if args[0].lead == args[1].lead == 1 and y[: len(x)] == x and out == y[len(x) :] and out:

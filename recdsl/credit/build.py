@@ -12,7 +12,7 @@ from recdsl.credit.plan import CreditPlan, RoutingClass, Row
 from recdsl.credit.read import Choice, Reading, read
 from recdsl.credit.scopes import CUTS, ScopeError
 from recdsl.credit.select import near, parameters
-from recdsl.credit.tracing import Tracer, scopes
+from recdsl.credit.tracing import Tracer, late, scopes
 from recdsl.credit.verdict import Case, Judge
 from recdsl.diagnostics import Problems
 from recdsl.errors.credit import BadRequire, NoMatch, NoScope, Weaker
@@ -69,7 +69,10 @@ def _way(graph: StepGraph, choice: Choice, cuts: frozenset[Edge]) -> Way:
 def _traced(graph: StepGraph, made: RoutingClass, reading: Reading, problems: Problems) -> RoutingClass:
     """A forward class with its scopes; what the graph has none for is reported at the rule."""
     try:
-        return made if made.tracing is None else replace(made, scopes=scopes(graph, made))
+        if made.tracing is None:
+            return made
+        found = replace(made, scopes=scopes(graph, made))
+        return replace(found, late=late(graph, found))
     except ScopeError as error:
         choice = reading.rules[error.parameter if error.parameter in reading.rules else made.parameters[0]]
         assert choice.span is not None, "a rule that traces is written somewhere"

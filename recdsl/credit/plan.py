@@ -62,6 +62,8 @@ class RoutingClass:
     under `h[t-1]: cut` (the hold edge of a delay line is none of them).
     parameters: names of the parameters whose gradient this pass gives; each trained parameter is in exactly one class.
     tracing: None for a reverse pass; else the class is a forward rule (its window is one step) with these scopes.
+    late: whether a loss may as well read the influence on the states that its step leaves: the same gradient, with less
+    to read. True where read is "post"; else where no influence leaves its scope in the step of the loss.
     thinning: credit is cut at random between steps, on average once in so many, and made up for elsewhere (0: never).
     """
 
@@ -73,6 +75,7 @@ class RoutingClass:
     tracing: Tracing | None = None
     scopes: tuple[Scope, ...] = ()
     thinning: int = 0
+    late: bool = False
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,26 @@ def _scopes(graph: StepGraph, routing: RoutingClass) -> tuple[Scope, ...]:
     return tuple(found)
 
 
+def late(graph: StepGraph, routing: RoutingClass) -> bool:
+    """Whether reading the states that a step leaves gives the class's gradient (semantics 2.1: when "pre" is "post").
+
+    So it is if whatever influence arrives at a state which a loss or output sees in the same step is stored there.
+    """
+    if routing.tracing is None or routing.tracing.scope == "rank":
+        return False
+    if routing.tracing.read == "post":
+        return True
+    flow, influence = Flow(graph), Influence(graph, routing.cuts)
+    ends = {graph.losses[k].node for k in routing.losses} | {node for _, node in graph.outputs}
+    shown = {c.name for c in influence.carries if flow.forward([c.write], across=False) & ends}
+    for source in {scope_.source for scope_ in routing.scopes}:
+        held = {s.carry: s.stored for s in routing.scopes if s.source == source and s.stored}
+        arriving = union(influence.used(source), influence.next(held))
+        if beyond(arriving, held) & shown:
+            return False
+    return True
+
+
 @dataclass(frozen=True)
 class _Walk:
     """Smallest lag of a dropped path (None: no path is dropped), largest of a kept one (None: no bound; NONE: no path).

@@ -46,7 +46,7 @@ def flag_of(graph: StepGraph, carry: Carry, entering: int) -> int | None:
 
 
 class Sweep:
-    """Reverse mode inside one step, up to the states that enter it (and, read "post", those that it leaves).
+    """Reverse mode inside one step, up to the states that enter it (and, read late, those that it leaves).
 
     What arrives at a node that does not vary is summed over steps and samples, or (apart) kept for each of them.
     """
@@ -67,7 +67,7 @@ class Sweep:
         self.left: dict[str, int] = {}
         self.done = False
         self.stops = {node: name for name, node in entering.items()}
-        self.leaving = self._leaving() if routing.tracing is not None and routing.tracing.read == "post" else {}
+        self.leaving = self._leaving() if routing.late else {}
 
     def _leaving(self) -> dict[int, str]:
         """Nodes that hold a state as the step leaves it: what is carried on, and (before a mask) what made it."""
