@@ -23,7 +23,7 @@ from recdsl.training.catalogue import check_settings, data_sizes
 if TYPE_CHECKING:
     import torch
 
-    from recdsl.program.assemble import Assembled
+    from recdsl.program.interface import Assembled
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from recdsl.backends.torch.trace_entry import TraceEntry
 from recdsl.credit.plan import CreditPlan
 from recdsl.graph.ragged import ragged_map
 from recdsl.graph.step import StepGraph
-from recdsl.program.assemble import Assembled, assemble
+from recdsl.program.assemble import assemble
+from recdsl.program.interface import Assembled
 from recdsl.resources import read_text
 
 RUNTIME = (("init.py",), ("torch", "arena.py"), ("torch", "call.py"), ("torch", "runtime.py"))

@@ -8,7 +8,7 @@ state to hand on) and `grad*` are results. `fresh` is 1 where the call starts fr
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from recdsl.credit.influence import states
 from recdsl.credit.plan import CreditPlan, RoutingClass
@@ -16,9 +16,11 @@ from recdsl.graph.step import StepGraph
 from recdsl.graph.types import FLOAT, Type
 from recdsl.program.adjoint import Adjoint, Credit, adjoint_timeline
 from recdsl.program.forward import Forward, forward_timeline
+from recdsl.program.interface import Assembled, Interface, Tags, safe
 from recdsl.program.ir import Affine, Bound, For, Load, Op, Program, Range, Stmt, Storage, Store, VType
-from recdsl.program.lower import BATCH, STEPS, WHOLE, ZERO, Domain, Emitter, Place, affine, outside_uses
+from recdsl.program.lower import BATCH, STEPS, WHOLE, ZERO, Emitter, Place, affine, outside_uses
 from recdsl.program.passes import backward_passes, forward_passes
+from recdsl.program.phases import domain, facts, immediate, phases, split, windowed
 from recdsl.program.rank_one import rank_one_timeline, sign_name
 from recdsl.program.schedule import Item, needed, schedule, trace_schedule
 from recdsl.program.sweep import Trace, Traced
@@ -27,41 +29,6 @@ from recdsl.program.traces import traced_timeline
 
 VIEWS = ("slice", "rename", "transpose", "broadcast", "one_hot", "neg", "where", "pad")
 COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not", "to_float")
-
-
-@dataclass(frozen=True)
-class Interface:
-    """Which storage holds what, for a backend: pairs of (storage, name).
-
-    traced: parameters whose gradient the entry "traces" makes. traces: what it carries, with shapes.
-    thinned: (storage, class, lag) of the weights of credit that crosses `lag` steps under random truncation.
-    signs: storages of random signs, with shapes.
-    """
-
-    inputs: tuple[tuple[str, str], ...]
-    parameters: tuple[tuple[str, str], ...]
-    states: tuple[tuple[str, str], ...]
-    weights: tuple[str, ...]
-    cotangents: tuple[str, ...]
-    output_cotangents: tuple[tuple[str, str], ...]
-    outputs: tuple[tuple[str, str], ...]
-    losses: tuple[str, ...]
-    next_states: tuple[tuple[str, str], ...]
-    inits: tuple[tuple[str, tuple[str, ...]], ...]
-    gradients: tuple[tuple[str, str], ...]
-    traced: tuple[str, ...] = ()
-    traces: tuple[tuple[str, tuple[int, ...]], ...] = ()
-    thinned: tuple[tuple[str, int, int], ...] = ()
-    signs: tuple[tuple[str, tuple[int, ...]], ...] = ()
-
-
-@dataclass(frozen=True)
-class Assembled:
-    """`program` has the entries "forward", "backward" (losses only) and "backward_outputs" (outputs too)."""
-
-    program: Program
-    interface: Interface
-    loose: tuple[str, ...] = ()
 
 
 def assemble(graph: StepGraph, plan: CreditPlan, *, optimise: bool = True) -> Assembled:
@@ -88,7 +55,7 @@ class _Assembly:
         optimise: bool,
     ) -> None:
         self.graph, self.plan, self.optimise = graph, plan, optimise
-        self.tag = _Tags()
+        self.tag = Tags()
         builder = TimelineBuilder(forward.nodes)
         self.weights = [builder.leaf("input", f".w{k}", FLOAT, time=True) for k in range(len(graph.losses))]
         self.loss_totals = [self._weighted(builder, v, w) for v, w in zip(forward.losses, self.weights, strict=True)]
@@ -134,15 +101,15 @@ class _Assembly:
         ]
         if any(routing.tracing is not None for routing in self.plan.classes):
             entries += [(name, self._traces_entry(made, prefix)) for made, name, prefix in learned]
-        windowed = [k for k, routing in enumerate(self.plan.classes) if _windowed(routing)]
+        cut = [k for k, routing in enumerate(self.plan.classes) if windowed(routing)]
         program = Program(
             self.graph.name,
             tuple(self.storages.values()),
             (),
             tuple(entries),
-            scalars=tuple(f"windows{k}" for k in windowed),
+            scalars=tuple(f"windows{k}" for k in cut),
             follows=tuple((name, "forward") for name, _ in entries if name not in ("start", "forward")),
-            facts=tuple(fact for k in windowed for fact in _facts(k, self.plan.classes[k].window.every)),
+            facts=tuple(fact for k in cut for fact in facts(k, self.plan.classes[k].window.every)),
         )
         return Assembled(program, self._interface(), self._loose())
 
@@ -174,7 +141,7 @@ class _Assembly:
         for index, history in enumerate(self.forward.histories):
             source = self.nodes[history.source]
             lead = (("t", Affine(history.depth, STEPS.terms)), BATCH)
-            name = f"past{index}_{_safe(history.carries[0])}"
+            name = f"past{index}_{safe(history.carries[0])}"
             self._declare(name, "buffer", source.type, lead, "call")
             for k in self._prevs(history.carries):
                 self.places[k] = Place(name, history.depth - self.nodes[k].attr("lag"))
@@ -195,7 +162,7 @@ class _Assembly:
                 if self.nodes[node].type.dtype == "float"
             ]
         moves = frozenset(k for k, node in enumerate(self.nodes) if node.op == "prev")
-        severed = moves if _immediate(routing) else frozenset[int]()
+        severed = moves if immediate(routing) else frozenset[int]()
         credit = Credit(tuple(seeds), severed, frozenset(routing.parameters), self.thinned[index])
         adjoint = adjoint_timeline(self.nodes, credit)
         return backward_passes(adjoint, len(self.nodes)) if self.optimise else adjoint
@@ -241,10 +208,10 @@ class _Assembly:
         emitter.stored = outside_uses(nodes, items, [*tape, *(n for _, n in self.forward.outputs)])
         emitter.stored |= {h.source for h in self.forward.histories}
         self._place_sources(emitter, items)
-        split = _split(nodes, items)
-        emitter.run(split[0])
+        first, rest = split(nodes, items)
+        emitter.run(first)
         self._start(emitter)
-        emitter.run(split[1])
+        emitter.run(rest)
         for k in sorted(tape):
             emitter.placed(k)
         self._results(emitter)
@@ -380,19 +347,19 @@ class _Assembly:
         given = frozenset(self.places)
         wanted = needed(nodes, [g for _, g in adjoint.gradients], given)
         items = schedule(nodes, wanted)
-        windowed = _windowed(routing)
-        emitter = Emitter(nodes, self.places, self.names, prefix, _domain(routing) if windowed else WHOLE)
+        cut = windowed(routing)
+        emitter = Emitter(nodes, self.places, self.names, prefix, domain(routing) if cut else WHOLE)
         emitter.stored = outside_uses(nodes, items, ())
-        before, inside, after = _phases(nodes, items)
+        before, inside, after = phases(nodes, items)
         emitter.run(before)
         for k in sorted({arg for item in after for node in item.nodes for arg in nodes[node].args}):
             if not nodes[k].time and k in emitter.places:
                 emitter.whole(k)  # read before the windows, since what they load is not there behind them
         outer, emitter.body = emitter.body, []
-        if windowed:
+        if cut:
             self._mask_seeds(emitter, routing, wanted, nodes, prefix)
         emitter.run(inside)
-        if windowed:
+        if cut:
             bound = Bound("min", (affine(f"windows{index}"),))
             outer.append(For("u", Bound("max", (ZERO,)), bound, 1, tuple(emitter.body)))
         else:
@@ -477,82 +444,3 @@ def _signs(b: TimelineBuilder, graph: StepGraph, plan: CreditPlan, index: int) -
         return {}
     shapes = {c.name: Type("float", graph.nodes[c.read].type.axes) for c in states(graph)}
     return {n: b.leaf("input", sign_name(index, n), type, time=True) for n, type in sorted(shapes.items())}
-
-
-def _safe(name: str) -> str:
-    return "".join(c if c.isalnum() else "_" for c in name)
-
-
-class _Tags:
-    """Storage names: the user's name made safe, with a number where two would fall together."""
-
-    def __init__(self) -> None:
-        self._given: dict[tuple[str, str], str] = {}
-        self._taken: set[str] = set()
-
-    def __call__(self, kind: str, name: str) -> str:
-        if (kind, name) not in self._given:
-            base = f"{kind}_{_safe(name)}"
-            tag, number = base, 1
-            while tag in self._taken:
-                number += 1
-                tag = f"{base}_{number}"
-            self._taken.add(tag)
-            self._given[kind, name] = tag
-        return self._given[kind, name]
-
-
-def _immediate(routing: RoutingClass) -> bool:
-    """A window of one step has nothing to loop over: every crossing is cut."""
-    return routing.window.size == 1
-
-
-def _windowed(routing: RoutingClass) -> bool:
-    return routing.window.size is not None and not _immediate(routing)
-
-
-def _facts(index: int, every: int) -> tuple[Affine, Affine]:
-    """The number of windows is `every` into T, rounded up: the last one has a step, and none is left out."""
-    name = f"windows{index}"
-    return Affine(every - 1, (("T", 1), (name, -every))), Affine(0, (("T", -1), (name, every)))
-
-
-def _domain(routing: RoutingClass) -> Domain:
-    """The steps of window u: from where its carried values are cut to its last loss."""
-    size, every = routing.window.size or 0, routing.window.every
-    lo = Bound("max", (ZERO, affine("u", every, every - size)))
-    hi = Bound("min", (STEPS, affine("u", every, every)))
-    return Domain(lo, hi, affine("W"))
-
-
-def _split(nodes: tuple[TNode, ...], items: tuple[Item, ...]) -> tuple[list[Item], list[Item]]:
-    """What is computed once a call, then the rest; the order within each is kept."""
-    late = _late(nodes, items)
-    early = [not nodes[item.nodes[0]].time and item.nodes[0] not in late for item in items]
-    first = [item for item, known in zip(items, early, strict=True) if known]
-    return first, [item for item, known in zip(items, early, strict=True) if not known]
-
-
-def _late(nodes: tuple[TNode, ...], items: tuple[Item, ...]) -> set[int]:
-    """Nodes that need a sum over steps."""
-    late: set[int] = set()
-    for item in items:
-        for k in item.nodes:
-            if nodes[k].op in ("collect", "first") or any(arg in late for arg in nodes[k].args):
-                late.add(k)
-    return late
-
-
-def _phases(nodes: tuple[TNode, ...], items: tuple[Item, ...]) -> tuple[list[Item], list[Item], list[Item]]:
-    """Before, inside and after the windows of a reverse pass."""
-    late = _late(nodes, items)
-    before, inside, after = list[Item](), list[Item](), list[Item]()
-    for item in items:
-        node = nodes[item.nodes[0]]
-        if node.time or node.op in ("collect", "first"):
-            inside.append(item)
-        elif item.nodes[0] in late:
-            after.append(item)
-        else:
-            before.append(item)
-    return before, inside, after

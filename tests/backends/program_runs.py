@@ -10,7 +10,8 @@ from torch import Tensor
 from recdsl.backends.reference import Result
 from recdsl.backends.reference.schedule import counted, divisors
 from recdsl.backends.torch.module import ragged_pair
-from recdsl.program.assemble import Assembled, assemble
+from recdsl.program.assemble import assemble
+from recdsl.program.interface import Assembled
 from recdsl.program.interpreter import Machine
 from recdsl.testing import Case
 

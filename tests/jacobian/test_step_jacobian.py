@@ -12,7 +12,10 @@ from recdsl.backends.reference import declared
 from recdsl.graph.ragged import ragged
 from recdsl.graph.step import LEAVES, StepGraph
 from recdsl.jacobian.pieces import Axes, Key, Piece, Tie, material
+from recdsl.jacobian.rules import RULES
 from recdsl.jacobian.step import StepJacobian
+from recdsl.ops import catalogue
+from recdsl.ops.base import Elementwise
 from recdsl.testing.cases import Case, random_case
 from recdsl.testing.evaluate import Evaluator
 
@@ -145,3 +148,10 @@ def test_a_wanted_pattern_is_that_part_of_the_jacobian(seed: int) -> None:
             shape[tie.axis] = tie.size
             shape[len(jacobian.axes(target)) + tie.seed] = tie.size
             torch.testing.assert_close(have, want * eye.reshape(shape), rtol=1e-10, atol=1e-10)
+
+
+def test_every_op_of_a_step_passes_influence_on() -> None:
+    """`reshape` and `collect` are made by the compiler behind the step graph."""
+    for name, op in catalogue().items():
+        known = name in RULES or isinstance(op, Elementwise) or op.structure == "zero"
+        assert known or name in ("reshape", "collect"), name

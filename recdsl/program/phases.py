@@ -1,0 +1,65 @@
+"""Which parts of an entry run when: once a call, in each window of a reverse pass, behind all of them."""
+
+from __future__ import annotations
+
+from recdsl.credit.plan import RoutingClass
+from recdsl.program.ir import Affine, Bound
+from recdsl.program.lower import STEPS, ZERO, Domain, affine
+from recdsl.program.schedule import Item
+from recdsl.program.timeline import TNode
+
+
+def immediate(routing: RoutingClass) -> bool:
+    """A window of one step has nothing to loop over: every crossing is cut."""
+    return routing.window.size == 1
+
+
+def windowed(routing: RoutingClass) -> bool:
+    return routing.window.size is not None and not immediate(routing)
+
+
+def facts(index: int, every: int) -> tuple[Affine, Affine]:
+    """The number of windows is `every` into T, rounded up: the last one has a step, and none is left out."""
+    name = f"windows{index}"
+    return Affine(every - 1, (("T", 1), (name, -every))), Affine(0, (("T", -1), (name, every)))
+
+
+def domain(routing: RoutingClass) -> Domain:
+    """The steps of window u: from where its carried values are cut to its last loss."""
+    size, every = routing.window.size or 0, routing.window.every
+    lo = Bound("max", (ZERO, affine("u", every, every - size)))
+    hi = Bound("min", (STEPS, affine("u", every, every)))
+    return Domain(lo, hi, affine("W"))
+
+
+def split(nodes: tuple[TNode, ...], items: tuple[Item, ...]) -> tuple[list[Item], list[Item]]:
+    """What is computed once a call, then the rest; the order within each is kept."""
+    late = _late(nodes, items)
+    early = [not nodes[item.nodes[0]].time and item.nodes[0] not in late for item in items]
+    first = [item for item, known in zip(items, early, strict=True) if known]
+    return first, [item for item, known in zip(items, early, strict=True) if not known]
+
+
+def _late(nodes: tuple[TNode, ...], items: tuple[Item, ...]) -> set[int]:
+    """Nodes that need a sum over steps."""
+    late: set[int] = set()
+    for item in items:
+        for k in item.nodes:
+            if nodes[k].op in ("collect", "first") or any(arg in late for arg in nodes[k].args):
+                late.add(k)
+    return late
+
+
+def phases(nodes: tuple[TNode, ...], items: tuple[Item, ...]) -> tuple[list[Item], list[Item], list[Item]]:
+    """Before, inside and after the windows of a reverse pass."""
+    late = _late(nodes, items)
+    before, inside, after = list[Item](), list[Item](), list[Item]()
+    for item in items:
+        node = nodes[item.nodes[0]]
+        if node.time or node.op in ("collect", "first"):
+            inside.append(item)
+        elif item.nodes[0] in late:
+            after.append(item)
+        else:
+            before.append(item)
+    return before, inside, after
