@@ -142,8 +142,8 @@ def no_initial_value(patch: pytest.MonkeyPatch) -> None:
 
 def severed_never(patch: pytest.MonkeyPatch) -> None:
     """A window of one step is taken for the whole call."""
-    patch.setattr(assemble_stage, "_immediate", lambda routing: False)
-    patch.setattr(assemble_stage, "_windowed", lambda routing: (routing.window.size or 1) > 1)
+    patch.setattr(assemble_stage, "immediate", lambda routing: False)
+    patch.setattr(assemble_stage, "windowed", lambda routing: (routing.window.size or 1) > 1)
 
 
 # ---- faults of time
@@ -167,27 +167,27 @@ def shifted_window(lo: int) -> Callable[[pytest.MonkeyPatch], None]:
     """Windows begin some steps late or early."""
 
     def plant(patch: pytest.MonkeyPatch) -> None:
-        domain = vars(assemble_stage)["_domain"]
+        domain = vars(assemble_stage)["domain"]
 
         def faulty(routing: RoutingClass) -> Domain:
             made = domain(routing)
             first, begin = made.lo.parts
             return replace(made, lo=Bound("max", (first, Affine(begin.const + lo, begin.terms))))
 
-        patch.setattr(assemble_stage, "_domain", faulty)
+        patch.setattr(assemble_stage, "domain", faulty)
 
     return plant
 
 
 def other_every(patch: pytest.MonkeyPatch) -> None:
     """Windows come more often by one step."""
-    domain = vars(assemble_stage)["_domain"]
+    domain = vars(assemble_stage)["domain"]
 
     def faulty(routing: RoutingClass) -> Domain:
         window = routing.window
         return domain(replace(routing, window=replace(window, every=max(1, window.every - 1))))
 
-    patch.setattr(assemble_stage, "_domain", faulty)
+    patch.setattr(assemble_stage, "domain", faulty)
 
 
 def first_in_every_window(patch: pytest.MonkeyPatch) -> None:
