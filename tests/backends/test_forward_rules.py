@@ -8,6 +8,7 @@ from program_runs import assembled, run
 from torch import Tensor
 
 from recdsl import compile as compile_spec
+from recdsl import explain
 from recdsl.diagnostics import SpecError
 from recdsl.program.checker import verify
 from recdsl.testing import Case, assert_close_gradients, assert_matches, random_case, reference
@@ -136,3 +137,10 @@ step: |
 loss: {value: "mse(v, y)", reduce: sum}
 credit: RULE
 """
+
+
+def test_one_step_patterns_miss_the_output_gate_of_a_column() -> None:
+    """The output gate touches only h in its own step, so snap(1) has no trace on c; columns has one."""
+    verdicts = {row.parameter: row.verdict for row in explain(COLUMNS.replace("RULE", "snap(1)")).rows}
+    assert {name for name, verdict in verdicts.items() if verdict == "biased"} == {"Wo", "uo", "bo"}
+    assert {row.verdict for row in explain(COLUMNS.replace("RULE", "columns")).rows} == {"exact"}
