@@ -299,7 +299,8 @@ class Call:
         about = self.model.recdsl_about
         loss, *outputs = results
         state = {c: self.data[self.storages["next " + c]].detach().clone() for c in about["carries"]}
-        state |= {name: value.detach().expand(self.size, *about["traces"][name]) for name, value in self.left.items()}
+        for name, shape in about["traces"].items() if self.left else ():
+            state[name] = self.left[name].detach().expand(self.size, *shape).clone()
         state["t"] = torch.tensor(self.t0 + self.steps)
         names = [info["name"] for info in about["losses"]]
         losses = {name: part.detach() for name, part in zip(names, self.parts, strict=True)} if self.scored else {}

@@ -76,7 +76,7 @@ class TraceEntry(Entry):
         self.hosts = hosts(statements, self.stacked)
         self.links = {name: host for host in self.hosts.values() for name in host.chain}
         self.added = {op.results[0] for host in self.hosts.values() for op in host.products.values()}
-        self._rooms(loop)
+        self._rooms()
         for statement in statements:
             if isinstance(statement, Load):
                 self._row(statement, loop, rows)
@@ -90,7 +90,7 @@ class TraceEntry(Entry):
                 left += self._left(statement)
         self._write(rows, [line for line in body if line], left)
 
-    def _rooms(self, loop: For) -> None:
+    def _rooms(self) -> None:
         """Two rooms for each trace that is made in place, one for its last step and one for the next."""
         for name, host in self.hosts.items():
             axes, stack = self.storages[name].type.axes, host.stack

@@ -75,7 +75,7 @@ def size_of(key: Key, rows: Axes, seed: Axes) -> int:
 def _scopes(graph: StepGraph, routing: RoutingClass) -> tuple[Scope, ...]:
     assert routing.tracing is not None
     setting = Setting(graph, Influence(graph), routing.tracing)
-    cut = Influence(graph, routing.cuts)
+    cut = Influence(graph, routing.cuts) if routing.cuts else setting.influence
     flow = Flow(graph)
     seen = flow.backward([graph.losses[k].node for k in routing.losses] + [node for _, node in graph.outputs])
     live = {c.name for c in states(graph) if c.read in seen or (routing.tracing.read == "post" and c.write in seen)}
@@ -127,7 +127,7 @@ class Tracer:
     def __init__(self, graph: StepGraph) -> None:
         self.graph, self.flow = graph, Flow(graph)
         self.free, self.judge = Influence(graph), Judge(graph)
-        self._cut: dict[frozenset[Edge], Influence] = {}
+        self._cut: dict[frozenset[Edge], Influence] = {frozenset(): self.free}
 
     def row(self, case: Case, routing: RoutingClass) -> Row:
         """The row of one trained parameter."""

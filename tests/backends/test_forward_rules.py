@@ -111,6 +111,34 @@ def test_what_is_read_behind_windows_is_loaded_before_them() -> None:
     assert_close_gradients(lambda c: compile_spec(c.text, dtype=torch.float64), case)
 
 
+def test_a_state_belongs_to_the_caller() -> None:
+    """What a call leaves, traces too, is not touched by the next one, whatever room it was made in."""
+    text = """
+recdsl: 1
+sizes: {n: 3}
+inputs: {x: "float[n]"}
+targets: {y: "float[n]"}
+params: {b: "float[n] = 0.5", w: "float[n] = 1"}
+step: |
+  h = tanh(x + b)
+  v = w * h[t-1]
+loss: mse(v, y)
+credit: rtrl
+"""
+    model = compile_spec(text, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(4)
+    first, second = (
+        {name: torch.randn(5, 2, 3, generator=generator, dtype=torch.float64) for name in "xy"} for _ in range(2)
+    )
+    model(first)
+    state = model(first).state
+    kept = {name: value.clone() for name, value in state.items()}
+    assert any(name.startswith("credit.") for name in kept)
+    model(second).loss.backward()
+    model(second, state=state).loss.backward()
+    assert all(torch.equal(state[name], value) for name, value in kept.items())
+
+
 def gradients(model: torch.nn.Module) -> dict[str, Tensor]:
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
