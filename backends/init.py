@@ -69,6 +69,12 @@ def _lecun(shape: Shape, g: Generator) -> Tensor:
     return _normal(shape, g, 0.0, sqrt(1.0 / fans(shape)[0]))
 
 
+def _ring(shape: Shape, g: Generator, low: float, high: float) -> Tensor:
+    """log(-log r), r the size of numbers spread evenly over a ring of the complex plane (Orvieto et al. 2023)."""
+    squares = _uniform(shape, g, low * low, high * high)
+    return torch.log(-0.5 * torch.log(squares.clamp(min=1e-12)))
+
+
 def _orthogonal(shape: Shape, g: Generator, gain: float = 1.0) -> Tensor:
     """Orthonormal rows or columns, whichever are fewer, uniformly distributed (QR with the signs of R)."""
     if len(shape) < 2:
@@ -130,6 +136,7 @@ _DRAWS: dict[str, Callable[..., Tensor]] = {
     "glorot": _glorot,
     "he": _he,
     "lecun": _lecun,
+    "ring": _ring,
     "orthogonal": _orthogonal,
     "zeros": _zeros,
     "ones": _ones,

@@ -253,7 +253,8 @@ class NoInitialiser(Problem):
     hint = "write for example `~ normal(0, 0.1)`, `~ glorot` or `= 0` after its type"
     explain = (
         "Each parameter says where it starts, because no default fits all: `W: float[hid, inp] ~ glorot`, "
-        "`b: float[hid] = 0`. Initialisers: uniform, normal, glorot, orthogonal, he, lecun, zeros, ones, constant."
+        "`b: float[hid] = 0`. Initialisers: uniform, normal, glorot, orthogonal, he, lecun, ring, zeros, ones, "
+        "constant."
     )
     name: str
 
@@ -264,7 +265,7 @@ class UnknownInitialiser(Problem):
     message = "there is no {what} `{name}`"
     hint = "{advice}"
     explain = (
-        "Initialisers are uniform(low, high), normal(mean, std), glorot, orthogonal, he, lecun, zeros, ones and "
+        "Initialisers are uniform(low, high), normal(mean, std), glorot, orthogonal, he, lecun, ring, zeros, ones and "
         "constant(value); masks are sparse(density) and blocks(n)."
     )
     what: str

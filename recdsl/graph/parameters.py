@@ -38,6 +38,7 @@ INITIALISERS: Mapping[str, Initialiser] = {
     "orthogonal": Initialiser("orthogonal()", axes=2),
     "he": Initialiser("he()", axes=1),
     "lecun": Initialiser("lecun()", axes=1),
+    "ring": Initialiser("ring(low=0, high=0.999)", (("low", 0.0), ("high", 0.999))),
     "zeros": Initialiser("zeros()"),
     "ones": Initialiser("ones()"),
     "constant": Initialiser("constant(value)", (("value", 0.0),)),
@@ -102,9 +103,16 @@ def _initial(ev: Evaluator, decl: ParamDecl, type: Type) -> Init:
     values = tuple(_float(ev, given[name], call.span) if name in given else value for name, value in known.defaults)
     if call.name == "uniform" and len(given) == 1 and "low" in given:
         values = (-abs(values[0]), abs(values[0]))
-    if (call.name == "uniform" and values[0] > values[1]) or (call.name == "normal" and values[1] < 0):
+    if not _sensible(call.name, values):
         raise Stop(BadCall(call.span, call.name, f"{values[0]:g} and {values[1]:g} are not a range", f"`{known.use}`"))
     return call.name, values
+
+
+def _sensible(name: str, values: tuple[float, ...]) -> bool:
+    """Whether the two numbers of an initialiser go together."""
+    if name == "ring":
+        return 0 <= values[0] <= values[1] < 1
+    return (name != "uniform" or values[0] <= values[1]) and (name != "normal" or values[1] >= 0)
 
 
 def _float(ev: Evaluator, item: Item, span: Span) -> float:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from recdsl.syntax.parse import Parsed
 
 TYPES = ("float", "onehot", "class", "token", "bool")
-INITIALISERS = ("uniform", "normal", "glorot", "orthogonal", "he", "lecun", "zeros", "ones", "constant")
+INITIALISERS = ("uniform", "normal", "glorot", "orthogonal", "he", "lecun", "ring", "zeros", "ones", "constant")
 MASKS = ("sparse", "blocks")
 
 

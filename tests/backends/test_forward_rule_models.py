@@ -107,6 +107,10 @@ step: |
 step: |
   h = tanh(a + b * h[t-1])
   v = c * sum(x, axis=i) + b * a""",
+    "a diagonal complex recurrence": """  w: float[i] ~ normal(0, 0.7)
+step: |
+  a = lru(x, size=n)
+  v = w @ tanh(a)""",
     "fused gates": """  W: float[gates, i] ~ normal(0, 0.7)
   U: float[gates, n] ~ normal(0, 0.7)
   b: float[gates] ~ normal(0, 0.7)
@@ -149,6 +153,14 @@ def test_models_equal_the_definition(name: str) -> None:
             if made is fitting[-1]:
                 module = execute(generate(case.graph, case.plan, "")).Model(0, torch.float64)
                 assert_close_gradients(lambda _, module=module: module, case, expected=expected)
+
+
+def test_diagonal_linear_recurrences_keep_two_traces_a_weight() -> None:
+    made = stages("a diagonal complex recurrence", "columns")
+    assert made is not None
+    assert {row.verdict for row in made.plan.rows} == {"exact"}
+    rows = {row.parameter: row.bytes // 4 for row in made.plan.rows}
+    assert rows["a.Br"] == rows["a.Bi"] == 2 * 4 * 3
 
 
 def test_rules_that_do_not_fit_are_refused() -> None:

@@ -60,6 +60,15 @@ def leaky(p: Values, x: Tensor, past: Past) -> dict[str, Any]:
     return {"h": (1 - rate) * past("h") + rate * (x @ p["h.W"].T + p["h.b"])}
 
 
+def lru(p: Values, x: Tensor, past: Past) -> dict[str, Any]:
+    """In complex numbers, as published."""
+    eigen = torch.exp(torch.complex(-torch.exp(p["h.nu"]), p["h.theta"]))
+    drive = torch.complex(x @ p["h.Br"].T, x @ p["h.Bi"].T) * torch.sqrt(1 - eigen.abs() ** 2)
+    state = eigen * torch.complex(past("_re"), past("_im")) + drive
+    y = (state @ torch.complex(p["h.Cr"], p["h.Ci"]).T).real + p["h.d"] * x
+    return {"h": y, "_re": state.real, "_im": state.imag}
+
+
 CELLS: dict[str, Callable[[Values, Tensor, Past], dict[str, Any]]] = {
     "gru": gru,
     "gru_reset_after": gru_reset_after,
@@ -68,6 +77,7 @@ CELLS: dict[str, Callable[[Values, Tensor, Past], dict[str, Any]]] = {
     "mgu": mgu,
     "leaky": leaky,
     "elman": lambda p, x, past: {"h": torch.tanh(gates(p, x, past("h"), ""))},
+    "lru": lru,
     "indrnn": lambda p, x, past: {"h": torch.relu(x @ p["h.W"].T + p["h.u"] * past("h") + p["h.b"])},
 }
 
@@ -75,7 +85,8 @@ CELLS: dict[str, Callable[[Values, Tensor, Past], dict[str, Any]]] = {
 @pytest.mark.parametrize("name", CELLS)
 def test_cells(name: str) -> None:
     text = f"{HEAD}step: h = {name}(x, size=k)\nloss: mse(h, 0)\n"
-    agree(text, lambda p, x, past, t: CELLS[name](p, x["x"], past), {"h": zeros(4), "_c": zeros(4)})
+    starts = {"h": zeros(4), "_c": zeros(4), "_re": zeros(4), "_im": zeros(4)}
+    agree(text, lambda p, x, past, t: CELLS[name](p, x["x"], past), starts)
 
 
 def mlp(p: Values, x: Values) -> Tensor:
