@@ -111,6 +111,13 @@ class _Shifted(Unroll):
         """What crosses a step boundary."""
         return self._kept(name, value)
 
+    def leaves(self, value: Tensor) -> Tensor:
+        """The dependence on the shift, decayed."""
+        rho = 1.0 if self.routing.tracing is None else self.routing.tracing.decay
+        if rho == 1.0 or not value.is_floating_point():
+            return value
+        return value.detach() + rho * (value - value.detach())
+
     def _kept(self, name: str, value: Tensor) -> Tensor:
         return torch.where(self.scopes[name], value, value.detach())
 

@@ -67,7 +67,7 @@ class Unroll:
             if carry.kind == "state":
                 made = self._wide(self.initial(carry.write, seen), carry)
                 shown[carry.write] = torch.where(valid, made, entering[carry.name])
-            new = new.detach() if (carry.write, carry.read) in self.cuts else new
+            new = new.detach() if (carry.write, carry.read) in self.cuts else self.leaves(new)
             leaving[carry.name] = torch.where(valid, new, entering[carry.name])
         return seen | shown, leaving
 
@@ -107,6 +107,10 @@ class Unroll:
 
     def entered(self, name: str, value: Tensor) -> Tensor:
         """What a step sees of a carried value."""
+        return value
+
+    def leaves(self, value: Tensor) -> Tensor:
+        """What a step that is not masked hands on."""
         return value
 
     def read(self, values: Values, t: int) -> Values:

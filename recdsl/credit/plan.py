@@ -29,7 +29,8 @@ class Tracing:
     "rank" (everywhere, estimated as one product of two vectors with random signs).
     read: "pre": a loss reads the influence on the states that enter its step, through all paths of the step; "post":
     the influence on the states that the step leaves. cuts: "" | "products" (the recurrent products of states) |
-    "spikes" (these, and what a neuron's output does to the states that it is made of).
+    "spikes" (these, and what a neuron's output does to the states that it is made of). decay: what an influence is
+    multiplied by on its way to the next step, so a path over k steps counts decay^k (a masked step is none).
     """
 
     scope: str
@@ -37,6 +38,7 @@ class Tracing:
     read: str = "pre"
     cuts: str = ""
     axis: str = ""
+    decay: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,8 @@ class Row:
     path is dropped). longest_kept_lag: largest lag of a kept path (None: unbounded, or no path is kept). flops and
     bytes: a step and sample. Qualifiers: "declared-jacobian", where an op on the way is not smooth; "unmasked", where
     the verdict needs that no masked step stands before a valid one of its sequence; "no-credit", where every path from
-    the parameter to a loss is dropped; "random-signs" and "random-truncation", where draws are right on average.
+    the parameter to a loss is dropped; "random-signs" and "random-truncation", where draws are right on average;
+    "decay", where paths over steps count less.
     """
 
     parameter: str

@@ -6,11 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from recdsl.credit.plan import Tracing, Window
-from recdsl.credit.rule import Rule, RuleError
-from recdsl.credit.rules import LATER, catalogue
+from recdsl.credit.rule import Given, Rule, RuleError
+from recdsl.credit.rules import LATER, BrokenRuleError, find, names
 from recdsl.credit.select import all_uses, as_use, near, parameters, read_by, state_uses, uses
 from recdsl.diagnostics import Problems, suggest
-from recdsl.errors.credit import NoMatch, RuleArgument, RuleNotYet, TwoRules, UnknownRule, UnknownUse, WrongAction
+from recdsl.errors.credit import (
+    BrokenRule,
+    NoMatch,
+    RuleArgument,
+    RuleNotYet,
+    TwoRules,
+    UnknownRule,
+    UnknownUse,
+    WrongAction,
+)
 from recdsl.graph.step import StepGraph
 from recdsl.source import Span
 from recdsl.syntax.ast import CreditDecl, Expression, Node
@@ -113,17 +122,20 @@ def _cut(
 def _choice(decl: CreditDecl, selector: str, problems: Problems) -> Choice | None:
     """The rule of a selector of parameters."""
     root, name = decl.rule.root, _head(decl.rule)
-    rule = catalogue().get(name)
+    try:
+        rule = find(name)
+    except BrokenRuleError as error:
+        problems.add(BrokenRule(decl.rule.span, name, error.package, error.reason))
+        return None
     if rule is not None and root.kind in ("name", "call"):
         return _call(decl.rule, rule, problems)
     if name == CUT:
         expected = "`cut` is for a use of a state such as `h[t-1]`, or for `recurrence`; to train nothing, `frozen`"
         problems.add(WrongAction(decl.rule.span, selector, CUT, expected))
     elif name in LATER:
-        problems.add(RuleNotYet(decl.rule.span, name, ", ".join(sorted(catalogue()))))
+        problems.add(RuleNotYet(decl.rule.span, name, ", ".join(names())))
     else:
-        known = ", ".join(sorted(catalogue()))
-        hint = suggest(name, [*catalogue(), *LATER]) or f"supported: {known}"
+        hint = suggest(name, [*names(), *LATER]) or f"supported: {', '.join(names())}"
         problems.add(UnknownRule(decl.rule.span, name or decl.rule.span.text, hint))
     return None
 
@@ -131,26 +143,25 @@ def _choice(decl: CreditDecl, selector: str, problems: Problems) -> Choice | Non
 def _call(expression: Expression, rule: Rule, problems: Problems) -> Choice | None:
     """A call of a known rule: its arguments, checked."""
     root, nodes = expression.root, expression.nodes
-    names = [argument.name for argument in rule.arguments]
+    known = [argument.name for argument in rule.arguments]
     given: dict[str, Node] = {}
-    pairs = [(names[k] if k < len(names) else "", index) for k, index in enumerate(root.args)]
+    pairs = [(known[k] if k < len(known) else "", index) for k, index in enumerate(root.args)]
     for name, index in (*pairs, *root.keywords):
-        if name not in names:
-            what = f"no argument `{name}`" if name else f"at most {len(names)} arguments"
-            hint = suggest(name, names) or rule.usage
+        if name not in known:
+            what = f"no argument `{name}`" if name else f"at most {len(known)} arguments"
+            hint = suggest(name, known) or rule.usage
             problems.add(RuleArgument(nodes[index].span, f"`{rule.name}` takes {what}", hint))
             return None
         if name in given:
             problems.add(RuleArgument(nodes[index].span, f"`{name}` of `{rule.name}` is given twice", rule.usage))
             return None
         given[name] = nodes[index]
-    values: dict[str, int | str] = {}
+    values: dict[str, Given] = {}
     kinds = {argument.name: argument.kind for argument in rule.arguments}
     for name, node in given.items():
         value = _argument(node, kinds[name])
         if value is None:
-            what = "a name" if kinds[name] == "name" else "a whole number of steps"
-            problems.add(RuleArgument(node.span, f"`{name}` of `{rule.name}` is {what}", rule.usage))
+            problems.add(RuleArgument(node.span, f"`{name}` of `{rule.name}` is {WHAT[kinds[name]]}", rule.usage))
             return None
         values[name] = value
     try:
@@ -164,9 +175,15 @@ def _call(expression: Expression, rule: Rule, problems: Problems) -> Choice | No
     return Choice(text, made.window, made.tracing, expression.span, made.thinning)
 
 
-def _argument(node: Node, kind: str) -> int | str | None:
-    """A whole number, or the text of a name."""
+WHAT = {"name": "a name", "number": "a whole number of steps", "factor": "a number above 0 and at most 1"}
+
+
+def _argument(node: Node, kind: str) -> Given | None:
+    """A number, or the text of a name."""
     if kind == "name":
         return str(node.value) if node.kind in ("name", "text") else None
-    whole = node.kind == "number" and isinstance(node.value, int) and not isinstance(node.value, bool)
-    return node.value if whole and isinstance(node.value, int) else None
+    if node.kind != "number" or isinstance(node.value, bool):
+        return None
+    if kind == "factor":
+        return node.value if isinstance(node.value, int | float) else None
+    return node.value if isinstance(node.value, int) else None

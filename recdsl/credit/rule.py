@@ -17,9 +17,14 @@ class RuleError(Exception):
         self.argument, self.reason = argument, reason
 
 
+Given = int | float | str
+"""The value of an argument."""
+
+
 @dataclass(frozen=True)
 class Argument:
-    """A whole number of at least 1, or (kind "name") a name of the spec, which may be left out.
+    """A whole number of at least 1 (kind "number"), a factor above 0 and at most 1 ("factor"), or a name of the spec
+    ("name"), which may be left out.
 
     like: the argument whose value it takes if absent; empty: it must be given. field: what it sets in a `Tracing`.
     """
@@ -45,7 +50,8 @@ class Rule:
     """A rule by name. `window` and `every` are numbers or names of arguments; window None: the whole call.
 
     tracing: set for forward rules; arguments with a `field` replace that field in it. thinning: the argument that says
-    how many steps a random truncation is apart from the next, on average.
+    how many steps a random truncation is apart from the next, on average. One that comes from another package is
+    registered by an entry point of its name in the group `recdsl.rules`.
     """
 
     name: str
@@ -67,25 +73,40 @@ class Rule:
             return f"{argument.name}=..."
         return f"{argument.name}={argument.like}" if argument.like else argument.name
 
-    def expand(self, given: Mapping[str, int | str]) -> Expansion:
+    def expand(self, given: Mapping[str, Given]) -> Expansion:
         """What a call with these arguments asks for. Raises RuleError."""
-        values = self._values(given)
+        values, factors = self._values(given), self._factors(given)
         size = values[self.window] if isinstance(self.window, str) else self.window
         every = values[self.every] if isinstance(self.every, str) else self.every
         if size is not None and every > size:
             raise RuleError("every", f"`every` is {every}, more than the window of {size} steps")
         fields = [(a.field, a.name) for a in self.arguments if a.field]
-        own: dict[str, Any] = {field: values.get(name, given.get(name, "")) for field, name in fields}
+        known: Mapping[str, Given] = {**given, **values, **factors}
+        own: dict[str, Any] = {field: known.get(name, "") for field, name in fields}
         mean = values[self.thinning] if self.thinning else 0
         if mean == 1:
             raise RuleError(self.thinning, f"`{self.thinning}` is 1, which would cut every step: at least 2")
         return Expansion(Window(size, every), None if self.tracing is None else replace(self.tracing, **own), mean)
 
-    def _values(self, given: Mapping[str, int | str]) -> dict[str, int]:
+    def _factors(self, given: Mapping[str, Given]) -> dict[str, float]:
+        """The factors."""
+        found: dict[str, float] = {}
+        for argument in self.arguments:
+            if argument.kind == "factor":
+                value = given.get(argument.name)
+                if not isinstance(value, int | float):
+                    raise RuleError("", f"`{self.name}` needs `{argument.name}`")
+                if not 0 < value <= 1:
+                    reason = f"`{argument.name}` of `{self.name}` is {value}, but above 0 and at most 1"
+                    raise RuleError(argument.name, reason)
+                found[argument.name] = float(value)
+        return found
+
+    def _values(self, given: Mapping[str, Given]) -> dict[str, int]:
         """The numbers, defaults filled in."""
         values: dict[str, int] = {}
         for argument in self.arguments:
-            if argument.kind == "name":
+            if argument.kind != "number":
                 continue
             value = given.get(argument.name, values.get(argument.like))
             if not isinstance(value, int):

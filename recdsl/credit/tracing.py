@@ -21,6 +21,7 @@ from recdsl.credit.select import label
 from recdsl.credit.verdict import Case, Judge
 from recdsl.graph.step import StepGraph
 from recdsl.jacobian.pieces import Axes, Key, free, row_axes
+from recdsl.jacobian.step import NO_EDGES
 
 FLOAT_BYTES = 4
 NONE = -1
@@ -140,7 +141,8 @@ class Tracer:
             if case.parameter in names
         ]
         by_cut = self._cut_lag(case.parameter, ends, routing.cuts)
-        found = [lag for lag in (*(walk.dropped for walk in walks), by_cut) if lag is not None]
+        weaker = self.judge.first_crossing(replace(case, cuts=NO_EDGES)) if routing.tracing.decay < 1 else None
+        found = [lag for lag in (*(walk.dropped for walk in walks), by_cut, weaker) if lag is not None]
         first = min(found, default=None)
         kept = [walk.kept for walk in walks]
         longest = (
@@ -148,10 +150,12 @@ class Tracer:
         )
         places = [name for walk in walks for name in sorted(walk.places)]
         dropped = [self._edge(name) for name in places] + self._cut_edges(case.parameter, ends, routing.cuts)
+        dropped += self.judge.crossed(case) if weaker is not None else []
         verdict = "exact" if first is None else "biased"
         words = tuple(word for word in plain.qualifiers if word != "unmasked")
         if routing.tracing.scope == "rank" and verdict == "exact" and longest not in (0, NONE):
             verdict, words = "unbiased", (*words, "random-signs")
+        words = (*words, "decay") if weaker is not None else words
         held, products = self._entries(case.parameter, routing)
         if longest == NONE:
             words = (*words, "no-credit") if first is not None else words

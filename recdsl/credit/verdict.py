@@ -84,9 +84,21 @@ class Judge:
 
     def crosses(self, case: Case) -> bool:
         """Whether a kept path goes from a use of the parameter to a loss of a later step."""
+        return self.first_crossing(case) is not None
+
+    def first_crossing(self, case: Case) -> int | None:
+        """The smallest lag above 0 of a kept path."""
         start = self.graph.leaf.get(f"parameter:{case.parameter}")
         ends = frozenset(self.graph.losses[k].node for k in case.losses)
-        return start is not None and self._walk(ends, case.cuts).lags(start).at_least(1) is not None
+        return None if start is None else self._walk(ends, case.cuts).lags(start).at_least(1)
+
+    def crossed(self, case: Case) -> list[Dropped]:
+        """Every use of a carried value between the parameter and a loss."""
+        start = self.graph.leaf.get(f"parameter:{case.parameter}")
+        ends = frozenset(self.graph.losses[k].node for k in case.losses)
+        if start is None:
+            return []
+        return self._carried_edges(self.flow.forward([start]), self._walk(ends, NO_CUTS).live)
 
     def _walk(self, ends: frozenset[int], cuts: frozenset[Edge]) -> Walk:
         if (ends, cuts) not in self._walks:

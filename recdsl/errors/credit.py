@@ -157,3 +157,21 @@ class NoScope(Problem):
     rule: str
     reason: str
     remedy: str
+
+
+@dataclass(frozen=True)
+class BrokenRule(Problem):
+    """A rule that another package announces but that cannot be used."""
+
+    code = "RD0511"
+    message = "the rule `{rule}` of the package `{package}` cannot be used: {reason}"
+    hint = "repair or remove the package"
+    explain = (
+        "Packages add rules by entry points in the group `recdsl.rules`, whose value is a `recdsl.credit.rule.Rule`. "
+        "Its name must be the entry point's, and no other rule may have it: which one was meant would depend on the "
+        "order of installation."
+    )
+
+    rule: str
+    package: str
+    reason: str

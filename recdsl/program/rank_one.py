@@ -17,7 +17,7 @@ from recdsl.graph.types import FLOAT, Type
 from recdsl.jacobian.pieces import fit, lane
 from recdsl.ops import primitive
 from recdsl.ops.base import add_all
-from recdsl.program.sweep import Sweep, Trace, Traced, entry, flag_of
+from recdsl.program.sweep import Sweep, Trace, Traced, decay_factor, entry, flag_of
 from recdsl.program.timeline import TimelineBuilder, TNode
 
 SMALL = 1e-7
@@ -66,7 +66,7 @@ class _RankOne:
         old, new = self._ratios(moved, weights, local)
         for name, node in held.items():
             total = self._scaled(moved[name], old) if name in moved else None
-            b.aim(node, add_all(b, [total, self._scaled(signs[name], new)]) or node)
+            b.aim(node, self._decayed(name, add_all(b, [total, self._scaled(signs[name], new)]) or node))
         for k, node in weights.items():
             shrunk = b.op("div", node, self._wide(old, b.type(node)))
             added = None if k not in local else b.op("div", local[k], self._wide(new, b.type(node)))
@@ -146,6 +146,13 @@ class _RankOne:
 
     def _scaled(self, value: int, number: int) -> int:
         return self.b.op("mul", value, self._wide(number, self.b.type(value)))
+
+    def _decayed(self, name: str, value: int) -> int:
+        rho = self.routing.tracing.decay if self.routing.tracing is not None else 1.0
+        if rho == 1.0:
+            return value
+        factor = decay_factor(self.b, self.graph, self.carries[name], self.values, rho)
+        return self.b.op("mul", value, factor)
 
     # -- gradients ------------------------------------------------------------------------------------------------
     def _gradients(

@@ -9,6 +9,7 @@ from recdsl.credit.influence import states
 from recdsl.credit.plan import RoutingClass
 from recdsl.graph.ragged import chooses
 from recdsl.graph.step import Carry, StepGraph
+from recdsl.graph.types import Type
 from recdsl.ops import primitive
 from recdsl.ops.base import add_all
 from recdsl.program.timeline import TimelineBuilder, TNode
@@ -43,6 +44,16 @@ def entry(graph: StepGraph, carry: Carry) -> int:
 def flag_of(graph: StepGraph, carry: Carry, entering: int) -> int | None:
     """The condition of the reset that a carried value goes through; None where there is none."""
     return None if entering == carry.read else graph.nodes[entering].args[0]
+
+
+def decay_factor(b: TimelineBuilder, graph: StepGraph, carry: Carry, values: Sequence[int], rho: float) -> int:
+    """What an influence on a carried value is multiplied by behind a step: rho, or 1 where the step is masked."""
+    kept = Type("float", graph.nodes[carry.read].type.axes)
+    node = graph.nodes[carry.write]
+    factor = b.constant(rho, kept)
+    if not chooses(graph, node, "mask"):
+        return factor
+    return b.op("where", values[node.args[0]], factor, b.constant(1.0, kept))
 
 
 class Sweep:

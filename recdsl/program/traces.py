@@ -17,10 +17,10 @@ from recdsl.credit.plan import RoutingClass
 from recdsl.graph.step import StepGraph
 from recdsl.graph.types import Axis, Type
 from recdsl.jacobian.compose import composed, confined
-from recdsl.jacobian.pieces import Axes, Key, Piece, Tie, chosen, cut, fit, free, material, summed, tied, whole
+from recdsl.jacobian.pieces import Axes, Key, Piece, Tie, chosen, cut, fit, free, material, scaled, summed, tied, whole
 from recdsl.jacobian.step import StepJacobian
 from recdsl.program.stacks import Member, Stack, laid_out, stacks, taken_apart
-from recdsl.program.sweep import Sweep, Trace, Traced, entry
+from recdsl.program.sweep import Sweep, Trace, Traced, decay_factor, entry
 from recdsl.program.timeline import TimelineBuilder, TNode
 
 Pair = tuple[int, str]
@@ -62,7 +62,7 @@ class _Tracing:
         left = self._updated(entered)
         for pair, pieces in left.items():
             for piece, old in zip(pieces, self.held[pair], strict=True):
-                self.b.aim(old.value, piece.value)
+                self.b.aim(old.value, self._decayed(pair, piece).value)
         gradients = self._gradients(seeds, entered, left)
         return Traced(tuple(self.b.nodes), gradients, tuple(self.starts))
 
@@ -201,6 +201,15 @@ class _Tracing:
         made = {p.key: p for p in summed(self.b, parts)}
         held = {piece.key: piece for piece in self.held[stack.number, name]}
         return [made.get(key) or Piece(key, self.b.const(0.0, held[key].value)) for key in stack.stored[name]]
+
+    def _decayed(self, pair: Pair, piece: Piece) -> Piece:
+        """What is handed to the next step. A masked step hands on what it was given."""
+        rho = self.routing.tracing.decay if self.routing.tracing is not None else 1.0
+        if rho == 1.0:
+            return piece
+        number, name = pair
+        factor = decay_factor(self.b, self.graph, self.carries[name], self.values, rho)
+        return scaled(self.b, piece, factor, self._rows(name), self.stacks[number].seed)
 
     # -- gradients ------------------------------------------------------------------------------------------------
     def _gradients(

@@ -2,37 +2,18 @@
 
 from __future__ import annotations
 
-import re
-
+from recdsl.diagnostics import Problems
 from recdsl.source import Source, Span
-from recdsl.syntax.ast import CreditDecl, Expression, Name, Node
-
-_CALL = re.compile(r"([A-Za-z_]\w*)(\((.*)\))?")
+from recdsl.syntax.ast import CreditDecl, Name
+from recdsl.syntax.expressions import parse_value
+from recdsl.syntax.text import Text
 
 
 def declare(selector: str, rule: str) -> CreditDecl:
-    """A word, or a call whose arguments are numbers or words, by position or keyword."""
+    """A selector with a word or a call, as in `credit:`. Raises SpecError."""
     source = Source("<credit>", f"{selector}: {rule}")
-    base = len(selector) + 2
-    found = _CALL.fullmatch(rule)
-    assert found is not None, rule
-    whole = Span(source, base, len(source.text))
-    nodes: list[Node] = []
-    args: list[int] = []
-    keywords: list[tuple[str, int]] = []
-    for piece in re.finditer(r"[^,]+", found[3] or ""):
-        keyword, _, text = piece[0].rpartition("=")
-        start = base + found.start(3) + piece.end() - len(text.lstrip())
-        nodes.append(_literal(text.strip(), Span(source, start, start + len(text.strip()))))
-        (keywords.append((keyword.strip(), len(nodes) - 1)) if keyword else args.append(len(nodes) - 1))
-    kind = "call" if found[2] else "name"
-    nodes.append(Node(kind, found[1], tuple(args), tuple(keywords), whole))
-    return CreditDecl(Name(selector, Span(source, 0, len(selector))), Expression(tuple(nodes)))
-
-
-def _literal(text: str, span: Span) -> Node:
-    if re.fullmatch(r"-?\d+", text):
-        return Node("number", int(text), (), (), span)
-    if re.fullmatch(r"-?[\d.]+(e-?\d+)?", text):
-        return Node("number", float(text), (), (), span)
-    return Node("name", text, (), (), span)
+    problems = Problems()
+    found = parse_value(Text(source, rule, len(selector) + 2, len(source.text)), problems)
+    problems.check()
+    assert found is not None
+    return CreditDecl(Name(selector, Span(source, 0, len(selector))), found)
