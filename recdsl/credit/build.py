@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from recdsl.credit.classes import Way, admitted, routing
 from recdsl.credit.flow import Edge
+from recdsl.credit.notes import remarks
 from recdsl.credit.plan import CreditPlan, RoutingClass, Row
 from recdsl.credit.read import Choice, Reading, read
 from recdsl.credit.scopes import CUTS, ScopeError
@@ -46,7 +47,7 @@ def plan(graph: StepGraph, credit: Sequence[CreditDecl] = (), require: Name | No
         routed = home[parameter.name]
         row = judge.row(case) if routed.tracing is None or tracer is None else tracer.row(case, routed)
         rows.append(_random(row, judge.crosses(case)) if routed.thinning else row)
-    made = CreditPlan(classes, tuple(rows))
+    made = CreditPlan(classes, tuple(rows), remarks(graph, classes))
     if require is not None:
         _required(graph, made, require, problems)
     problems.check()

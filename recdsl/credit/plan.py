@@ -113,8 +113,17 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Remark:
+    """What a user may not expect of a rule on this model, and the line of the spec that it is about."""
+
+    text: str
+    line: int | None
+
+
+@dataclass(frozen=True)
 class CreditPlan:
-    """All passes of a model, and the verdict of each parameter."""
+    """All passes of a model, the verdict of each parameter, and what else there is to say."""
 
     classes: tuple[RoutingClass, ...]
     rows: tuple[Row, ...]
+    remarks: tuple[Remark, ...] = ()

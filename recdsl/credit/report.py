@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from recdsl.credit.plan import CreditPlan, Row
+from recdsl.credit.notes import QUALIFIERS
+from recdsl.credit.plan import CreditPlan, Remark, Row
 
 _HEAD = ("parameter", "rule", "verdict", "first dropped lag", "longest kept lag", "FLOPs", "bytes", "qualifiers")
 _NUMBERS = range(3, 7)
@@ -14,18 +15,22 @@ _NUMBERS = range(3, 7)
 
 @dataclass(frozen=True)
 class Report:
-    """What `explain` says. `str()` is the table, then the edges where credit is dropped, with their lines."""
+    """What `explain` says. `str()` is the table, then the edges where credit is dropped, with their lines, then what
+    the qualifiers mean, and remarks."""
 
     rows: tuple[Row, ...]
     name: str = ""
+    remarks: tuple[Remark, ...] = ()
 
     @classmethod
     def of(cls, plan: CreditPlan, name: str = "") -> Report:
-        return cls(plan.rows, name)
+        return cls(plan.rows, name, plan.remarks)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data: {"name", "rows": [...]}; a row has the keys of `Row`, an edge {"edge", "line"}."""
-        return {"name": self.name, "rows": [_plain(row) for row in self.rows]}
+        """Plain data: {"name", "rows": [...], "remarks": [...]}; a row has the keys of `Row`, an edge {"edge", "line"},
+        a remark {"text", "line"}."""
+        remarks = [{"text": item.text, "line": item.line} for item in self.remarks]
+        return {"name": self.name, "rows": [_plain(row) for row in self.rows], "remarks": remarks}
 
     def __str__(self) -> str:
         lines = _table([_HEAD, *(_cells(row) for row in self.rows)])
@@ -37,6 +42,11 @@ class Report:
             lines += ["", "credit is dropped at"]
             lines += _table([(f"  {edge}", f"line {line}" if line else "", f"for {_few(names)}")
                              for (edge, line), names in edges.items()])  # fmt: skip
+        words = dict.fromkeys(word for row in self.rows for word in row.qualifiers)
+        if words:
+            lines += ["", *_table([(f"{word}:", QUALIFIERS[word]) for word in words])]
+        if self.remarks:
+            lines += ["", *(f"line {item.line}: {item.text}" if item.line else item.text for item in self.remarks)]
         return "\n".join(lines)
 
 

@@ -1,0 +1,41 @@
+"""What a reader of a plan should know beside its verdicts: remarks on a model's rules, and what qualifiers mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from recdsl.credit.plan import Remark, RoutingClass
+from recdsl.graph.step import Loss, StepGraph
+
+QUALIFIERS: Mapping[str, str] = {
+    "declared-jacobian": "relative to the derivatives that ops on the way declare (spike, straight_through, abs, ...)",
+    "no-credit": "every path from the parameter to a loss is dropped",
+    "random-signs": "right on average over random signs, while the parameters stay as they are",
+    "random-truncation": "right on average over random cuts, while the parameters stay as they are",
+    "unmasked": "holds where no masked step stands before a valid one of the same sequence",
+}
+"""A line for each word that a verdict can be qualified with."""
+
+
+def remarks(graph: StepGraph, classes: tuple[RoutingClass, ...]) -> tuple[Remark, ...]:
+    """Losses that are due more rarely than their windows are long: what lies between gets no credit at all."""
+    found: dict[Remark, None] = {}
+    for routing in classes:
+        for index in routing.losses:
+            text = _rare(graph.losses[index], routing)
+            if text:
+                span = graph.losses[index].span
+                found.setdefault(Remark(text, None if span is None else span.line))
+    return tuple(found)
+
+
+def _rare(loss: Loss, routing: RoutingClass) -> str:
+    size = routing.window.size
+    if size is None or routing.tracing is not None:
+        return ""
+    steps = "step" if size == 1 else f"{size} steps"  # fewer, where the window's end is not the loss's step
+    if loss.at == "last":
+        return f"`{loss.name}` is due at the last step alone: at most the last {steps} of a call get credit"
+    if isinstance(loss.at, tuple) and loss.at[1] > size:
+        return f"`{loss.name}` is due every {loss.at[1]} steps: at most the last {steps} of them get credit"
+    return ""
