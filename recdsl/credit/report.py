@@ -42,7 +42,7 @@ class Report:
             lines += ["", "credit is dropped at"]
             lines += _table([(f"  {edge}", f"line {line}" if line else "", f"for {_few(names)}")
                              for (edge, line), names in edges.items()])  # fmt: skip
-        words = dict.fromkeys(word for row in self.rows for word in row.qualifiers)
+        words = dict.fromkeys(word for row in self.rows for word in row.qualifiers if word in QUALIFIERS)
         if words:
             lines += ["", *_table([(f"{word}:", QUALIFIERS[word]) for word in words])]
         if self.remarks:

@@ -6,6 +6,7 @@ import pytest
 
 from recdsl.credit.notes import QUALIFIERS
 from recdsl.credit.report import Report
+from recdsl.credit.rules import catalogue
 from recdsl.driver import analyse
 
 HEAD = """recdsl: 1
@@ -40,6 +41,15 @@ def test_losses_that_are_rarer_than_windows_are_long(at: str, credit: str, said:
     made = shown(f'{{value: "mse(v, y)", at: {at}}}', credit)
     assert [item.line for item in made.remarks] == ([10] if said else [])
     assert said in str(made)
+
+
+@pytest.mark.parametrize("name", catalogue())
+def test_every_rule_uses_qualifiers_that_are_explained(name: str) -> None:
+    rule = catalogue()[name]
+    given = {"window": 2, "n": 1, "mean": 3}
+    words = [f"{a.name}={given[a.name]}" for a in rule.arguments if a.name in given]
+    made = shown("mse(v, y)", f"{name}({', '.join(words)})" if words else name)
+    assert {word for row in made.rows for word in row.qualifiers} <= QUALIFIERS.keys()
 
 
 def test_each_qualifier_is_explained_where_it_occurs() -> None:
