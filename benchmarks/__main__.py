@@ -1,11 +1,12 @@
-"""`python -m benchmarks run --suite bptt|traces|compile [--quick] [--cell NAME] [--out FILE]`."""
+"""`python -m benchmarks run --suite bptt|traces|compile [--quick] [--cell NAME] [--out FILE]`, or
+`python -m benchmarks alignment [--seeds N] [--out FILE] [--figure FILE.svg]`."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -49,15 +50,44 @@ def main() -> None:
     run.add_argument("--repeats", type=int, default=7)
     run.add_argument("--no-memory", action="store_true", help="leave out the measurements of peak memory")
     run.add_argument("--out", type=Path, help="write the results there as JSON")
+    bed = commands.add_parser("alignment", help="columnar rules against full BPTT as edges between columns grow")
+    bed.add_argument("--seeds", type=int, default=20)
+    bed.add_argument("--out", type=Path, help="write the results there as JSON")
+    bed.add_argument("--figure", type=Path, help="write the picture there as SVG")
     args = parser.parse_args()
+    if args.command == "alignment":
+        align(args)
+    else:
+        measure(args)
+
+
+def measure(args: argparse.Namespace) -> None:
+    """A suite of costs."""
     found: list[Row] = []
     for row in rows(args):
         found.append(row)
         print(f"{row.get('cell', row.get('spec'))} {row.get('config', '')}", flush=True)
     print("\n" + table(found, COLUMNS[args.suite]))
-    if args.out is not None:
-        about = {"suite": args.suite, "python": platform.python_version(), "torch": version("torch"), "threads": 1}
-        args.out.write_text(json.dumps({"about": about, "rows": found}, indent=1) + "\n")
+    keep(args.out, {"suite": args.suite}, found)
+
+
+def align(args: argparse.Namespace) -> None:
+    """The test-bed of columnar gradients."""
+    from benchmarks import alignment
+
+    found = list(alignment.run(args.seeds))
+    kinds = [f"{name} {kind}" for kind in ("alignment", "cosine") for name in (*alignment.RULES, "earlier")]
+    print(table(found, ("edges", "p", *kinds)))
+    keep(args.out, {"suite": "alignment", "seeds": args.seeds}, found)
+    if args.figure is not None:
+        args.figure.write_text(alignment.drawn(found, args.seeds))
+
+
+def keep(out: Path | None, about: Mapping[str, str | int], found: Sequence[Row]) -> None:
+    """Rows as JSON, with what they were measured on."""
+    if out is not None:
+        versions = {"python": platform.python_version(), "torch": version("torch"), "threads": 1}
+        out.write_text(json.dumps({"about": {**about, **versions}, "rows": found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

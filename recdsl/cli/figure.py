@@ -28,7 +28,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Lines:
-    """A panel of lines. low, high: the range of y where it is known; log: of y; wide: over a whole row."""
+    """A panel of lines. low, high: the range of y where it is known; log: of y; log_x: of x; wide: over a whole row."""
 
     title: str
     x: str
@@ -38,6 +38,7 @@ class Lines:
     high: float | None = None
     log: bool = False
     wide: bool = False
+    log_x: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Scale:
     def ticks(self, most: int = 7) -> list[float]:
         """Round numbers, at most about so many of them."""
         if self.log:
-            low, high = round(log10(self.low)), round(log10(self.high))
+            low, high = ceil(log10(self.low) - 1e-9), floor(log10(self.high) + 1e-9)
             return [10.0**k for k in range(low, high + 1, max(1, ceil((high - low) / 5)))]
         step = nice((self.high - self.low) / most)
         first, last = ceil(self.low / step - 1e-9), floor(self.high / step + 1e-9)
@@ -130,7 +131,7 @@ def lines(panel: Lines, width: int) -> list[str]:
     every = [p for one in panel.series for p in one.points if shown(p, panel)]
     if not every:
         return [text(LEFT, HEIGHT / 2, "not measured", 11, fill="#777777")]
-    across = Scale(*spread([p[0] for p in every]), LEFT, width - RIGHT)
+    across = Scale(*spread([p[0] for p in every]), LEFT, width - RIGHT, panel.log_x)
     low, high = bounds([p[1] for p in every], panel)
     upward = Scale(low, high, HEIGHT - BOTTOM, TOP, panel.log)
     found = [*frame(panel.x, panel.y, across, upward, width)]
@@ -142,7 +143,7 @@ def lines(panel: Lines, width: int) -> list[str]:
 
 
 def shown(point: Point, panel: Lines) -> bool:
-    return isfinite(point[1]) and (point[1] > 0 or not panel.log)
+    return isfinite(point[1]) and (point[1] > 0 or not panel.log) and (point[0] > 0 or not panel.log_x)
 
 
 def runs(points: Sequence[Point], panel: Lines) -> list[list[Point]]:
