@@ -71,13 +71,15 @@ class Reference:
         reset: Tensor | None = None,
         state: Tensors | None = None,
         cotangents: Tensors | None = None,
+        counted: Tensor | None = None,
     ) -> Result:
         """Forward and gradient of one call.
 
         params: all parameters and frozen values. batch: [T, B, *axes]. mask (True: valid), reset: [T, B]. state: of an
-        earlier result. cotangents: of outputs, [T, B, *axes], added to the derivative of the loss.
+        earlier result. cotangents: of outputs, [T, B, *axes], added to the derivative of the loss. counted: [T, B], the
+        pairs whose losses count (None: all that are valid).
         """
-        call = self._call(batch, mask, reset, state, cotangents or {})
+        call = replace(self._call(batch, mask, reset, state, cotangents or {}), counted=counted)
         return self._run(self.plan, params, call)
 
     def full(
@@ -116,7 +118,7 @@ class Reference:
         given = {name: value.detach().to(self.dtype) for name, value in params.items()}
         with torch.no_grad():
             steps, carried = Unroll(self.graph, given, call, frozenset(), self.dtype).run(call.steps, 0)
-        chosen = [counted(loss, call.valid) for loss in self.graph.losses]
+        chosen = [counted(loss, call.valid, call.counted) for loss in self.graph.losses]
         divided = divisors(self.graph, chosen)
         losses = {
             loss.name: self._sum(loss.node, pairs, steps, range(call.steps)) / n

@@ -14,6 +14,7 @@ class Call:
 
     batch: inputs and targets by name, [T, B, *axes]. valid and reset: bool [T, B]. start: steps before this call.
     state: carry name -> [B, *axes], or None for the initial values. cotangents: of outputs, [T, B, *axes].
+    counted: bool [T, B], the pairs whose losses count (None: all that are valid).
     """
 
     batch: Mapping[str, Tensor]
@@ -22,6 +23,7 @@ class Call:
     start: int
     state: Mapping[str, Tensor] | None
     cotangents: Mapping[str, Tensor]
+    counted: Tensor | None = None
 
     @property
     def steps(self) -> int:

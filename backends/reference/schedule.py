@@ -8,8 +8,15 @@ from torch import Tensor
 from recdsl.graph.step import Loss, StepGraph
 
 
-def counted(loss: Loss, valid: Tensor) -> Tensor:
-    """bool [T, B]: the pairs in the sum. valid: bool [T, B], False at masked steps."""
+def counted(loss: Loss, valid: Tensor, wanted: Tensor | None = None) -> Tensor:
+    """bool [T, B]: the pairs in the sum. valid: False at masked steps. wanted: False at pairs that the caller leaves out
+    (they are still a sample's last steps)."""
+    due = _due(loss, valid)
+    return due if wanted is None else due & wanted
+
+
+def _due(loss: Loss, valid: Tensor) -> Tensor:
+    """The pairs that the loss's own schedule names."""
     steps = torch.arange(valid.shape[0])[:, None]
     if loss.at == "all":
         return valid

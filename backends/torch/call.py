@@ -37,6 +37,7 @@ class Call:
         mask: Tensor | None,
         reset: Tensor | None,
         state: Mapping[str, Tensor] | None,
+        counted: Tensor | None = None,
     ) -> None:
         self.model, self.state = model, state
         self.learning = False
@@ -52,6 +53,7 @@ class Call:
         shape = (self.steps, self.size)
         self._check_flags("mask", mask, shape)
         self._check_flags("reset", reset, shape)
+        self._check_flags("counted", counted, shape)
         given = {"in_mask": mask, "in_reset": reset}
         self.data: dict[str, Any] = {name: x.to(self.like.device) for name, x in given.items() if x is not None}
         self._fill(self.data.get("in_mask"))
@@ -62,7 +64,8 @@ class Call:
         if state is not None:
             self.data["fresh"] = self.like.new_full((), 0.0)
         self.t0 = 0 if state is None or "t" not in state else int(state["t"])
-        if mask is None:
+        self.counted = None if counted is None else counted.to(self.like.device)
+        if mask is None and counted is None:
             self.data |= self.lease.once(f"weights {self.scored}", lambda: self._weights(shape))
         else:
             self.data |= self._weights(shape)
@@ -158,11 +161,15 @@ class Call:
         """`w*`: what each (step, sample) counts in each loss; the share 1 / number under `reduce: mean`."""
         found: dict[str, Tensor] = {}
         for k, info in enumerate(self.model.recdsl_about["losses"]):
-            due = self._due(info["at"]).to(self.like.dtype) if self.scored else self.like.new_zeros(shape)
+            due = self._chosen(info["at"]).to(self.like.dtype) if self.scored else self.like.new_zeros(shape)
             if self.model.recdsl_about["reduce"] == "mean":
                 due = due / due.sum().clamp_min(1.0)
             found[f"w{k}"] = due
         return found
+
+    def _chosen(self, at: Any) -> Tensor:
+        """Of the pairs that a loss is due at, those that the caller lets count."""
+        return self._due(at) if self.counted is None else self._due(at) & self.counted
 
     def _due(self, at: Any) -> Tensor:
         if at == "all":

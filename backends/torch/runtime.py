@@ -70,9 +70,11 @@ class CompiledModel(torch.nn.Module):
         mask: Tensor | None = None,
         reset: Tensor | None = None,
         state: Mapping[str, Tensor] | None = None,
+        counted: Tensor | None = None,
     ) -> Output:
-        """Run all steps. Raises ValueError where the batch does not fit the spec."""
-        call = Call(self, batch, mask, reset, state)
+        """Run all steps. counted: bool [time, batch], the pairs whose losses count (None: all that are valid); the
+        others shape states and traces alone. Raises ValueError where the batch does not fit the spec."""
+        call = Call(self, batch, mask, reset, state, counted)
         values = [self.recdsl_tensor(name) for name in self.recdsl_about["parameters"]]
         if torch.is_grad_enabled() and any(value.requires_grad for value in values):
             call.learning = True
