@@ -9,8 +9,8 @@ from recdsl.graph.step import Loss, StepGraph
 
 
 def counted(loss: Loss, valid: Tensor, wanted: Tensor | None = None) -> Tensor:
-    """bool [T, B]: the pairs in the sum. valid: False at masked steps. wanted: False at pairs that the caller leaves out
-    (they are still a sample's last steps)."""
+    """bool [T, B]: the pairs in the sum. valid: False at masked steps. wanted: False at what the caller leaves out
+    (which may still be a sample's last step)."""
     due = _due(loss, valid)
     return due if wanted is None else due & wanted
 
