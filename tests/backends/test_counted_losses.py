@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from backend_support import corpus, gradients, loaded, normal, seeded
+from backend_support import corpus, generated, gradients, normal, seeded
 from torch import Tensor
 
 from recdsl.backends.reference import Reference
@@ -38,7 +38,7 @@ def agrees(case: Case, counted: Tensor) -> None:
     expected = oracle.run(case.params, case.batch, case.mask, case.reset, case.state, case.cotangents, counted)
     named = replace(expected, gradients={f"inner.{name}": value for name, value in expected.gradients.items()})
     inner = replace(case, params={f"inner.{name}": value for name, value in case.params.items()})
-    assert_close_gradients(lambda _: Counting(loaded(case), counted), inner, expected=named)
+    assert_close_gradients(lambda _: Counting(generated(case), counted), inner, expected=named)
 
 
 @pytest.mark.parametrize("first", range(0, 80, 20))
@@ -47,7 +47,9 @@ def test_any_pairs(first: int):
         agrees(seeded(seed), pairs(seeded(seed), seed))
 
 
-@pytest.mark.parametrize(("name", "rule"), [("columnar", ""), ("elman", "snap(1)"), ("gru_reset_after", "tbptt(window=3, every=2)")])
+@pytest.mark.parametrize(
+    ("name", "rule"), [("columnar", ""), ("elman", "snap(1)"), ("gru_reset_after", "tbptt(window=3, every=2)")]
+)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_pairs_under_rules(name: str, rule: str, seed: int):
     case = corpus(name, seed, rule)
