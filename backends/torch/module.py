@@ -155,6 +155,7 @@ def describe(graph: StepGraph, plan: CreditPlan, variants: dict[str, Assembled],
         "traced": face.traced,
         "traces": dict(face.traces),
         "windows": every,
+        "grids": [(c.window.size, c.window.every) for c in plan.classes if c.window.size is not None],
         "counts": any(node.op == "step_number" for node in graph.nodes),
         "storages": {name: storages(made) for name, made in variants.items()},
     }

@@ -74,10 +74,12 @@ def show(result: Result, as_json: bool, seen: bool) -> None:
                 "checkpoint": str(result.checkpoint),
                 "valid": result.valid,
                 "test": result.test,
+                "online": result.online,
                 "status": result.status,
             }
         )
         return
-    if result.test and not seen:
-        say(f"test  {shown(result.test)}")
+    for name, values in (("online", result.online), ("test", result.test)):
+        if values and not seen:
+            say(f"{name}  {shown(values)}")
     complain(f"run folder: {result.folder}")

@@ -184,3 +184,27 @@ class MetricUnclear(Problem):
     explain = "Without arguments a metric reads the output and target of the first loss that it can measure."
 
     metric: str
+
+
+@dataclass(frozen=True)
+class NeedsOnline(Problem):
+    code = "RD0616"
+    message = "`{setting}` is for online learning, which this spec does not ask for"
+    hint = "add `online: true`, or leave `{setting}` out"
+    explain = "With `online: true` the data is a stream, and every few observations make an update."
+
+    setting: str
+
+
+@dataclass(frozen=True)
+class WindowUneven(Problem):
+    code = "RD0617"
+    message = "an update every {every} steps does not divide windows of {sizes} steps evenly"
+    hint = "`every` must divide each window that is longer, and windows of different lengths must fit together"
+    explain = (
+        "Online, the last steps are replayed so that the newest ones see a whole window. That is the rule as it is "
+        "written only if no window ends in the middle of an update."
+    )
+
+    every: int
+    sizes: str

@@ -75,9 +75,7 @@ def _inferred(spec: Spec, sizes: Mapping[str, int]) -> _Built:
     return built
 
 
-def _pass(
-    spec: Spec, sizes: Mapping[str, int], types: dict[str, Type], library: dict[str, BlockDecl | None]
-) -> _Built:
+def _pass(spec: Spec, sizes: Mapping[str, int], types: dict[str, Type], library: dict[str, BlockDecl | None]) -> _Built:
     ctx = Context(spec, sizes, types, False, library)
     scope = top_scope(ctx)
     run(ctx, scope, spec.step)

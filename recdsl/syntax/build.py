@@ -187,7 +187,7 @@ class Builder:
         try:
             return str(json.loads(str(token).replace("\t", "\\t")))
         except ValueError:
-            advice = "escapes are those of JSON: \\n, \\\", \\\\, \\u0041"
+            advice = 'escapes are those of JSON: \\n, \\", \\\\, \\u0041'
             self._fail(errors.BadCharacter(self.piece.span_of(token), "\\", advice))
             return ""
 

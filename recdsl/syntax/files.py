@@ -13,9 +13,7 @@ from recdsl.syntax.limits import FILE_BYTES
 
 # Tabs and line ends are judged where they stand. The rarer line ends (a lone CR, NEL, LS, PS), which editors and YAML
 # count differently, are refused, so that line numbers mean the same everywhere.
-_CONTROL = re.compile(
-    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]|\r(?!\n)"
-)
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]|\r(?!\n)")
 _KINDS = {
     stat.S_IFDIR: "directory",
     stat.S_IFIFO: "pipe",

@@ -17,9 +17,7 @@ IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 GRAMMAR_WORDS = ("and", "or", "not")
 _PART = re.compile(r"[^,]+")
 _AROUND = re.compile(r"\s*([.\[\]-])\s*")
-_SELECTOR = re.compile(
-    r"(?:\*|[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z0-9_]+)*(?:\.\*|\*)?)(?:\[t-[0-9]{1,6}\])?"
-)
+_SELECTOR = re.compile(r"(?:\*|[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z0-9_]+)*(?:\.\*|\*)?)(?:\[t-[0-9]{1,6}\])?")
 
 
 def bad_name(text: str, span: Span) -> Problem | None:

@@ -190,5 +190,3 @@ def read_train(node: YamlNode, problems: Problems) -> tuple[Setting, ...]:
             if made is not None:
                 found.append(Setting(name, made))
     return tuple(found)
-
-

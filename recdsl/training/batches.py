@@ -51,6 +51,7 @@ class Source:
     `draw` makes a sampler; `passes` tells how many batches cover a split once (None: it has no end).
     `sizes` are names that a spec's `sizes: {name: data}` can take; `symbols` is the text of each
     label, where there is one; `fingerprint` computes what identifies the data ("" where the options do).
+    `continues`: for a request with `stream`, the rows of a batch go on where those of the one before ended.
     """
 
     fields: tuple[Field, ...]
@@ -59,6 +60,7 @@ class Source:
     sizes: Mapping[str, int] = field(default_factory=dict[str, int])
     symbols: tuple[str, ...] = ()
     fingerprint: Callable[[], str] = lambda: ""
+    continues: bool = False
 
 
 @dataclass

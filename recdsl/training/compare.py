@@ -19,7 +19,7 @@ from recdsl.training.batches import Place, Request
 from recdsl.training.binding import Binding, bind_data
 from recdsl.training.catalogue import beside, open_data
 from recdsl.training.gradcheck import alike, measurable, random, stir
-from recdsl.training.loop import Trainer
+from recdsl.training.online import trainer
 from recdsl.training.pipeline import COMPILER, spans
 from recdsl.training.run import seed_all, setup
 from recdsl.training.settings import settings
@@ -287,11 +287,11 @@ def _learning(rule: str, question: Question) -> tuple[tuple[tuple[int, float], .
     compiled = COMPILER.build(question.spec, changes)
     ready = setup(compiled, beside(compiled.spec, question.trust))
     seed_all(settings(compiled.spec)["seed"])
-    trainer = Trainer(compiled.module, ready.source, ready.binding, ready.settings)
+    worker = trainer(compiled.module, ready.source, ready.binding, ready.settings)
     every = max(1, question.train // POINTS)
     found: list[tuple[int, float]] = []
-    while trainer.step < question.train:
-        trainer.update()
-        if trainer.step % every == 0:
-            found.append((trainer.step, trainer.report()["loss"]))
-    return tuple(found), trainer.seconds
+    while worker.step < question.train:
+        worker.update()
+        if worker.step % every == 0:
+            found.append((worker.step, worker.report()["loss"]))
+    return tuple(found), worker.seconds

@@ -64,8 +64,7 @@ class Trainer:
     def update(self) -> None:
         """One batch, one step of the optimizer. Raises RD0654, RD0701 and RD0711 before anything has changed."""
         began = time.perf_counter()
-        self.batch = self.sampler.next()
-        call = self.binding.call(self.batch, str(self.step))
+        call = self._next()
         try:
             self._update(call)
         except (RuntimeError, MemoryError) as error:
@@ -75,20 +74,30 @@ class Trainer:
         self.step += 1
         self.seconds += time.perf_counter() - began
 
-    def _update(self, call: Call) -> None:
+    def _next(self) -> Any:
+        """What the next update learns from."""
+        self.batch = self.sampler.next()
+        return self.binding.call(self.batch, str(self.step))
+
+    def _update(self, call: Any) -> None:
         self.module.train()
         self.optimizer.zero_grad(set_to_none=True)
         output = run(self.module, call, self.state)
         loss = guard.check_output(output.loss, output.outputs, self.step, self.last_good)
         output.loss.backward()
         norm = guard.clip(self.named, self.settings["clip"], self.step, self.last_good)
+        rate = self._advance()
+        if self.settings["stream"]:
+            self.state = {name: value.detach() for name, value in output.state.items()}
+        self._count(call, output, loss, norm, rate)
+
+    def _advance(self) -> float:
+        """One step of the optimizer, at the rate of the schedule; the rate."""
         rate = self.rate * factor(self.settings.schedule, self.step, self.settings["steps"])
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
-        if self.settings["stream"]:
-            self.state = {name: value.detach() for name, value in output.state.items()}
-        self._count(call, output, loss, norm, rate)
+        return rate
 
     def _count(self, call: Call, output: Any, loss: float, norm: float, rate: float) -> None:
         self.tally.add("loss", loss, 1)
@@ -105,6 +114,10 @@ class Trainer:
         means = self.tally.means()
         self.tally = Tally()
         return means
+
+    def recent(self) -> dict[str, float]:
+        """The online error; nothing where there is none."""
+        return {}
 
     # -- evaluation ------------------------------------------------------------------------------------------------
     def evaluate(self, split: str, batches: int | None) -> dict[str, float]:

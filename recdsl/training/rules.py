@@ -97,7 +97,16 @@ NUMBERS = (
     ),
     Option("seed", "int", 0, "of parameters, data and noise", low=0, high=2**63 - 1),
     Option("stream", "bool", False, "carry the state from each batch to the next (data in order, for tbptt)"),
-    Option("evaluate", "int", 500, "steps between evaluations on the validation data; 0: only at the end", low=0),
+    Option("online", "bool", False, "learn from a stream, every few observations; implies `stream`"),
+    Option("every", "int", 1, "online: observations between updates", low=1, high=1_000_000),
+    Option("recent", "int", 10_000, "online: updates whose mean loss and metrics are the online error", low=1),
+    Option(
+        "evaluate",
+        "int",
+        500,
+        "steps between evaluations on the validation data; 0: only at the end (online: none unless it is given)",
+        low=0,
+    ),
     Option("evaluation_batches", "int", 20, "batches of an evaluation (at most one pass of the data)", low=1),
     Option("log", "int", 50, "steps between lines of metrics", low=1),
     Option("checkpoint", "int", 500, "steps between checkpoints; 0: only at the end and on interruption", low=0),
@@ -109,5 +118,6 @@ NUMBERS = (
 """Plain settings of `train:`; `optimizer`, `schedule` and `metrics` are calls."""
 
 CALLS = {"optimizer": ("adam(lr=1e-3)", OPTIMIZERS), "schedule": ("cosine(warmup=100)", SCHEDULES)}
-LATER_SETTINGS = {"online": "leave it out; the model then learns from each batch as a whole"}
+ONLINE = ("every", "recent")
+"""Settings that mean nothing without `online: true`."""
 SETTINGS = (*(option.name for option in NUMBERS), *CALLS, "metrics")

@@ -15,7 +15,9 @@ import numpy as np
 import safetensors.torch
 import torch
 
+from recdsl.diagnostics import SpecError
 from recdsl.errors.runs import CheckpointMismatch, DataChanged, NoDevice, NonFinite, RunError
+from recdsl.errors.training import WindowUneven
 from recdsl.syntax.ast import Spec
 from recdsl.syntax.blocks import files_beside
 from recdsl.training import checkpoint, folder, store
@@ -25,6 +27,7 @@ from recdsl.training.catalogue import beside, open_data, used_sizes
 from recdsl.training.folder import Folder
 from recdsl.training.interrupt import Interruption
 from recdsl.training.loop import Stopped, Trainer
+from recdsl.training.online import replayed, trainer, windows
 from recdsl.training.pipeline import COMPILER, Compiled, Compiler, spans
 from recdsl.training.progress import Reporter, reporter, shown
 from recdsl.training.settings import Settings, settings
@@ -32,7 +35,10 @@ from recdsl.training.settings import Settings, settings
 
 @dataclass(frozen=True)
 class Result:
-    """How a run ended. `status` is the exit status: 0, or after a checkpoint 130 (Ctrl-C) or 143 (SIGTERM)."""
+    """How a run ended. `status` is the exit status: 0, or after a checkpoint 130 (Ctrl-C) or 143 (SIGTERM).
+
+    valid, test: of evaluations with frozen parameters. online: means over the last updates, of a run on a stream.
+    """
 
     folder: Path
     step: int
@@ -40,6 +46,7 @@ class Result:
     checkpoint: str
     valid: dict[str, float] = field(default_factory=dict[str, float])
     test: dict[str, float] = field(default_factory=dict[str, float])
+    online: dict[str, float] = field(default_factory=dict[str, float])
 
 
 @dataclass(frozen=True)
@@ -61,8 +68,18 @@ def setup(compiled: Compiled, where: Place) -> Setup:
     fields = bind_data(compiled.inputs, name, source, spans(compiled.spec))
     device = _device(chosen["device"])
     compiled.module.to(device)
+    _check_windows(compiled, chosen)
     binding = Binding(compiled.inputs, fields, getattr(torch, chosen["dtype"]), device)
     return Setup(compiled, chosen, source, binding)
+
+
+def _check_windows(compiled: Compiled, chosen: Settings) -> None:
+    """Online, windows must fall together with updates. Raises SpecError (RD0617)."""
+    found = windows(compiled.module, chosen["every"]) if chosen["online"] else []
+    if found and not replayed(found, chosen["every"]):
+        spans = {setting.name.text: setting.value.span for setting in compiled.spec.train}
+        span = spans.get("every") or spans.get("online") or compiled.spec.span
+        raise SpecError([WindowUneven(span, chosen["every"], ", ".join(str(size) for size, _ in sorted(found)))])
 
 
 def _device(wanted: str) -> str:
@@ -109,12 +126,12 @@ def _start(
     where = beside(compiled.spec, trust)
     made = setup(compiled, where)
     seed_all(made.settings["seed"])
-    trainer = Trainer(compiled.module, made.source, made.binding, made.settings)
+    worker = trainer(compiled.module, made.source, made.binding, made.settings)
     run = folder.create(root, compiled.spec.name)
     describe(run, made, path_or_text, overrides, where)
     with store.locked(run.path):
         talk.note(f"run {run.path}")
-        return Session(run, trainer, talk).work()
+        return Session(run, worker, talk).work()
 
 
 def seed_all(seed: int) -> None:
@@ -143,18 +160,18 @@ def _resume(
                 raise RunError(CheckpointMismatch(str(run.path), "its spec.yaml differs from the spec given"))
             _check_blocks(run, given)
         made = reopen(run, overrides, trust, compiler)
-        trainer = Trainer(made.compiled.module, made.source, made.binding, made.settings)
+        worker = trainer(made.compiled.module, made.source, made.binding, made.settings)
         whole = pick(run, resume, talk)
-        if whole.state["fingerprint"] != trainer.fingerprint:
-            raise RunError(DataChanged(whole.state["fingerprint"], trainer.fingerprint))
-        trainer.restore(whole)
+        if whole.state["fingerprint"] != worker.fingerprint:
+            raise RunError(DataChanged(whole.state["fingerprint"], worker.fingerprint))
+        worker.restore(whole)
         run.rewind(whole.state["lines"])
         if overrides:
             run.write("overrides.json", json.dumps([*run.overrides, *overrides]))
-        talk.note(f"run {run.path}: goes on from step {trainer.step}" + _changes(overrides))
+        talk.note(f"run {run.path}: goes on from step {worker.step}" + _changes(overrides))
         run.log(f"resumed from {whole.path}" + _changes(overrides))
         due = bool(whole.state.get("evaluation_due"))
-        return Session(run, trainer, talk, whole.state["lines"], due).work()
+        return Session(run, worker, talk, whole.state["lines"], due).work()
 
 
 def _changes(overrides: Sequence[str]) -> str:
@@ -334,13 +351,15 @@ class Session:
 
     def _finish(self) -> Result:
         """The last evaluations. Raises Stopped; a resumed run does them again."""
-        trainer = self.trainer
-        valid = trainer.evaluate("valid", self.settings["evaluation_batches"])
-        test = trainer.evaluate("test", None)
-        self._measure("valid", valid)
-        self._measure("test", test)
-        self.run.log(f"finished at step {trainer.step}: {shown(test)}")
-        return Result(self.run.path, trainer.step, 0, trainer.last_good, valid, test)
+        trainer, found = self.trainer, {"online": self.trainer.recent(), "valid": {}, "test": {}}
+        if not self.settings["online"] or self.settings["evaluate"]:
+            found["valid"] = trainer.evaluate("valid", self.settings["evaluation_batches"])
+            found["test"] = trainer.evaluate("test", None)
+        for split, values in found.items():
+            if values:
+                self._measure(split, values)
+        self.run.log(f"finished at step {trainer.step}: {shown(found['test'] or found['online'])}")
+        return Result(self.run.path, trainer.step, 0, trainer.last_good, found["valid"], found["test"], found["online"])
 
 
 def evaluate(

@@ -7,13 +7,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from recdsl.diagnostics import Problems, suggest
-from recdsl.errors.training import MetricUnclear, NotACall, NotYet, UnknownCall, UnknownSetting, WrongOption
+from recdsl.errors.training import (
+    MetricUnclear,
+    NeedsOnline,
+    NotACall,
+    NotYet,
+    UnknownCall,
+    UnknownSetting,
+    WrongOption,
+)
 from recdsl.source import Source, Span
 from recdsl.syntax.ast import Name, Setting, Spec
 from recdsl.syntax.expressions import parse_value
 from recdsl.syntax.text import Text
 from recdsl.training.declare import Declaration, Option
-from recdsl.training.rules import CALLS, LATER_OPTIMIZERS, LATER_SETTINGS, METRICS, NUMBERS, SETTINGS
+from recdsl.training.rules import CALLS, LATER_OPTIMIZERS, METRICS, NUMBERS, ONLINE, SETTINGS
 from recdsl.training.values import WRONG, Call, Value, as_call, bind, convert, read, show
 
 
@@ -86,12 +94,25 @@ def collect(spec: Spec, problems: Problems) -> Settings:
             chosen[name] = _call(name, value, sizes, problems) or chosen[name]
         elif name == "metrics":
             metrics = _metrics(spec, value, sizes, problems)
-        elif name in LATER_SETTINGS:
-            problems.add(NotYet(setting.name.span, f"train: {name}", LATER_SETTINGS[name]))
         else:
             near = suggest(name, SETTINGS)
             problems.add(UnknownSetting(setting.name.span, name, f"{near} " if near else "", ", ".join(SETTINGS)))
+    _online(spec, numbers, problems)
     return Settings(numbers, chosen["optimizer"], chosen["schedule"], metrics)
+
+
+def _online(spec: Spec, numbers: dict[str, Any], problems: Problems) -> None:
+    """What online learning changes about the other settings: the state is carried, and one stream is enough."""
+    given = {setting.name.text: setting.name.span for setting in spec.train}
+    if not numbers["online"]:
+        for name in [name for name in ONLINE if name in given]:
+            problems.add(NeedsOnline(given[name], name))
+        return
+    numbers["stream"] = True
+    numbers |= {name: value for name, value in ONLINE_DEFAULTS.items() if name not in given}
+
+
+ONLINE_DEFAULTS = {"batch": 1, "evaluate": 0, "log": 1_000, "checkpoint": 100_000}
 
 
 def fixed_sizes(spec: Spec) -> dict[str, int]:
@@ -203,7 +224,8 @@ def _resolve(spec: Spec, kind: str, options: Mapping[str, Any], span: Span, prob
 def written(found: Settings) -> tuple[Setting, ...]:
     """`train:` with every setting there is, as it would be written out."""
     metrics = [_call_text(m.kind, {"output": m.output, "target": m.target, "last": m.last}) for m in found.metrics]
-    texts = {name: _text(value) for name, value in found.numbers.items()}
+    plain = {name: value for name, value in found.numbers.items() if found["online"] or name not in ONLINE}
+    texts = {name: _text(value) for name, value in plain.items()}
     for key, call in (("optimizer", found.optimizer), ("schedule", found.schedule)):
         texts[key] = _call_text(call.name, call.options)
     texts["metrics"] = f"[{', '.join(metrics)}]"

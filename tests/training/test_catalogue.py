@@ -31,7 +31,7 @@ CASES = [
     ("data: npz()", "RD0604", 1, 7, "needs the option `path`"),
     ("train.batch: 0", "RD0603", 1, 14, "of at least 1"),
     ("train.bacth: 3", "RD0613", 1, 1, "did you mean `batch`?"),
-    ("train.online: true", "RD0614", 1, 1, "not supported yet"),
+    ("train.every: 2", "RD0616", 1, 1, "add `online: true`"),
     ("train.clip: nan", "RD0603", 1, 13, "a number"),
     ("train.optimizer: adaw", "RD0601", 1, 18, "did you mean `adamw`?"),
     ("train.optimizer: adam(lr=0)", "RD0603", 1, 26, "above 0"),

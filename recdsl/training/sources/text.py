@@ -119,4 +119,5 @@ def open_source(options: Options, place: Place) -> Source:
         {"vocab": vocab},
         tuple(alphabet),
         lambda: fingerprint(*(text.encode() for text in parts.values())),
+        continues=True,
     )

@@ -94,4 +94,4 @@ def open_source(options: Options, _place: Place) -> Source:
     """Fields `x` float[bits + 1 + distractors] and `cumulant` float (the reward bit of the same step)."""
     width = options["bits"] + 1 + options["distractors"]
     fields = (Field("x", "float", "input", shape=(width,)), Field("cumulant", "float", "input"))
-    return Source(fields, lambda request: Stream(options, request), sizes={"obs": width})
+    return Source(fields, lambda request: Stream(options, request), sizes={"obs": width}, continues=True)

@@ -1,0 +1,205 @@
+"""Online learning: the data is a stream (or several side by side) and every few observations make an update.
+
+Each update calls the module on the next `every` steps with the state that the last call left, traces included. Under
+a rule that looks back further than that, the last observations are kept and replayed with the current parameters from
+the state that was before them; only the newest `every` steps' losses count (semantics 4.2: overlapping windows).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from recdsl.training import guard
+from recdsl.training.batches import Source
+from recdsl.training.binding import Binding
+from recdsl.training.checkpoint import Checkpoint
+from recdsl.training.feed import Feed, Steps, joined
+from recdsl.training.loop import Trainer, split_names
+from recdsl.training.metrics import Tally, measure
+from recdsl.training.settings import Settings
+
+State = Mapping[str, Tensor]
+
+
+def trainer(module: nn.Module, source: Source, binding: Binding, settings: Settings) -> Trainer:
+    """The trainer that `train:` asks for."""
+    kind = Online if settings["online"] else Trainer
+    return kind(module, source, binding, settings)
+
+
+def windows(module: nn.Module, every: int) -> list[tuple[int, int]]:
+    """The windows of a compiled module that look back further than one update, as (size, every)."""
+    about: Mapping[str, Any] = getattr(module, "recdsl_about", {})
+    return [(size, step) for size, step in about.get("grids", ()) if size > every]
+
+
+def replayed(found: list[tuple[int, int]], every: int) -> int:
+    """How many steps each update runs: `every`, or so many that the newest of them see whole windows; 0 if windows and
+    updates do not fall together."""
+    if not found:
+        return every
+    size, spacing = max(size for size, _ in found), math.lcm(*(step for _, step in found))
+    steps = -(-size // spacing) * spacing
+    uneven = any(step % every or size % every for size, step in found)
+    return 0 if uneven or steps > 2 * size else steps
+
+
+class Online(Trainer):
+    """See the module's text. `seen` holds the steps that can be replayed, `states` the state before each of them."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.every: int = self.settings["every"]
+        self.kept = max(1, replayed(windows(self.module, self.every), self.every) // self.every)
+        self.feed = Feed(self.sampler, self.binding, self.source.continues)
+        self.seen: deque[Steps] = deque(maxlen=self.kept)
+        self.states: deque[State | None] = deque(maxlen=self.kept)
+        self.counted: Tensor | None = None
+        self.pending = Pending()
+        self.blocks: deque[tuple[int, Tally]] = deque()
+
+    # -- one update ------------------------------------------------------------------------------------------------
+    def _next(self) -> Steps:
+        self.seen.append(self.feed.take(self.every))
+        self.states.append(self.state)
+        self.batch = self.feed.batch
+        return self.seen[0] if self.kept == 1 else joined(tuple(self.seen))
+
+    def _update(self, call: Steps) -> None:
+        if not self.module.training:
+            self.module.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        output = self._run(call)
+        loss = guard.check_output(output.loss, output.outputs, self.step, self.last_good)
+        output.loss.backward()
+        due, clip = (self.step + 1) % self.settings["log"] == 0, self.settings["clip"]
+        norm = guard.clip(self.named, clip, self.step, self.last_good) if due or clip is not None else None
+        rate = self._advance()
+        self.state = {name: value.detach() for name, value in output.state.items()}
+        self._note(call, output, loss, norm, rate)
+
+    def _run(self, call: Steps) -> Any:
+        """Call the module; only the newest steps count."""
+        steps, samples = call.shape
+        given: dict[str, Any] = {"mask": call.mask, "reset": call.reset, "state": self.states[0]}
+        if steps > self.every:
+            if self.counted is None or self.counted.shape[0] != steps:
+                self.counted = torch.zeros((steps, samples), dtype=torch.bool, device=self.binding.device)
+                self.counted[-self.every :] = True
+            given["counted"] = self.counted
+        return self.module(call.tensors, **given)
+
+    def _note(self, call: Steps, output: Any, loss: float, norm: float | None, rate: float) -> None:
+        tally = self.tally
+        tally.add("loss", loss, 1)
+        if len(output.losses) > 1:
+            for name, value in output.losses.items():
+                tally.add(f"loss.{name}", float(value), 1)
+        if norm is not None:
+            tally.add("norm", norm, 1)
+        tally.add("lr", rate, 1)
+        if self.settings.metrics:
+            newest = self.seen[-1]
+            outputs = {name: value.detach()[-self.every :] for name, value in output.outputs.items()}
+            self.pending.add({m.output for m in self.settings.metrics}, outputs, newest)
+
+    def report(self) -> dict[str, float]:
+        """Running means: of the updates since the last report."""
+        self.pending.fold(self.settings, self.tally)
+        self.blocks.append((self.step, self.tally))
+        while self.blocks[0][0] <= self.step - self.settings["recent"]:
+            self.blocks.popleft()
+        return super().report()
+
+    def recent(self) -> dict[str, float]:
+        """The online error: means over the last `recent` updates, in whole reports."""
+        whole = Tally()
+        parts = [tally for _, tally in self.blocks]
+        rest = Tally(dict(self.tally.sums), dict(self.tally.counts))
+        self.pending.copy().fold(self.settings, rest)
+        for tally in (*parts, rest):
+            for name, total in tally.sums.items():
+                whole.add(name, total, tally.counts[name])
+        return {name: value for name, value in whole.means().items() if name not in ("norm", "lr")}
+
+    # -- snapshots -------------------------------------------------------------------------------------------------
+    def snapshot(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        tensors, rest = super().snapshot()
+        rest["feed"] = self.feed.state()
+        rest["blocks"] = [[step, tally.sums, tally.counts] for step, tally in self.blocks]
+        rest["seen"] = [state is not None for state in self.states]
+        for k, (steps, state) in enumerate(zip(self.seen, self.states, strict=True)):
+            tensors |= _flat(f"seen/{k:04d}", steps)
+            tensors |= {f"past/{k:04d}/{name}": value for name, value in (state or {}).items()}
+        tensors |= self.pending.tensors()
+        return tensors, rest
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        super().restore(checkpoint)
+        state, parts, device = checkpoint.state, split_names(checkpoint.tensors), self.binding.device
+        self.feed.restore(state["feed"])
+        self.blocks = deque((step, Tally(dict(sums), dict(counts))) for step, sums, counts in state["blocks"])
+        seen, past = ({n: t.to(device) for n, t in parts.get(name, {}).items()} for name in ("seen", "past"))
+        for name, steps in sorted(split_names(seen).items()):
+            self.seen.append(_deep(steps))
+            self.states.append(split_names(past).get(name))
+        self.pending = Pending.of({n: t.to(device) for n, t in parts.get("pending", {}).items()})
+
+
+class Pending:
+    """Outputs and targets whose metrics are still to be measured, all at once."""
+
+    def __init__(self) -> None:
+        self.outputs: dict[str, list[Tensor]] = {}
+        self.steps: list[Steps] = []
+
+    def add(self, names: set[str], outputs: Mapping[str, Tensor], steps: Steps) -> None:
+        for name in names:
+            self.outputs.setdefault(name, []).append(outputs[name])
+        self.steps.append(steps)
+
+    def fold(self, settings: Settings, tally: Tally) -> None:
+        """Measure what is there, and forget it."""
+        if self.steps:
+            steps = joined(self.steps)
+            outputs = {name: torch.cat(values) for name, values in self.outputs.items()}
+            measure(settings.metrics, outputs, steps.tensors, steps.mask, tally)
+        self.outputs, self.steps = {}, []
+
+    def copy(self) -> Pending:
+        made = Pending()
+        made.outputs, made.steps = {name: list(values) for name, values in self.outputs.items()}, list(self.steps)
+        return made
+
+    def tensors(self) -> dict[str, Tensor]:
+        if not self.steps:
+            return {}
+        outputs = {f"pending/output/{name}": torch.cat(values) for name, values in self.outputs.items()}
+        return outputs | _flat("pending/steps", joined(self.steps))
+
+    @staticmethod
+    def of(tensors: Mapping[str, Tensor]) -> Pending:
+        """What `tensors` took apart, without its first name."""
+        made, parts = Pending(), split_names(tensors)
+        if parts:
+            made.outputs = {name: [value] for name, value in parts["output"].items()}
+            made.steps = [_deep(parts["steps"])]
+        return made
+
+
+def _flat(name: str, steps: Steps) -> dict[str, Tensor]:
+    flags = {f"{name}/{flag}": value for flag, value in (("mask", steps.mask), ("reset", steps.reset))}
+    return {f"{name}/field/{key}": value for key, value in steps.tensors.items()} | {
+        key: value for key, value in flags.items() if value is not None
+    }
+
+
+def _deep(tensors: Mapping[str, Tensor]) -> Steps:
+    fields = {name.partition("/")[2]: value for name, value in tensors.items() if name.startswith("field/")}
+    return Steps(fields, tensors.get("mask"), tensors.get("reset"))
