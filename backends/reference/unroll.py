@@ -50,7 +50,8 @@ class Unroll:
         values = self.invariant()
         entering: dict[str, Tensor] = {}
         for carry in self.graph.carries:
-            reset = _column(self.call.reset[t], carried[carry.name])
+            restart = self.call.reset[t] if carry.resets else torch.zeros_like(self.call.reset[t])
+            reset = _column(restart, carried[carry.name])
             initial = self._wide(self.initial(carry.init, values), carry)
             crossed = self.crossed(carried[carry.name], t)
             entering[carry.name] = self.entered(carry.name, torch.where(reset, initial, crossed))

@@ -15,7 +15,7 @@ from recdsl.program.assemble import assemble
 from recdsl.program.interface import Assembled
 from recdsl.resources import read_text
 
-RUNTIME = (("init.py",), ("torch", "arena.py"), ("torch", "call.py"), ("torch", "runtime.py"))
+RUNTIME = (("init.py",), ("torch", "ranks.py"), ("torch", "arena.py"), ("torch", "call.py"), ("torch", "runtime.py"))
 ENTRIES = ("start", "forward", "backward", "backward_outputs", "traces", "traces_outputs")
 
 

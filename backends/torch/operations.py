@@ -189,6 +189,12 @@ def _one_hot(op: Op, args: Sequence[Operand], attrs: dict[str, Any]) -> str:
     return f"({index}[..., None] == torch.arange({attrs['axis'].size}, device={index}.device)).to(like.dtype)"
 
 
+def _rank(op: Op, args: Sequence[Operand], attrs: dict[str, Any]) -> str:
+    """By a function of the runtime (`ranks.py`)."""
+    x, age = args
+    return f"ranks({_tensor(x)}, {_tensor(age)}, {max(x.lead, age.lead) + attrs['at']})"
+
+
 def _surrogate(op: Op, args: Sequence[Operand], attrs: dict[str, Any]) -> str:
     return f"({args[0].text} > 0).to(like.dtype)"
 
@@ -211,7 +217,7 @@ WRITERS: dict[str, Callable[[Op, Sequence[Operand], dict[str, Any]], str]] = {
     "logsumexp": lambda op, a, attrs: f"torch.logsumexp({a[0].text}, {a[0].lead + attrs['at']})",
     "reduce_max": lambda op, a, attrs: f"torch.amax({a[0].text}, {a[0].lead + attrs['at']})",
     "eye": lambda op, a, attrs: f"torch.eye({attrs['axes'][0].size}, dtype=like.dtype, device=like.device)",
-    "spike": _surrogate, "one_hot": _one_hot, "where": _where, "slice": _slice, "broadcast": _broadcast,
+    "spike": _surrogate, "one_hot": _one_hot, "rank": _rank, "where": _where, "slice": _slice, "broadcast": _broadcast,
     "concat": _concat, "transpose": _transpose, "pad": _pad, "sum": _sum, "collect": _collect, "gather": _gather,
     "scatter": _scatter, "contract": lambda op, a, attrs: contract(op, a),
 }  # fmt: skip

@@ -51,6 +51,7 @@ def build(spec: Spec, sizes: Mapping[str, int] | None = None) -> StepGraph:
         outputs,
         tuple(built.losses),
         spec.reduce,
+        tuple(store.summary(ctx) for store in ctx.stores),
     )
 
 
@@ -78,7 +79,7 @@ def _inferred(spec: Spec, sizes: Mapping[str, int]) -> _Built:
 def _pass(spec: Spec, sizes: Mapping[str, int], types: dict[str, Type], library: dict[str, BlockDecl | None]) -> _Built:
     ctx = Context(spec, sizes, types, False, library)
     scope = top_scope(ctx)
-    run(ctx, scope, spec.step)
+    run(ctx, scope, ctx.equations)
     found = _losses(ctx, scope)
     carries = histories.carries(ctx, evaluator(ctx, scope))
     if not ctx.problems.found:

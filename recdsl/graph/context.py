@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from recdsl.diagnostics import Problems
 from recdsl.graph.emit import UNKNOWN, Emitter
 from recdsl.graph.scope import Scope
-from recdsl.graph.step import Input, Parameter
+from recdsl.graph.step import Input, Parameter, Recall
 from recdsl.graph.types import Axis, Type
 from recdsl.source import Span
-from recdsl.syntax.ast import BlockDecl, Spec, StateDecl
+from recdsl.syntax.ast import BlockDecl, Equation, Spec, StateDecl
 
 
 @dataclass
@@ -41,6 +42,9 @@ class Context:
 
     `optimistic` passes find state types: unknown operands take the others' type, problems are thrown away. The
     final pass reports problems; a value that could not be built silences what depends on it.
+
+    equations: those of the spec's step and of its memories; handlers: what calls in the latter mean; recalls: the
+    reads that were built, by store; lasting: states that a reset leaves alone.
     """
 
     spec: Spec
@@ -64,6 +68,11 @@ class Context:
     expanded: int = 0
     growth: dict[str, int] = field(default_factory=dict[str, int])
     delayed: dict[int, int] = field(default_factory=dict[int, int])
+    equations: tuple[Equation, ...] = ()
+    handlers: dict[str, Callable[[Any, Any], Any]] = field(default_factory=dict[str, Callable[[Any, Any], Any]])
+    recalls: dict[str, list[Recall]] = field(default_factory=dict[str, list[Recall]])
+    stores: list[Any] = field(default_factory=list[Any])
+    lasting: set[str] = field(default_factory=set[str])
 
     def known(self, value: int) -> bool:
         """Whether a value has a type, all of its axes included."""

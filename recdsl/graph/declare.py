@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from recdsl.errors.axes import BadSize, WrongKind
+from recdsl.errors.keys import NotSupported
 from recdsl.errors.names import NotConstant, ReservedName, SizeFromData
 from recdsl.graph import histories
 from recdsl.graph.blocks import define_step
 from recdsl.graph.context import Context
 from recdsl.graph.emit import UNKNOWN
 from recdsl.graph.expressions import Evaluator
+from recdsl.graph.memory.check import checked
+from recdsl.graph.memory.slots import Lowering
 from recdsl.graph.names import INPUT_NAMES
 from recdsl.graph.order import ordered
 from recdsl.graph.scope import Argument, Ref, Scope, Stop, Target
@@ -18,7 +21,7 @@ from recdsl.graph.sizes import LIMIT, Number, Size
 from recdsl.graph.step import Input
 from recdsl.graph.steps import evaluator
 from recdsl.graph.types import BOOL, INT, Axis, Type
-from recdsl.syntax.ast import Declared, Equation, SizeDecl
+from recdsl.syntax.ast import Declared, Equation, SizeDecl, StoreDecl
 
 
 def top_scope(ctx: Context) -> Scope:
@@ -30,10 +33,41 @@ def top_scope(ctx: Context) -> Scope:
     for declared, target in [*((d, False) for d in spec.inputs), *((d, True) for d in spec.targets)]:
         ev.attempt(declared.name.span, lambda: _leaf(ev, declared, target))  # noqa: B023
         scope.names.setdefault(declared.name.text, Ref(UNKNOWN))
-    define_step(ev, spec.params, spec.step)
+    _memory(ev)
+    define_step(ev, spec.params, ctx.equations)
     for state in spec.states:
         ev.attempt(state.name.span, lambda: histories.declare(ev, state))  # noqa: B023
     return scope
+
+
+def _memory(ev: Evaluator) -> None:
+    """The equations of the step, with those of each memory; the names that these assign."""
+    ctx, made = ev.ctx, list[Equation]()
+    for decl in ctx.spec.memory:
+        ev.attempt(decl.name.span, lambda: made.extend(_store(ev, decl)))  # noqa: B023
+    ctx.equations = (*ctx.spec.step, *made)
+    ev.scope.assigned |= {target.text for equation in made for target in equation.targets}
+
+
+def _store(ev: Evaluator, decl: StoreDecl) -> tuple[Equation, ...]:
+    """One memory as equations. Raises Stop."""
+    ev.scope.claim(decl.name)
+    store = checked(ev, decl)
+    if store is None:
+        return ()
+    if store.slots is None:
+        advice = "write a number: as many as a sequence has writes keeps all of them, `slots: 100` with `life: sequence`"
+        raise Stop(NotSupported(decl.name.span, "slots: unbounded", advice))
+    if store.life == "model":
+        advice = "one store for all samples is not there yet; for one store a sample write `life: sequence` or `stream`"
+        raise Stop(NotSupported(decl.name.span if decl.life is None else decl.life.span, "life: model", advice))
+    if decl.write is not None and decl.write.eval is False:
+        advice = "a store of its own for each sample is written in evaluation too, or it would stay empty"
+        raise Stop(NotSupported(decl.write.span, "eval: false", advice))
+    lowering = Lowering(store)
+    ev.ctx.stores.append(lowering)
+    lowering.declare(ev.ctx)
+    return lowering.equations()
 
 
 def _sizes(ev: Evaluator, sizes: tuple[SizeDecl, ...], given: Mapping[str, int]) -> None:

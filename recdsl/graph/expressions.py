@@ -126,7 +126,7 @@ class Evaluator:
 
     def _place(self, name: str) -> str:
         if "." in name:
-            return "names with a dot are reads of a memory, which are not supported yet"
+            return "names with a dot are reads of a memory: `past.read` of the memory `past`"
         inside = " inside the block: pass it as an argument" if self.scope.calls else ""
         return f"declare it under `inputs`, `params` or `sizes`, or assign it in the step{inside}"
 

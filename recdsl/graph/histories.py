@@ -178,7 +178,9 @@ def carries(ctx: Context, top: Evaluator) -> list[Carry]:
             continue
         for lag, link in enumerate(history.links, 1):
             kind = "delay" if history.kind == "state" and lag > 1 else history.kind
-            found.append(Carry(link_name(history, lag), link, value, init, kind, history.span))
+            lasting = history.name in ctx.lasting
+            name = link_name(history, lag)
+            found.append(Carry(name, link, value, init, kind, history.span, resets=not lasting))
             value = link
     return found
 

@@ -22,7 +22,7 @@ def state_types(spec: Spec, sizes: Mapping[str, int], library: dict[str, BlockDe
     """The types of all states read at earlier steps that can be found."""
     ctx = Context(spec, sizes, {}, True, library)
     scope = top_scope(ctx)
-    equations, _, _ = ordered(spec.step)
+    equations, _, _ = ordered(ctx.equations)
     users, owner = dict[str, list[int]](), dict[str, int]()
     for place, equation in enumerate(equations):
         for name in names_in(equation.value, delayed=True):
@@ -33,7 +33,8 @@ def state_types(spec: Spec, sizes: Mapping[str, int], library: dict[str, BlockDe
         place = heappop(queue)
         waiting.discard(place)
         for name in _evaluate(ctx, scope, equations[place]):
-            again = users.get(name, []) if "." not in name else [owner.get(name.partition(".")[0], place)]
+            inside = "." in name and name not in users
+            again = [owner.get(name.partition(".")[0], place)] if inside else users.get(name, [])
             for user in again:
                 if user not in waiting:
                     waiting.add(user)

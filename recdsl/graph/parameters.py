@@ -65,7 +65,7 @@ def declare(ev: Evaluator, decl: ParamDecl) -> None:
     scope.names[decl.name.text] = Parameterised(leaf)
 
 
-def _captured(ev: Evaluator, expression: Expression) -> Call:
+def captured(ev: Evaluator, expression: Expression) -> Call:
     """A call of constants that is not one of a function: `normal(0, 1 / sqrt(hid))`, `glorot`."""
     root, found = expression.root, list[Call]()
     if root.kind == "name":
@@ -92,7 +92,7 @@ def _initial(ev: Evaluator, decl: ParamDecl, type: Type) -> Init:
         value = nested(ev, ev.run(decl.literal), type, decl.literal.span)
         return ("values", value) if isinstance(value, tuple) else ("constant", (value,))
     assert decl.init is not None
-    call = _captured(ev, decl.init)
+    call = captured(ev, decl.init)
     known = INITIALISERS.get(call.name)
     if known is None:
         hint = suggest(call.name, INITIALISERS) or f"one of {', '.join(INITIALISERS)}"
@@ -148,7 +148,7 @@ def _shape(item: Item) -> str:
 
 
 def _mask(ev: Evaluator, expression: Expression, type: Type) -> tuple[str, float]:
-    call = _captured(ev, expression)
+    call = captured(ev, expression)
     if call.name not in MASKS:
         raise Stop(
             UnknownFunction(call.span, call.name, suggest(call.name, MASKS) or "`sparse(density)` or `blocks(n)`")

@@ -6,10 +6,11 @@ included, so nothing shifts.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from recdsl.graph.emit import Emitter
-from recdsl.graph.step import Carry, Input, Node, StepGraph
+from recdsl.graph.step import Carry, Input, Memory, Node, StepGraph
 from recdsl.graph.types import BOOL, Axis
 
 
@@ -50,6 +51,18 @@ def chooses(graph: StepGraph, node: Node, flag: str) -> bool:
     return source.op == "input" and source.name == flag
 
 
+def _moved(memory: Memory, new: Mapping[int, int]) -> Memory:
+    """A memory with the edges that its reads have in the new graph."""
+
+    def edges(found: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
+        return tuple((new[source], new[target]) for source, target in found)
+
+    moved = (
+        replace(r, values=edges(r.values), keys=edges(r.keys), queries=edges(r.queries)) for r in memory.recalls
+    )
+    return replace(memory, recalls=tuple(moved))
+
+
 def ragged(graph: StepGraph) -> StepGraph:
     """The graph with two more inputs, `reset` and `mask`, obeyed by every carry."""
     return ragged_map(graph)[0]
@@ -65,7 +78,8 @@ def ragged_map(graph: StepGraph) -> tuple[StepGraph, dict[int, int]]:
         if node.id in graph.varying:
             leaf = work.copy(node)
             carry = carried.get(node.id)
-            work.new[node.id] = leaf if carry is None else work.choose("reset", work.new[carry.init], leaf, carry)
+            fresh = carry is not None and carry.resets
+            work.new[node.id] = work.choose("reset", work.new[carry.init], leaf, carry) if fresh else leaf
     reads = {node.name: node.id for node in work.emit.nodes if node.op == "carry"}
     kept: dict[int, int] = {}
     carries: list[Carry] = []
@@ -85,5 +99,6 @@ def ragged_map(graph: StepGraph) -> tuple[StepGraph, dict[int, int]]:
         carries=tuple(carries),
         outputs=tuple((name, states.get(name, kept.get(old, work.new[old]))) for name, old in graph.outputs),
         losses=tuple(replace(loss, node=work.new[loss.node]) for loss in graph.losses),
+        memories=tuple(_moved(memory, work.new) for memory in graph.memories),
     )
     return made, work.new

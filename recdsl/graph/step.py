@@ -44,6 +44,7 @@ class Carry:
     `read` is the leaf that holds it on entry, `write` the value it takes on leaving the step, `init` the
     time-invariant node it starts from (and returns to at a reset). `kind` is "state", "delay" (one link of the
     line behind `h[t-k]`, k > 1; named `h[t-2]`...) or "input" (the delay line of an input, zero at the start).
+    resets: whether a reset starts it anew.
     """
 
     name: str
@@ -51,6 +52,34 @@ class Carry:
     write: int
     init: int
     kind: str
+    span: Span | None
+    resets: bool = True
+
+
+@dataclass(frozen=True)
+class Recall:
+    """One read of a memory: its edges (source, consumer) by use. `selective`: which slots get credit depends on the data.
+
+    values: of stored values into the read; keys, queries: into the scores.
+    """
+
+    name: str
+    values: tuple[tuple[int, int], ...]
+    keys: tuple[tuple[int, int], ...]
+    queries: tuple[tuple[int, int], ...]
+    selective: bool
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A memory that was lowered to states. `entries`: numbers that one slot holds; `notes`: what a user should know."""
+
+    name: str
+    slots: int
+    life: str
+    entries: int
+    recalls: tuple[Recall, ...]
+    notes: tuple[str, ...]
     span: Span | None
 
 
@@ -110,6 +139,7 @@ class StepGraph:
     outputs: tuple[tuple[str, int], ...]
     losses: tuple[Loss, ...]
     reduce: str = "mean"
+    memories: tuple[Memory, ...] = ()
 
     @cached_property
     def graph(self) -> nx.DiGraph[int]:

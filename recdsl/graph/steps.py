@@ -43,7 +43,9 @@ def assign(ctx: Context, scope: Scope, equation: Equation) -> None:
         return _call(ev, call, root, equation)
 
     ctx.emit.span = equation.span
+    scope.losses = equation.value.root.kind == "call" and str(equation.value.root.value).endswith(".write")
     item = Evaluator(ctx, scope, call, histories.read).run(equation.value)
+    scope.losses = False
     try:
         results = item.ids if isinstance(item, Results) else (_single(ctx, scope, equation, item),)
     except Silent:
@@ -89,6 +91,9 @@ def bind(ctx: Context, scope: Scope, target: Name, value: int) -> None:
 
 def _call(ev: Evaluator, call: Call, root: bool, equation: Equation | None = None) -> Item:
     """What a call means: an option that names a function, a function, or a block."""
+    handler = ev.ctx.handlers.get(call.name)  # a name with a dot: no spec can call it
+    if handler is not None:
+        return handler(ev, call)
     option = ev.scope.names.get(call.name)
     if isinstance(option, Function):
         call = Call(option.name, call.args, call.keywords, call.span)

@@ -145,6 +145,44 @@ class BlockDecl:
 
 
 @dataclass(frozen=True)
+class WriteDecl:
+    """What is written to a store. `key` None: the value; `every` None: each step; `when` None: always."""
+
+    key: Expression | None
+    value: Expression
+    every: Expression | None
+    when: Expression | None
+    eval: bool | None
+    span: Span
+
+
+@dataclass(frozen=True)
+class ReadDecl:
+    """One way of reading a store, used as STORE.NAME. `options` are the further keys that were written."""
+
+    name: Name
+    query: Expression
+    score: Expression | None
+    select: Expression | None
+    normalise: Expression | None
+    every: Expression | None
+    options: tuple[tuple[Name, Name], ...]
+    span: Span
+
+
+@dataclass(frozen=True)
+class StoreDecl:
+    """An external memory. `slots` None: unbounded. `evict` and `life` None: the default."""
+
+    name: Name
+    slots: Expression | None
+    evict: Expression | None
+    life: Name | None
+    write: WriteDecl | None
+    reads: tuple[ReadDecl, ...]
+
+
+@dataclass(frozen=True)
 class LossDecl:
     """`value` is a call of a loss. `at` is "all", "last" or ("every", n).
 
@@ -193,6 +231,7 @@ class Spec:
     params: tuple[ParamDecl, ...]
     states: tuple[StateDecl, ...]
     blocks: tuple[BlockDecl, ...]
+    memory: tuple[StoreDecl, ...]
     step: tuple[Equation, ...]
     losses: tuple[LossDecl, ...]
     reduce: str

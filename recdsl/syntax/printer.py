@@ -16,8 +16,10 @@ from recdsl.syntax.ast import (
     Name,
     Node,
     ParamDecl,
+    ReadDecl,
     Spec,
     StateDecl,
+    StoreDecl,
     TypeExpr,
 )
 from recdsl.syntax.scalars import resolve
@@ -205,6 +207,30 @@ def print_block(block: BlockDecl) -> list[str]:
     return lines
 
 
+def print_store(store: StoreDecl) -> list[str]:
+    """A memory: its name and its keys, a line each."""
+    lines = _optional(("evict", store.evict)) + ([] if store.life is None else [f"life: {store.life.text}"])
+    if store.write is not None:
+        write = store.write
+        inner = _optional(("key", write.key), ("value", write.value), ("every", write.every), ("when", write.when))
+        lines += _section("write", inner if write.eval is None else [*inner, f"eval: {str(write.eval).lower()}"])
+    plain = [read for read in store.reads if read.name.text == "read"]
+    lines += [line for read in plain[:1] for line in _section("read", _read(read))]
+    named = [read for read in store.reads if read not in plain[:1]]
+    lines += _section("reads", [line for read in named for line in _section(quoted(read.name.text), _read(read))])
+    slots = "unbounded" if store.slots is None else _value(store.slots)
+    return _section(quoted(store.name.text), [f"slots: {slots}", *lines])
+
+
+def _read(read: ReadDecl) -> list[str]:
+    given = (("score", read.score), ("select", read.select), ("normalise", read.normalise), ("every", read.every))
+    return _optional(("query", read.query), *given) + [f"{name.text}: {word.text}" for name, word in read.options]
+
+
+def _optional(*items: tuple[str, Expression | None]) -> list[str]:
+    return [f"{key}: {_value(value)}" for key, value in items if value is not None]
+
+
 def _losses(losses: Sequence[LossDecl], reduce: str) -> list[str]:
     lines: list[str] = [] if reduce == "mean" else [f"reduce: {reduce}"]
     for loss in losses:
@@ -226,6 +252,7 @@ def print_spec(spec: Spec) -> str:
     for index, block in enumerate(spec.blocks):
         lines += [*(["blocks:"] if index == 0 else []), f"  {quoted(block.name.text)}:"]
         lines += [f"    {line}" for line in print_block(block)]
+    lines += _section("memory", [line for store in spec.memory for line in print_store(store)])
     lines += _step(spec.step) + _losses(spec.losses, spec.reduce)
     rules = _map((item.selector, quoted(print_expression(item.rule))) for item in spec.credit)
     lines += _section("credit", rules + ([] if spec.require is None else [f"require: {quoted(spec.require.text)}"]))

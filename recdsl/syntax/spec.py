@@ -14,6 +14,7 @@ from recdsl.syntax.ast import Equation, Node, Spec
 from recdsl.syntax.blocks import check_version, find_block, read_block_file, read_blocks, read_step
 from recdsl.syntax.declarations import read_declared, read_params, read_sizes, read_states
 from recdsl.syntax.files import open_source
+from recdsl.syntax.memory import read_memory
 from recdsl.syntax.overrides import apply
 from recdsl.syntax.sections import known_items, plain_text, require
 from recdsl.syntax.training import Credit, Losses, read_credit, read_data, read_losses, read_train
@@ -72,11 +73,9 @@ class _Reader:
         start = Span(self.source, self.root.span.start, self.root.span.start)
         require(self.found, _NEEDED, "a spec", start, problems)
         check_version(self.found, problems)
-        if "memory" in self.found:
-            advice = "this release has no memory stores; carried states are written `name[t-1]` in `step`"
-            problems.add(errors.NotSupported(self.keys["memory"], "memory", advice))
         sizes, inputs, targets = get("sizes"), get("inputs"), get("targets")
         params, states, blocks, step = get("params"), get("states"), get("blocks"), get("step")
+        memory = get("memory")
         losses, credit, data, train = self.losses(), self.credit(), get("data"), get("train")
         spec = Spec(
             self.name(),
@@ -87,6 +86,7 @@ class _Reader:
             () if params is None else read_params(params, problems),
             () if states is None else read_states(states, problems),
             () if blocks is None else read_blocks(blocks, problems),
+            () if memory is None else read_memory(memory, problems),
             () if step is None else read_step(step, problems),
             losses.items,
             losses.reduce,

@@ -86,6 +86,8 @@ def _choices() -> list[Sample]:
         Sample("one_hot", (INT,), {"axis": A}),
         Sample("eye", (), {"axes": (A, Axis("twin", 3))}),
         Sample("where", (BOOL, FLOAT, FLOAT), {}),
+        Sample("rank", (VECTOR, VECTOR), {"at": 0}),
+        Sample("rank", (MATRIX, MATRIX), {"at": 1}),
     ]
 
 

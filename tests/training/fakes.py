@@ -71,6 +71,7 @@ def build_spec(source: Source, span: Span, entries: Mapping[str, tuple[Span, int
         params=(),
         states=(),
         blocks=(),
+        memory=(),
         step=(),
         losses=(LossDecl(Name("loss", span), loss, 1.0, (), "all", span),),
         reduce="mean",
