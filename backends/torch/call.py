@@ -81,6 +81,9 @@ class Call:
         missing = [name for name, info in known.items() if not info["target"] and name not in batch]
         if missing:
             raise ValueError(f"batch lacks the input {missing[0]!r}")
+        stored = [name for name, info in known.items() if info["stored"] and name not in batch]
+        if stored:
+            raise ValueError(f"batch lacks the target {stored[0]!r}, which a memory of the model stores")
         return {name: self._value(name, known[name], batch[name]) for name in known if name in batch}
 
     def _value(self, name: str, info: Mapping[str, Any], value: Tensor) -> Tensor:

@@ -118,6 +118,7 @@ def describe(graph: StepGraph, plan: CreditPlan, variants: dict[str, Assembled],
     """What the runtime has to know, as plain data."""
     face = variants["plain"].interface
     carries = {carry.name: graph.nodes[carry.read].type.shape for carry in graph.carries}
+    stored = {graph.nodes[k].name for k in graph.behind(carry.write for carry in graph.carries)}
     every = {
         f"windows{k}": routing.window.every for k, routing in enumerate(plan.classes) if routing.window.size is not None
     }
@@ -131,6 +132,7 @@ def describe(graph: StepGraph, plan: CreditPlan, variants: dict[str, Assembled],
                 "shape": () if item.kind in ("onehot", "class", "token") else item.type.shape,
                 "size": item.size,
                 "target": item.target,
+                "stored": item.target and item.name in stored,
             }
             for item in graph.inputs
         },

@@ -43,7 +43,7 @@ def build() -> JSON:
         "params": table(TEXT, "`float[hid, inp] ~ normal(0, 0.1)`, `float[hid] = 0`"),
         "states": table(TEXT, "carried values: `float[hid]`, `float[hid] = 1`"),
         "blocks": table(block(), "pieces of a step that equations can call"),
-        "memory": {"type": "object", "description": "not supported yet"},
+        "memory": table(store(), "external memories, read in equations as `NAME.read`"),
         "step": {"type": "string", "description": "the equations of one step, one assignment a line"},
         "loss": losses(),
         "credit": credit(),
@@ -84,6 +84,38 @@ def block() -> JSON:
         "required": ["step", "returns"],
         "additionalProperties": False,
     }
+
+
+def store() -> JSON:
+    """One entry of `memory:`."""
+    from recdsl.syntax.memory import LIVES, OPTIONS
+
+    count = {"anyOf": [{"type": "integer", "minimum": 1}, TEXT]}
+    words = {key: {"enum": [word for word in known if word not in ("true", "false")]} for key, known in OPTIONS.items()}
+    read = {
+        "query": TEXT,
+        "score": TEXT | {"description": "dot, cosine(sharpness), mlp(width), inverse_distance(delta), separable"},
+        "select": TEXT | {"description": "all, topk(k), threshold(x)"},
+        "normalise": {"enum": ["softmax", "shifted_relu", "sum"]},
+        "every": count,
+        **words,
+        "null_slot": {"type": "boolean"},
+    }
+    write = {"key": TEXT, "value": TEXT, "every": count, "when": TEXT, "eval": {"type": "boolean"}}
+    known = {
+        "slots": count | {"description": "how many items it holds"},
+        "evict": TEXT | {"description": "oldest, least_used(decay), lowest(x)"},
+        "life": {"enum": list(LIVES)},
+        "write": fixed(write, "value"),
+        "read": fixed(read, "query"),
+        "reads": table(fixed(read, "query"), "several reads by name: `NAME.READ`"),
+    }
+    return fixed(known, "slots", "write")
+
+
+def fixed(known: JSON, *required: str) -> JSON:
+    """A map with a fixed set of keys."""
+    return {"type": "object", "properties": known, "required": list(required), "additionalProperties": False}
 
 
 def losses() -> JSON:

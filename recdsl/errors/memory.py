@@ -112,8 +112,8 @@ class OneNumber(Problem):
     message = "`{option}` is {found}, not {wanted}"
     hint = "{suggestion}"
     explain = (
-        "`when:` is a condition, such as `surprise > 0.5`, and `lowest(x)` a number: one for each sample, since an item "
-        "is written or not, kept or not, as a whole."
+        "`when:` is a condition, such as `surprise > 0.5`, and `lowest(x)` a number: one for each sample, since an "
+        "item is written or not, kept or not, as a whole."
     )
 
     option: str

@@ -127,7 +127,7 @@ class TargetInStep(Problem):
 
     code = "RD0309"
     message = "target `{name}` is used in an equation"
-    hint = "targets are for losses; what the model may see is declared under `inputs`"
+    hint = "targets are for losses and for what a memory stores; what the model may see stands under `inputs`"
     explain = "Targets at masked steps are never read, and at inference there are none."
 
     name: str

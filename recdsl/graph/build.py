@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from recdsl.diagnostics import Note
 from recdsl.errors.axes import CannotInfer, TooLarge
+from recdsl.errors.memory import NeverRead
 from recdsl.errors.names import Unreached
 from recdsl.graph import histories, losses
 from recdsl.graph.context import Context
@@ -35,6 +36,7 @@ def build(spec: Spec, sizes: Mapping[str, int] | None = None) -> StepGraph:
     if not ctx.problems.found:
         _check_reach(ctx, built.carries, built.losses)
         _check_memory(ctx)
+        _check_reads(ctx)
     ctx.problems.check()
     outputs = tuple(
         (target.text, entry.id)
@@ -123,6 +125,16 @@ def _check_reach(ctx: Context, carries: Sequence[Carry], found: Sequence[Loss]) 
                 ctx.problems.add(Unreached(parameter.span, name))
             else:
                 ctx.problems.add(Unreached(parameter.span, name, "no `trains` names it: add it, or write `frozen`"))
+
+
+def _check_reads(ctx: Context) -> None:
+    """Every read of a memory is used somewhere."""
+    written = [*(e.value for e in ctx.equations), *(loss.value for loss in ctx.spec.losses)]
+    nodes = [node for expression in written for node in expression.nodes]
+    used = {str(n.value[0] if isinstance(n.value, tuple) else n.value) for n in nodes if n.kind in ("name", "delay")}
+    for read in (read for made in ctx.stores for read in made.store.reads):
+        if read.name not in used:
+            ctx.problems.add(NeverRead(read.span, read.name, f"for example `h = ... + {read.name}` in the step"))
 
 
 def _check_memory(ctx: Context) -> None:

@@ -44,7 +44,10 @@ def _memory(ev: Evaluator) -> None:
     """The equations of the step, with those of each memory; the names that these assign."""
     ctx, made = ev.ctx, list[Equation]()
     for decl in ctx.spec.memory:
+        seen = len(made)
         ev.attempt(decl.name.span, lambda: made.extend(_store(ev, decl)))  # noqa: B023
+        if len(made) == seen:  # what its reads would be is unknown
+            ev.scope.names.update({f"{decl.name.text}.{read.name.text}": Ref(UNKNOWN) for read in decl.reads})
     ctx.equations = (*ctx.spec.step, *made)
     ev.scope.assigned |= {target.text for equation in made for target in equation.targets}
 
@@ -56,7 +59,9 @@ def _store(ev: Evaluator, decl: StoreDecl) -> tuple[Equation, ...]:
     if store is None:
         return ()
     if store.slots is None:
-        advice = "write a number: as many as a sequence has writes keeps all of them, `slots: 100` with `life: sequence`"
+        advice = (
+            "write a number: as many as a sequence has writes keeps all of them, `slots: 100` with `life: sequence`"
+        )
         raise Stop(NotSupported(decl.name.span, "slots: unbounded", advice))
     if store.life == "model":
         advice = "one store for all samples is not there yet; for one store a sample write `life: sequence` or `stream`"

@@ -57,9 +57,7 @@ def _moved(memory: Memory, new: Mapping[int, int]) -> Memory:
     def edges(found: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
         return tuple((new[source], new[target]) for source, target in found)
 
-    moved = (
-        replace(r, values=edges(r.values), keys=edges(r.keys), queries=edges(r.queries)) for r in memory.recalls
-    )
+    moved = (replace(r, values=edges(r.values), keys=edges(r.keys), queries=edges(r.queries)) for r in memory.recalls)
     return replace(memory, recalls=tuple(moved))
 
 
@@ -78,8 +76,8 @@ def ragged_map(graph: StepGraph) -> tuple[StepGraph, dict[int, int]]:
         if node.id in graph.varying:
             leaf = work.copy(node)
             carry = carried.get(node.id)
-            fresh = carry is not None and carry.resets
-            work.new[node.id] = work.choose("reset", work.new[carry.init], leaf, carry) if fresh else leaf
+            lasts = carry is None or not carry.resets
+            work.new[node.id] = leaf if lasts else work.choose("reset", work.new[carry.init], leaf, carry)
     reads = {node.name: node.id for node in work.emit.nodes if node.op == "carry"}
     kept: dict[int, int] = {}
     carries: list[Carry] = []

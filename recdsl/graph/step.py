@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -58,9 +58,10 @@ class Carry:
 
 @dataclass(frozen=True)
 class Recall:
-    """One read of a memory: its edges (source, consumer) by use. `selective`: which slots get credit depends on the data.
+    """One read of a memory: its edges (source, consumer) by use.
 
-    values: of stored values into the read; keys, queries: into the scores.
+    values: of stored values into the read; keys, queries: into the scores. selective: which slots get credit depends
+    on the data.
     """
 
     name: str
@@ -158,6 +159,16 @@ class StepGraph:
     def leaf(self) -> Mapping[str, int]:
         """Leaf ids by "op:name", such as "parameter:W" and "carry:h"."""
         return {f"{node.op}:{node.name}": node.id for node in self.nodes if node.op in LEAVES and node.name}
+
+    def behind(self, ends: Iterable[int]) -> frozenset[int]:
+        """Everything that some nodes are computed from inside the step, themselves included."""
+        found, stack = set[int](), list(ends)
+        while stack:
+            place = stack.pop()
+            if place not in found:
+                found.add(place)
+                stack.extend(self.nodes[place].args)
+        return frozenset(found)
 
     @cached_property
     def varying(self) -> frozenset[int]:

@@ -26,7 +26,9 @@ class Rank(Discrete):
         return Type("float", types[0].axes)
 
     def value(self, xp: Any, args: Sequence[Any], attrs: Attrs, types: Sequence[Type]) -> Any:
-        x, age = (xp.moveaxis(arg, len(lead(arg, t)) + dict(attrs)["at"], -1) for arg, t in zip(args, types, strict=True))
+        x, age = (
+            xp.moveaxis(arg, len(lead(arg, t)) + dict(attrs)["at"], -1) for arg, t in zip(args, types, strict=True)
+        )
         place = xp.arange(x.shape[-1], device=x.device)
         mine, other = x[..., :, None], x[..., None, :]
         tied = other == mine

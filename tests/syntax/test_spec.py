@@ -129,7 +129,7 @@ MISTAKES = [
     ("recdsl: '1'", ["RD0103 1:9"], "text"),
     ("recdsl: true", ["RD0103 1:9"], "`true`"),
     ("recdsl:", ["RD0103 1:8"], "nothing"),
-    ("memory:\n  past: {}", ["RD0105 1:1"], "`memory` is not supported yet"),
+    ("memory:\n  past: 3", ["RD0104 2:9"], "its keys are slots"),
     ("name: [a]", ["RD0104 1:7"], "a list"),
     ("name: ../x", ["RD0108 1:7"], "letters"),
     ("name: .hidden", ["RD0108 1:7"], "letters"),

@@ -134,4 +134,3 @@ def _useful(decl: ReadDecl, select: Select, how: str) -> None:
         if option.text in ("threshold", "underfull") and select.kind != "topk":
             hint = "leave it out, or write `select: topk(k)`"
             raise Stop(NoEffect(option.span, option.text, f"under `select: {select.kind}`", hint))
-

@@ -76,8 +76,8 @@ class Slots:
         b, place, count = self.b, self.place, self.wide(self.states["count"])
         if self.store.evict.kind == "oldest":
             return b.op("eq", place, b.op("mod", count, self.number(self.size, place)))
-        free = b.op("eq", place, count)
         full = b.op("ge", count, self.number(self.size, place))
+        free = b.op("and", b.op("eq", place, count), b.op("not", full))
         return b.op("or", free, b.op("and", full, self._evicted(priority)))
 
     def _evicted(self, priority: int | None) -> int:

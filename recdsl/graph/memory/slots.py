@@ -210,8 +210,8 @@ def _notes(read: Read) -> list[str]:
     shift, one = read.shift, 2 if read.shift.kth else 1
     if read.normalise == "shifted_relu" and read.select.kind == "topk" and read.select.number <= one:
         if shift.floor or shift.underfull in ("raw", "softmax"):
-            return [f"`{read.name}`: at most one slot has a weight, which is 1: scorer and query get almost no gradient"]
-        return [f"`{read.name}`: the one slot that is read has weight 1, so scorer and query get no gradient"]
+            return [f"at most one slot of `{read.name}` has a weight, about 1: scorer and query learn little from it"]
+        return [f"the one slot that `{read.name}` gives has weight 1, so its scorer and query get no gradient"]
     return []
 
 
@@ -250,5 +250,3 @@ def _equation(targets: Sequence[str], call: str, given: Mapping[str, Expression]
         keywords.append((name, len(nodes) - 1))
     nodes.append(Node("call", call, (), tuple(keywords), span))
     return Equation(tuple(Name(target, span) for target in targets), Expression(tuple(nodes)), span)
-
-

@@ -24,7 +24,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Select:
-    """Which slots take part in a read. kind: "all" | "topk" (the `number` best) | "threshold" (scores from `number`)."""
+    """Which slots take part in a read. kind: "all" | "topk" (the `number` best) | "threshold" (from `number` on)."""
 
     kind: str
     number: float = 0.0
