@@ -1,4 +1,4 @@
-"""What can be wrong with `memory:` (RD07xx)."""
+"""What can be wrong with `memory:` (RD08xx)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from recdsl.diagnostics import Problem
 class NeverWritten(Problem):
     """A store that nothing is written to."""
 
-    code = "RD0701"
+    code = "RD0801"
     message = "nothing is written to the memory `{name}`"
     hint = "add for example `write: {{value: h}}`"
     explain = (
@@ -26,7 +26,7 @@ class NeverWritten(Problem):
 class NeverRead(Problem):
     """A read that no equation or loss uses."""
 
-    code = "RD0702"
+    code = "RD0802"
     message = "nothing uses `{read}`"
     hint = "{suggestion}"
     explain = (
@@ -42,7 +42,7 @@ class NeverRead(Problem):
 class UnknownWord(Problem):
     """A way of scoring, selecting, normalising or evicting that nobody knows."""
 
-    code = "RD0703"
+    code = "RD0803"
     message = "unknown {what} `{word}`"
     hint = "{suggestion}"
     explain = (
@@ -59,7 +59,7 @@ class UnknownWord(Problem):
 class WordArgument(Problem):
     """An argument that a way of scoring, selecting or evicting does not take, lacks, or cannot use."""
 
-    code = "RD0704"
+    code = "RD0804"
     message = "{reason}"
     hint = "{usage}"
     explain = "`topk(k)` and `slots` are whole numbers of at least 1; `cosine(sharpness=10)` and others above 0."
@@ -72,7 +72,7 @@ class WordArgument(Problem):
 class QueryAxes(Problem):
     """A query that cannot be compared with the keys."""
 
-    code = "RD0705"
+    code = "RD0805"
     message = "`{score}` compares a query {query} with keys {key} of `{name}`"
     hint = "{suggestion}"
     explain = (
@@ -91,7 +91,7 @@ class QueryAxes(Problem):
 class NoEffect(Problem):
     """An option that means nothing beside the others."""
 
-    code = "RD0706"
+    code = "RD0806"
     message = "`{option}` has no effect {where}"
     hint = "{suggestion}"
     explain = (
@@ -108,7 +108,7 @@ class NoEffect(Problem):
 class OneNumber(Problem):
     """A condition or priority that is not one per sample."""
 
-    code = "RD0707"
+    code = "RD0807"
     message = "`{option}` is {found}, not {wanted}"
     hint = "{suggestion}"
     explain = (

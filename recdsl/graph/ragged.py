@@ -76,8 +76,9 @@ def ragged_map(graph: StepGraph) -> tuple[StepGraph, dict[int, int]]:
         if node.id in graph.varying:
             leaf = work.copy(node)
             carry = carried.get(node.id)
-            lasts = carry is None or not carry.resets
-            work.new[node.id] = leaf if lasts else work.choose("reset", work.new[carry.init], leaf, carry)
+            if carry is not None and carry.resets:
+                leaf = work.choose("reset", work.new[carry.init], leaf, carry)
+            work.new[node.id] = leaf
     reads = {node.name: node.id for node in work.emit.nodes if node.op == "carry"}
     kept: dict[int, int] = {}
     carries: list[Carry] = []

@@ -55,6 +55,11 @@ def name(o: Options) -> str:
 
 
 @pytest.mark.parametrize("ragged", [False, True], ids=["whole", "ragged"])
+@pytest.mark.parametrize("o", [*READS, *WRITES], ids=name)
+def test_outputs_and_gradients_are_those_of_the_definition(o: Options, ragged: bool) -> None:
+    check(o, ragged=ragged)
+
+
 @pytest.mark.parametrize("o", FORWARD, ids=name)
 def test_rtrl_through_a_memory_is_exact(o: Options) -> None:
     check(replace(o, credit="rtrl"), steps=7, ragged=True)
