@@ -66,7 +66,7 @@ def _plain(row: Row) -> dict[str, Any]:
 
 def _cells(row: Row) -> tuple[str, ...]:
     first = "-" if row.first_dropped_lag is None else str(row.first_dropped_lag)
-    unbounded = "inf" if row.flops else "-"
+    unbounded = "-" if "no-credit" in row.qualifiers or not row.flops else "inf"
     kept = unbounded if row.longest_kept_lag is None else str(row.longest_kept_lag)
     verdict = row.verdict
     words = ", ".join(row.qualifiers)

@@ -159,7 +159,8 @@ class Tracer:
         held, products = self._entries(case.parameter, routing)
         if longest == NONE:
             words = (*words, "no-credit") if first is not None else words
-            return Row(case.parameter, case.rule, verdict, words, first, None, tuple(dict.fromkeys(dropped)), 0, 0)
+            cost = (2 * products + held, FLOAT_BYTES * held)  # outputs may see what losses do not
+            return Row(case.parameter, case.rule, verdict, words, first, None, tuple(dict.fromkeys(dropped)), *cost)
         return Row(
             case.parameter,
             case.rule,
@@ -284,11 +285,19 @@ class Tracer:
         return Dropped(f"{label(carry)} outside of the scope", None if span is None else span.line, span)
 
     def _entries(self, parameter: str, routing: RoutingClass) -> tuple[int, int]:
-        """(entries of the traces, products a step) of the effective parameters that a parameter is part of."""
-        own = {k for k, names in effective(self.graph).items() if parameter in names}
+        """(entries of the traces, products a step) of the effective parameters that a parameter is part of.
+
+        What several parameters share is counted once: at the first of them, and a rank-one estimate's vector over the
+        states in equal parts.
+        """
+        place = routing.parameters.index
+        inside = {k: names & set(routing.parameters) for k, names in effective(self.graph).items()}
+        own = {k for k, names in inside.items() if names and min(names, key=place) == parameter}
         if routing.tracing is not None and routing.tracing.scope == "rank":
             count = sum(self.graph.nodes[k].type.numel for k in own)
-            return count + sum(prod(axis.size for axis in axes) for axes in self.free.axes.values()), count
+            shared = sum(prod(axis.size for axis in axes) for axes in self.free.axes.values())
+            each, more = divmod(shared, len(routing.parameters))
+            return count + each + (place(parameter) < more), count
         carried = self._influence(routing.cuts).carried
         held = {(item.source, item.carry): item for item in routing.scopes if item.source in own}
         products = 0

@@ -176,7 +176,8 @@ credit: {rule}
 
 
 def test_a_parameter_without_any_credit_is_marked() -> None:
-    """Random-feedback learning reads a layer's own states only: nothing reaches a layer that no loss reads."""
+    """Random-feedback learning reads a layer's own states only: nothing reaches a layer that no loss reads. It has
+    traces all the same, for gradients that arrive at `.outputs`, and their cost is printed."""
     text = """
 recdsl: 1
 sizes: {n: 4}
@@ -191,6 +192,8 @@ credit: rflo
 """
     rows = {row.parameter: row for row in explain(text).rows}
     assert {name for name, row in rows.items() if "no-credit" in row.qualifiers} == {"h.W", "h.U", "h.b"}
-    assert rows["h.W"].flops == 0
+    assert rows["h.W"].bytes == 4 * 16
+    assert " no-credit" in str(explain(text)).splitlines()[1]
+    assert " inf " not in str(explain(text)).splitlines()[1]
     assert rows["k.W"].longest_kept_lag == 0
     assert rows["k.W"].flops > 0
