@@ -273,7 +273,7 @@ class Call:
                     self.data[self.storages["state " + carry]] = start.expand(self.size, *wanted[carry])
             return
         for carry, shape in wanted.items():
-            if carry not in given and carry in about["traces"]:
+            if carry in about["traces"] and (carry not in given or carry in about["forgotten"]):
                 self.data[self.storages["state " + carry]] = self.like.new_zeros((self.size, *shape))
                 continue
             if carry not in given:
@@ -310,6 +310,8 @@ class Call:
         loss, *outputs = results
         state = {c: self.data[self.storages["next " + c]].detach().clone() for c in about["carries"]}
         for name, shape in about["traces"].items() if self.left else ():
+            if name in about["forgotten"]:
+                continue
             state[name] = self.left[name].detach().expand(self.size, *shape).clone()
         state["t"] = torch.tensor(self.t0 + self.steps)
         names = [info["name"] for info in about["losses"]]

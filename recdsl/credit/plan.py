@@ -30,7 +30,8 @@ class Tracing:
     read: "pre": a loss reads the influence on the states that enter its step, through all paths of the step; "post":
     the influence on the states that the step leaves. cuts: "" | "products" (the recurrent products of states) |
     "spikes" (these, and what a neuron's output does to the states that it is made of). decay: what an influence is
-    multiplied by on its way to the next step, so a path over k steps counts decay^k (a masked step is none).
+    multiplied by on its way to the next step, so a path over k steps counts decay^k (a masked step is none). drift:
+    what becomes of traces at the next call, before which parameters may have changed: "accept" (they go on) | "reset".
     """
 
     scope: str
@@ -39,6 +40,7 @@ class Tracing:
     cuts: str = ""
     axis: str = ""
     decay: float = 1.0
+    drift: str = "accept"
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,8 @@ class Row:
     bytes: a step and sample. Qualifiers: "declared-jacobian", where an op on the way is not smooth; "unmasked", where
     the verdict needs that no masked step stands before a valid one of its sequence; "no-credit", where every path from
     the parameter to a loss is dropped; "random-signs" and "random-truncation", where draws are right on average;
-    "decay", where paths over steps count less.
+    "decay", where paths over steps count less; "drift", where traces go on from call to call: if parameters change
+    between calls, the gradient is that by one shift of the parameters of all calls (semantics 5.1); "reset-at-call".
     """
 
     parameter: str

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from recdsl.credit.plan import Tracing, Window
-from recdsl.credit.rule import Given, Rule, RuleError
+from recdsl.credit.rule import Given, Rule, RuleError, Words
 from recdsl.credit.rules import LATER, BrokenRuleError, find, names
 from recdsl.credit.select import all_uses, as_use, near, parameters, read_by, state_uses, uses
 from recdsl.diagnostics import Problems, suggest
@@ -159,7 +159,7 @@ def _call(expression: Expression, rule: Rule, problems: Problems) -> Choice | No
     values: dict[str, Given] = {}
     kinds = {argument.name: argument.kind for argument in rule.arguments}
     for name, node in given.items():
-        value = _argument(node, kinds[name])
+        value = _argument(node, kinds[name], nodes)
         if value is None:
             problems.add(RuleArgument(node.span, f"`{name}` of `{rule.name}` is {WHAT[kinds[name]]}", rule.usage))
             return None
@@ -175,11 +175,27 @@ def _call(expression: Expression, rule: Rule, problems: Problems) -> Choice | No
     return Choice(text, made.window, made.tracing, expression.span, made.thinning)
 
 
-WHAT = {"name": "a name", "number": "a whole number of steps", "factor": "a number above 0 and at most 1"}
+WHAT = {
+    "name": "a name",
+    "number": "a whole number of steps",
+    "factor": "a number above 0 and at most 1",
+    "drift": "`accept`, `decay(rho)` or `reset`",
+}
 
 
-def _argument(node: Node, kind: str) -> Given | None:
-    """A number, or the text of a name."""
+def _words(node: Node, nodes: Sequence[Node]) -> Words | None:
+    """A word, or a call of one with numbers."""
+    inner = [nodes[k].value for k in node.args]
+    numbers = tuple(n for n in inner if isinstance(n, int | float) and not isinstance(n, bool))
+    if node.kind not in ("name", "text", "call") or node.keywords or len(numbers) < len(inner):
+        return None
+    return Words(str(node.value), numbers)
+
+
+def _argument(node: Node, kind: str, nodes: Sequence[Node]) -> Given | None:
+    """A number, the text of a name, or words."""
+    if kind == "drift":
+        return _words(node, nodes)
     if kind == "name":
         return str(node.value) if node.kind in ("name", "text") else None
     if node.kind != "number" or isinstance(node.value, bool):

@@ -17,14 +17,25 @@ class RuleError(Exception):
         self.argument, self.reason = argument, reason
 
 
-Given = int | float | str
+@dataclass(frozen=True)
+class Words:
+    """A word, with numbers in parentheses behind it: `reset`, `decay(0.9)`."""
+
+    name: str
+    numbers: tuple[int | float, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.name}({', '.join(map(str, self.numbers))})" if self.numbers else self.name
+
+
+Given = int | float | str | Words
 """The value of an argument."""
 
 
 @dataclass(frozen=True)
 class Argument:
-    """A whole number of at least 1 (kind "number"), a factor above 0 and at most 1 ("factor"), or a name of the spec
-    ("name"), which may be left out.
+    """A whole number of at least 1 (kind "number"), a factor above 0 and at most 1 ("factor"), a name of the spec
+    ("name"), which may be left out, or what becomes of traces when parameters change ("drift").
 
     like: the argument whose value it takes if absent; empty: it must be given. field: what it sets in a `Tracing`.
     """
@@ -34,6 +45,30 @@ class Argument:
     like: str = ""
     kind: str = "number"
     field: str = ""
+
+
+DRIFT = Argument("drift", "what becomes of traces when parameters change: accept, decay(rho) or reset", kind="drift")
+
+
+def drift(given: Given | None) -> dict[str, Any]:
+    """The fields of a `Tracing` that a policy sets (semantics 5.1). Raises RuleError."""
+    match given:
+        case None | Words("accept", ()):
+            return {}
+        case Words("reset", ()):
+            return {"drift": "reset"}
+        case Words("decay", (int() | float() as rho,)) if 0 < rho <= 1:
+            return {"decay": float(rho)}
+        case Words("decay"):
+            reason = f"`drift={given}` needs one number above 0 and at most 1: what traces are multiplied by each step"
+        case Words("rerun"):
+            reason = (
+                "`drift=rerun` is not supported: traces keep the Jacobians of the parameters that each step ran with; "
+                "`accept` keeps them, `decay(rho)` forgets old ones, `reset` drops them at each call"
+            )
+        case _:
+            reason = f"`drift={given}` is no policy: it is `accept`, `decay(rho)` or `reset`"
+    raise RuleError("drift", reason)
 
 
 @dataclass(frozen=True)
@@ -71,6 +106,8 @@ class Rule:
     def _word(self, argument: Argument) -> str:
         if argument.kind == "name":
             return f"{argument.name}=..."
+        if argument.kind == "drift":
+            return f"{argument.name}=accept"
         return f"{argument.name}={argument.like}" if argument.like else argument.name
 
     def expand(self, given: Mapping[str, Given]) -> Expansion:
@@ -83,6 +120,8 @@ class Rule:
         fields = [(a.field, a.name) for a in self.arguments if a.field]
         known: Mapping[str, Given] = {**given, **values, **factors}
         own: dict[str, Any] = {field: known.get(name, "") for field, name in fields}
+        for argument in self.arguments:
+            own |= drift(given.get(argument.name)) if argument.kind == "drift" else {}
         mean = values[self.thinning] if self.thinning else 0
         if mean == 1:
             raise RuleError(self.thinning, f"`{self.thinning}` is 1, which would cut every step: at least 2")

@@ -157,6 +157,8 @@ class Tracer:
             verdict, words = "unbiased", (*words, "random-signs")
         words = (*words, "decay") if weaker is not None else words
         held, products = self._entries(case.parameter, routing)
+        if held and longest not in (0, NONE):
+            words = (*words, "drift" if routing.tracing.drift == "accept" else "reset-at-call")
         if longest == NONE:
             words = (*words, "no-credit") if first is not None else words
             cost = (2 * products + held, FLOAT_BYTES * held)  # outputs may see what losses do not

@@ -73,6 +73,7 @@ class _Assembly:
         self.pasts: dict[int, tuple[int, Place]] = {}
         self.names = {node: name for name, node in reversed(self.forward.outputs)}
         self.traces: tuple[Trace, ...] = ()
+        self.forgotten: set[str] = set()
         self.shapes: dict[str, tuple[int, ...]] = {}
 
     @staticmethod
@@ -301,6 +302,7 @@ class _Assembly:
                     ]
                 given = (self.graph, made.nodes, self.forward.values, routing, seeds)
                 more = rank_one_timeline(*given, index) if routing.tracing.scope == "rank" else traced_timeline(*given)
+                self.forgotten |= {t.name for t in more.traces if routing.tracing.drift == "reset"}
                 made = Traced(more.nodes, (*made.gradients, *more.gradients), (*made.traces, *more.traces))
         return made
 
@@ -421,6 +423,7 @@ class _Assembly:
             signs=tuple((self.nodes[k].name[1:], self.nodes[k].type.shape) for s in self.signs for k in s.values()),
             thinned=tuple((f"thin{k}_{lag}", k, lag) for k, lags in enumerate(self.thinned) for lag in lags),
             traces=tuple((trace.name, self.shapes[trace.name]) for trace in self.traces),
+            forgotten=tuple(sorted(self.forgotten)),
         )
 
 

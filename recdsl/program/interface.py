@@ -13,7 +13,7 @@ class Interface:
 
     traced: parameters whose gradient the entry "traces" makes. traces: what it carries, with shapes.
     thinned: (storage, class, lag) of the weights of credit that crosses `lag` steps under random truncation.
-    signs: storages of random signs, with shapes.
+    signs: storages of random signs, with shapes. forgotten: traces that the next call begins without.
     """
 
     inputs: tuple[tuple[str, str], ...]
@@ -31,6 +31,7 @@ class Interface:
     traces: tuple[tuple[str, tuple[int, ...]], ...] = ()
     thinned: tuple[tuple[str, int, int], ...] = ()
     signs: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    forgotten: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Columnar traces."""
 
 from recdsl.credit.plan import Tracing
-from recdsl.credit.rule import Argument, Rule
+from recdsl.credit.rule import DRIFT, Argument, Rule
 
 RULE = Rule(
     name="columns",
@@ -11,6 +11,7 @@ RULE = Rule(
     ),
     arguments=(
         Argument("axis", "the axis that numbers columns, where states have several", kind="name", field="axis"),
+        DRIFT,
     ),
     window=1,
     every=1,

@@ -1,7 +1,7 @@
 """Eligibility propagation."""
 
 from recdsl.credit.plan import Tracing
-from recdsl.credit.rule import Argument, Rule
+from recdsl.credit.rule import DRIFT, Argument, Rule
 
 RULE = Rule(
     name="eprop",
@@ -9,7 +9,10 @@ RULE = Rule(
         "Eligibility propagation (e-prop, Bellec et al. 2020) with symmetric feedback: traces over a neuron's own "
         "states, past the recurrent products and the reset by its output, read from the states that a step leaves."
     ),
-    arguments=(Argument("axis", "the axis that numbers neurons, if states have several", kind="name", field="axis"),),
+    arguments=(
+        Argument("axis", "the axis that numbers neurons, if states have several", kind="name", field="axis"),
+        DRIFT,
+    ),
     window=1,
     every=1,
     tracing=Tracing("column", read="post", cuts="spikes"),

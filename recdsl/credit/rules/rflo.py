@@ -1,7 +1,7 @@
 """Random-feedback local online learning."""
 
 from recdsl.credit.plan import Tracing
-from recdsl.credit.rule import Argument, Rule
+from recdsl.credit.rule import DRIFT, Argument, Rule
 
 RULE = Rule(
     name="rflo",
@@ -9,7 +9,10 @@ RULE = Rule(
         "Random-feedback local online learning (Murray 2019) with symmetric feedback: own-unit traces without the "
         "recurrent products, read from the states that a step leaves."
     ),
-    arguments=(Argument("axis", "the axis that numbers units, where states have several", kind="name", field="axis"),),
+    arguments=(
+        Argument("axis", "the axis that numbers units, where states have several", kind="name", field="axis"),
+        DRIFT,
+    ),
     window=1,
     every=1,
     tracing=Tracing("column", read="post", cuts="products"),
