@@ -51,6 +51,7 @@ class _Steps(Unroll):
         self.routing = routing
         self.sources = [k for k, names in sorted(inside.items()) if not names.isdisjoint(routing.parameters)]
         self.names = [carry.name for carry in states(graph)]
+        self.kept = {carry.name for carry in states(graph) if not carry.resets}
         self.own: dict[int, Tensor] = {}
         self.met: dict[str, Tensor] = {}
 
@@ -65,6 +66,10 @@ class _Steps(Unroll):
         self.met[name] = value.detach().requires_grad_(value.is_floating_point())
         return self.met[name]
 
+    def _forgotten(self, state: Tensor, t: int) -> Tensor:
+        """What a reset leaves of an estimate."""
+        return torch.where(_wide(self.call.reset[t], state), torch.zeros_like(state), state)
+
     def gradients(self, chosen: Sequence[Tensor], divided: Sequence[float], signs: Tensors) -> dict[int, Tensor]:
         """By effective parameter."""
         fixed = self.invariant()
@@ -77,7 +82,7 @@ class _Steps(Unroll):
         for t in range(self.call.steps):
             self.own = {k: fixed[k].detach().expand(shapes[k]).clone().requires_grad_() for k in self.sources}
             values, leaving = self._step(t, carried)
-            state = {n: torch.where(_wide(self.call.reset[t], s), torch.zeros_like(s), s) for n, s in state.items()}
+            state = {n: s if n in self.kept else self._forgotten(s, t) for n, s in state.items()}
             total = self._total(values, t, chosen, divided)
             direct = _grads(total, [*self.met.values(), *self.own.values()])
             asked = dict(zip([*self.met, *self.own], direct, strict=True))

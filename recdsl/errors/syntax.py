@@ -240,7 +240,7 @@ class BadModifier(Problem):
         "After its type a parameter has one start value, `~ normal(0, 0.1)` or `= 0`, then optional masks "
         "`sparse(density)` and `blocks(n)`, then optionally `frozen`: "
         "`W: float[hid, hid] ~ orthogonal sparse(0.1) frozen`. Inputs and targets have a type only; a state may have "
-        "`= value`."
+        "`= value`, and the word `kept` if no reset is to restart it."
     )
     reason: str
     advice: str = ""

@@ -176,11 +176,12 @@ def carries(ctx: Context, top: Evaluator) -> list[Carry]:
             continue
         except Silent:
             continue
+        declared = ctx.declared.get(history.name)
+        kept = history.name in ctx.lasting or (declared is not None and declared.decl.kept)
         for lag, link in enumerate(history.links, 1):
             kind = "delay" if history.kind == "state" and lag > 1 else history.kind
-            lasting = history.name in ctx.lasting
             name = link_name(history, lag)
-            found.append(Carry(name, link, value, init, kind, history.span, resets=not lasting))
+            found.append(Carry(name, link, value, init, kind, history.span, resets=not kept))
             value = link
     return found
 

@@ -1,7 +1,7 @@
 """Sequences that end and begin inside a batch: `reset` and `mask` as ordinary nodes of the step.
 
-Reset acts first: a step reads `where(reset, init, carried)`. A masked step gives back what it has read, delay lines
-included, so nothing shifts.
+Reset acts first: a step reads `where(reset, init, carried)`, but for states that are kept. A masked step gives back
+what it has read, delay lines included, so nothing shifts.
 """
 
 from __future__ import annotations

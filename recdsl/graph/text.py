@@ -20,7 +20,8 @@ def _lines(graph: StepGraph) -> Iterator[str]:
     yield from map(_parameter, graph.parameters)
     yield from map(_node, graph.nodes)
     for carry in graph.carries:
-        yield f"carry {carry.name} ({carry.kind}): %{carry.read} <- %{carry.write}, at first %{carry.init}"
+        kind = f"{carry.kind}, kept" if not carry.resets else carry.kind
+        yield f"carry {carry.name} ({kind}): %{carry.read} <- %{carry.write}, at first %{carry.init}"
     yield from (f"output {name} = %{place}" for name, place in graph.outputs)
     yield from map(_loss, graph.losses)
     yield f"reduce {graph.reduce}"

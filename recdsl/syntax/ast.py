@@ -114,12 +114,13 @@ class ParamDecl:
 class StateDecl:
     """A carried state. `type` None: inferred.
 
-    `initial` is None (zero), a number, a nested list, or an expression of parameters.
+    `initial` is None (zero), a number, a nested list, or an expression of parameters. `kept`: no reset restarts it.
     """
 
     name: Name
     type: TypeExpr | None
     initial: Expression | None
+    kept: bool = False
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,9 @@ def _refuse_masks(declared: Declaration, name: str, section: str, problems: Prob
     if place is not None:
         reason = f"`{name}` in `{section}` cannot be masked or frozen"
         problems.add(errors.BadModifier(place, reason, "masks and `frozen` belong to params"))
+    if declared.kept is not None and section != "states":
+        advice = "`kept` is for states, which no reset then restarts"
+        problems.add(errors.BadModifier(declared.kept, f"`{name}` in `{section}` cannot be kept", advice))
 
 
 def read_params(node: YamlNode, problems: Problems) -> tuple[ParamDecl, ...]:
@@ -84,6 +87,9 @@ def read_params(node: YamlNode, problems: Problems) -> tuple[ParamDecl, ...]:
         if wrong is not None:
             problems.add(wrong)
             continue
+        if declared.kept is not None:
+            advice = "`kept` is for states, which no reset then restarts; `frozen` is for params"
+            problems.add(errors.BadModifier(declared.kept, f"`{key.text.value}` is a parameter, not a state", advice))
         masks, frozen = tuple(declared.masks), declared.frozen is not None
         found.extend(ParamDecl(name, declared.type, init, literal, masks, frozen) for name in declares)
     return tuple(found)
@@ -110,5 +116,6 @@ def read_states(node: YamlNode, problems: Problems) -> tuple[StateDecl, ...]:
         if start is not None and all(node.kind in ("number", "list") for node in start.nodes):
             wrong = literal_problem(start)
             problems.found.extend([] if wrong is None else [wrong])
-        found.extend(StateDecl(name, declared.type, declared.literal) for name in declares)
+        kept = declared.kept is not None
+        found.extend(StateDecl(name, declared.type, declared.literal, kept) for name in declares)
     return tuple(found)

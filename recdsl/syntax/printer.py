@@ -158,7 +158,8 @@ def print_param(param: ParamDecl) -> str:
 def print_state(state: StateDecl) -> str:
     """The value of a state's key; empty if nothing is declared but the name."""
     words = [] if state.type is None else [print_type(state.type)]
-    return " ".join(words if state.initial is None else [*words, f"= {print_expression(state.initial)}"])
+    words += [] if state.initial is None else [f"= {print_expression(state.initial)}"]
+    return " ".join([*words, "kept"] if state.kept else words)
 
 
 def _value(expression: Expression) -> str:

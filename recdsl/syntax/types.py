@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 TYPES = ("float", "onehot", "class", "token", "bool")
 INITIALISERS = ("uniform", "normal", "glorot", "orthogonal", "he", "lecun", "ring", "zeros", "ones", "constant")
 MASKS = ("sparse", "blocks")
+WORDS = ("frozen", "kept")
 
 
 @dataclass
@@ -34,6 +35,7 @@ class Declaration:
     literal: Expression | None = None
     masks: list[Expression] = field(default_factory=list[Expression])
     frozen: Span | None = None
+    kept: Span | None = None
 
 
 def parse_declaration(text: Text, problems: Problems) -> Declaration | None:
@@ -47,7 +49,10 @@ def parse_declaration(text: Text, problems: Problems) -> Declaration | None:
         return None
     reader = _Reader(piece, problems)
     if untyped:
-        reader.literal(as_tree(tree).children[1])
+        _, start, *words = as_tree(tree).children
+        reader.literal(start)
+        for word in words:
+            reader.word(as_token(word))
     else:
         first, *modifiers = as_tree(tree).children
         reader.type(as_tree(first))
@@ -71,7 +76,8 @@ class _Reader:
         name = as_token(tree.children[0])
         kind, place = str(name), self.piece.span_of(name)
         if kind not in TYPES:
-            advice = suggest(kind, TYPES) or f"types are {', '.join(TYPES)}"
+            advice = "the type comes first: `float[...] kept`" if kind == "kept" else suggest(kind, TYPES)
+            advice = advice or f"types are {', '.join(TYPES)}"
             self.fail(errors.UnknownType(place, kind, advice))
             return
         parts = [part for part in tree.children[1:] if not _is_punctuation(part)]
@@ -120,9 +126,14 @@ class _Reader:
 
     def word(self, token: Token) -> None:
         place = self.piece.span_of(token)
+        if token == "kept":
+            if self.made.kept is not None:
+                self.fail(errors.BadModifier(place, "`kept` stands here twice"))
+            self.made.kept = place
+            return
         if token != "frozen":
             advice = f"write `{token}(...)`" if token in MASKS else "write `~` before an initialiser"
-            near = suggest(str(token), ("frozen",))
+            near = suggest(str(token), WORDS)
             known = str(token) in INITIALISERS or str(token) in MASKS
             self.fail(errors.BadModifier(place, f"unexpected `{token}` after the type", advice if known else near))
         elif self.made.frozen is not None:
