@@ -318,3 +318,27 @@ class NoDevice(RunProblem):
     status = 2
 
     reason: str
+
+
+@dataclass(frozen=True)
+class PackageMissing(RunProblem):
+    code = "RD0714"
+    message = "this needs the package `{package}`, which is not installed"
+    hint = "pip install {package}, or: pip install 'recdsl[{extra}]'"
+    explain = "Packages that few users need are not installed with recdsl, but when they are asked for."
+    status = 2
+
+    package: str
+    extra: str
+
+
+@dataclass(frozen=True)
+class EnvironmentUnusable(RunProblem):
+    code = "RD0715"
+    message = "the environment {name} cannot be used: {reason}"
+    hint = "a Gymnasium environment with observations that are a Box or Discrete"
+    explain = "The data source `gymnasium` plays an environment by name and hands out its observations as numbers."
+    status = 2
+
+    name: str
+    reason: str

@@ -37,7 +37,10 @@ class Request:
 
 
 class Sampler(Protocol):
-    """An endless sequence of batches. `restore(state())` puts it back exactly; a state is plain JSON."""
+    """An endless sequence of batches. `restore(state())` puts it back exactly; a state is plain JSON.
+
+    One that follows a curriculum has a method `learned(loss)` too: told of the mean loss of each batch it has given.
+    """
 
     def next(self) -> Batch: ...
     def state(self) -> dict[str, Any]: ...

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,20 +33,19 @@ class Feed:
     """The steps of a source in order, one batch after the other; a batch is checked and converted as a whole.
 
     continues: whether the rows of a batch go on where those of the one before ended; otherwise each begins anew, unless
-    the batch says itself where rows begin. done: told of each batch that is used up. A position is the sampler's state
-    before the batch in work, and how many of its steps are used up.
+    the batch says itself where rows begin. used: batches that are used up. A position is the sampler's state before
+    the batch in work, and how many of its steps are used up.
     """
 
     sampler: Sampler
     binding: Binding
     continues: bool
-    done: Callable[[Batch], None] = lambda _batch: None
 
     def __post_init__(self) -> None:
         self.before = self.sampler.state()
         self.batch: Batch | None = None
         self.call: Call | None = None
-        self.offset, self.length = 0, 0
+        self.offset, self.length, self.used = 0, 0, 0
 
     def take(self, count: int) -> Steps:
         """The next steps. Raises RD0654 and RD0701 for a batch that does not fit."""
@@ -58,8 +57,7 @@ class Feed:
             parts.append(self._slice(self.offset, self.offset + found))
             self.offset += found
             count -= found
-            if self.offset == self.length and self.batch is not None:
-                self.done(self.batch)
+            self.used += self.offset == self.length
         return parts[0] if len(parts) == 1 else joined(parts)
 
     def _draw(self) -> None:

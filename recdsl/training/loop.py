@@ -52,6 +52,7 @@ class Trainer:
         self.optimizer = optimizer(self.settings.optimizer, [parameter for _, parameter in self.named])
         self.rate = float(self.settings.optimizer.options["lr"])
         self.sampler = self._sampler("train")
+        self.tell: Callable[[float], None] = getattr(self.sampler, "learned", lambda _loss: None)
         self.fingerprint = self.source.fingerprint()
 
     def _sampler(self, split: str) -> Sampler:
@@ -90,6 +91,7 @@ class Trainer:
         if self.settings["stream"]:
             self.state = {name: value.detach() for name, value in output.state.items()}
         self._count(call, output, loss, norm, rate)
+        self.tell(loss)
 
     def _advance(self) -> float:
         """One step of the optimizer, at the rate of the schedule; the rate."""

@@ -62,6 +62,7 @@ class Online(Trainer):
         self.states: deque[State | None] = deque(maxlen=self.kept)
         self.counted: Tensor | None = None
         self.pending = Pending()
+        self.losses, self.told = (0.0, 0), 0
         self.blocks: deque[tuple[int, Tally]] = deque()
 
     # -- one update ------------------------------------------------------------------------------------------------
@@ -83,6 +84,11 @@ class Online(Trainer):
         rate = self._advance()
         self.state = {name: value.detach() for name, value in output.state.items()}
         self._note(call, output, loss, norm, rate)
+        self.losses = self.losses[0] + loss, self.losses[1] + 1
+        if self.feed.used > self.told:
+            self.told = self.feed.used
+            self.tell(self.losses[0] / self.losses[1])
+            self.losses = 0.0, 0
 
     def _run(self, call: Steps) -> Any:
         """Call the module; only the newest steps count."""
@@ -131,7 +137,7 @@ class Online(Trainer):
     # -- snapshots -------------------------------------------------------------------------------------------------
     def snapshot(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors, rest = super().snapshot()
-        rest["feed"] = self.feed.state()
+        rest["feed"], rest["losses"] = self.feed.state(), list(self.losses)
         rest["blocks"] = [[step, tally.sums, tally.counts] for step, tally in self.blocks]
         rest["seen"] = [state is not None for state in self.states]
         for k, (steps, state) in enumerate(zip(self.seen, self.states, strict=True)):
@@ -144,6 +150,7 @@ class Online(Trainer):
         super().restore(checkpoint)
         state, parts, device = checkpoint.state, split_names(checkpoint.tensors), self.binding.device
         self.feed.restore(state["feed"])
+        self.losses = float(state["losses"][0]), int(state["losses"][1])
         self.blocks = deque((step, Tally(dict(sums), dict(counts))) for step, sums, counts in state["blocks"])
         seen, past = ({n: t.to(device) for n, t in parts.get(name, {}).items()} for name in ("seen", "past"))
         for name, steps in sorted(split_names(seen).items()):

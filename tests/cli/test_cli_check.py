@@ -132,7 +132,7 @@ def test_data_list_shows_options_as_a_spec_writes_them(columns: str) -> None:
     shown = process(["data", "list"], COLUMNS=columns).out
     assert 'delimiter=","' in shown
     words = " ".join(shown.split())
-    assert "isi=[24, 36], iti=[80, 120])" in words
+    assert "isi=[24, 36], iti=[80, 120], discount=0.9)" in words
     assert "csv(path, inputs=[], targets=[]," in words
     assert max(map(len, shown.splitlines())) <= min(120, int(columns))
 

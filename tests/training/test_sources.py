@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import struct
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 from recdsl.errors.runs import RunError
 from recdsl.training.batches import Batch, Place, Request, Source
 from recdsl.training.catalogue import source_module, source_names
-from recdsl.training.sources import custom, images
+from recdsl.training.sources import custom, images, mackey_glass
 
 GENERATED = tuple(name for name in source_names() if source_module(name).GENERATED)
 
@@ -71,10 +72,14 @@ def test_listing_is_complete() -> None:
         "csv",
         "delayed_recall",
         "dyck",
+        "gradient_testbed",
+        "gymnasium",
         "images",
+        "mackey_glass",
         "npz",
         "sequential_digits",
         "text",
+        "trace_conditioning",
         "trace_patterning",
     )
 
@@ -132,6 +137,121 @@ def test_trace_patterning_does_not_depend_on_the_window() -> None:
     whole = opened("trace_patterning", length=600).draw(Request("train", 2, 3)).next().arrays["x"]
     part = opened("trace_patterning", length=200).draw(Request("train", 2, 3))
     assert np.array_equal(whole, np.concatenate([part.next().arrays["x"] for _ in range(3)]))
+
+
+@pytest.mark.parametrize("name", ["trace_patterning", "trace_conditioning"])
+@pytest.mark.parametrize("discount", [0.0, 0.9, 0.995])
+def test_returns_are_what_comes(name: str, discount: float) -> None:
+    source = opened(name, length=6_000, isi=(4.0, 6.0), iti=(8.0, 12.0), discount=discount)
+    batch = source.draw(Request("train", 2, 0)).next()
+    cumulants, returns = batch.arrays["cumulant"], batch.arrays["return"]
+    later = np.zeros(2)
+    for t in range(len(cumulants) - 1, -1, -1):
+        if t < 1_000:
+            assert np.allclose(returns[t], later, atol=1e-5)
+        later = cumulants[t] + discount * later
+    assert np.array_equal(cumulants, batch.arrays["x"][:, :, 6 if name == "trace_patterning" else 1])
+
+
+def test_trace_conditioning_pays_after_each_cue() -> None:
+    source = opened("trace_conditioning", length=5_000, distractors=2)
+    x = source.draw(Request("train", 1, 0)).next().arrays["x"][:, 0]
+    cues, paid = np.flatnonzero(x[:, 0]), np.flatnonzero(x[:, 1])
+    gaps = paid - cues[: len(paid)]
+    assert (gaps.min(), gaps.max()) >= (24, 24)
+    assert gaps.max() <= 36
+    pauses = cues[1:] - paid[: len(cues) - 1]
+    assert pauses.min() >= 80
+    assert pauses.max() <= 120
+    assert x.shape[1] == 4
+
+
+def test_mackey_glass() -> None:
+    """The range and the mean of the known series, no period, and rows that differ; the step is fine enough."""
+    sampler = opened("mackey_glass", length=2_000).draw(Request("train", 2, 0))
+    batch = sampler.next()
+    x, y = batch.arrays["x"][..., 0], batch.arrays["y"]
+    assert np.array_equal(x[1:], y[:-1])
+    assert np.array_equal(sampler.next().arrays["x"][0, :, 0], y[-1])
+    assert 0.2 < x.min() < 0.5
+    assert 1.2 < x.max() < 1.4
+    assert 0.85 < x.mean() < 0.97
+    assert not np.allclose(x[:, 0], x[:, 1], atol=0.1)
+
+
+def test_mackey_glass_obeys_its_equation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With steps of half the width the series is the same, to the accuracy of the delayed value's mean."""
+    options = {"length": 50, "tau": 17}
+    coarse = mackey_glass.Series(options, Request("train", 1, 0)).next().arrays["y"][:30]
+    monkeypatch.setattr(mackey_glass, "WIDTH", 0.05)
+    monkeypatch.setattr(mackey_glass, "UNIT", 20)
+    fine = mackey_glass.Series(options, Request("train", 1, 0)).next().arrays["y"][:30]
+    assert np.allclose(coarse, fine, atol=0.02)
+
+
+def test_gradient_testbed() -> None:
+    batch = opened("gradient_testbed").draw(Request("train", 40, 0)).next()
+    assert set(np.unique(batch.arrays["x"])) == {0.0, 1.0}
+    assert abs(float(batch.arrays["x"].mean()) - 0.5) < 0.01
+    assert -50 <= batch.arrays["y"].min() < -45
+    assert abs(float(batch.arrays["y"].mean())) < 2.5
+
+
+def test_copy_grows_with_success() -> None:
+    sampler: Any = opened("copy", delay=2, symbols=3, length=7, grow=0.15).draw(Request("train", 50, 0))
+    lengths: list[set[int]] = []
+    for loss in (0.0, 0.0, 9.0, *[0.0] * 9):
+        batch = sampler.next()
+        rows = (batch.mask.sum(0) - 2) // 2
+        lengths.append(set(rows.tolist()))
+        for row, n in enumerate(rows):
+            x, y = batch.arrays["x"][:, row], batch.arrays["y"][:, row]
+            assert np.array_equal(x[:n], y[n + 2 : 2 * n + 2])
+            assert x[n + 1] == 4
+            assert not y[2 * n + 2 :].any()
+        sampler.learned(loss)
+    assert lengths[:4] == [{1}, {1, 2}, {1, 2, 3}, {1, 2, 3}]
+    assert max(lengths[-1]) == 7
+    assert min(lengths[-1]) == 2
+    just = 0.15 * np.log(2) / sampler.steps_a_symbol
+    sampler.level = 3
+    sampler.learned(just * 1.01)
+    assert sampler.level == 3
+    sampler.learned(just * 0.99)
+    assert sampler.level == 4
+    again: Any = opened("copy", delay=2, symbols=3, length=7, grow=0.15).draw(Request("train", 50, 0))
+    again.restore(sampler.state())
+    assert same(again.next(), sampler.next())
+    full = opened("copy", delay=2, symbols=3, length=7, grow=0.15).draw(Request("test", 5, 0)).next()
+    assert full.arrays["x"].shape == (16, 5)
+
+
+def test_gymnasium_is_asked_for_clearly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gymnasium", None)
+    with pytest.raises(RunError, match=r"(?s)RD0714.*pip install gymnasium"):
+        opened("gymnasium", env="CartPole-v1")
+
+
+def test_gymnasium() -> None:
+    pytest.importorskip("gymnasium")
+    source = opened("gymnasium", env="CartPole-v1", length=120, discount=0.9)
+    for split in ("train", "test"):
+        check(source, split)
+    batch = source.draw(Request("train", 3, 0)).next()
+    assert source.sizes == {"obs": 4}
+    assert batch.reset is not None
+    assert batch.reset[0].all()
+    begun = np.flatnonzero(batch.reset[:, 0])
+    first = slice(0, begun[1])
+    n = begun[1] - 1
+    assert np.array_equal(batch.arrays["cumulant"][first, 0], [0.0, *[1.0] * n])
+    assert np.allclose(batch.arrays["return"][0, 0], (1 - 0.9**n) / 0.1)
+    assert batch.arrays["return"][n, 0] == 0
+    assert not np.array_equal(batch.arrays["x"][0], batch.arrays["x"][begun[1]])
+    with pytest.raises(RunError, match="RD0715"):
+        opened("gymnasium", env="NoSuchThing-v0")
+    taxi = opened("gymnasium", env="FrozenLake-v1", policy="constant", action=1)
+    assert (taxi.draw(Request("train", 2, 0)).next().arrays["x"].sum(-1) == 1).all()
 
 
 def test_digits_are_all_there_once() -> None:
