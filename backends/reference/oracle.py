@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,11 +32,11 @@ class Thinned(Unroll):
         graph: StepGraph,
         params: Tensors,
         call: Call,
-        cuts: frozenset[tuple[int, int]],
+        routing: RoutingClass,
         dtype: torch.dtype,
         weights: Tensor,
     ) -> None:
-        super().__init__(graph, params, call, cuts, dtype)
+        super().__init__(graph, params, call, routing.cuts, dtype, routing)
         self.weights = weights
 
     def crossed(self, value: Tensor, t: int) -> Tensor:
@@ -93,7 +94,8 @@ class Reference:
     ) -> Result:
         """The same call without windows and cuts: the derivative that verdicts are relative to."""
         call = self._call(batch, mask, reset, state, cotangents or {})
-        full = {"window": Window(None, 1), "cuts": frozenset[tuple[int, int]](), "tracing": None, "thinning": 0}
+        full: dict[str, Any] = {"window": Window(None, 1), "cuts": frozenset[tuple[int, int]](), "tracing": None}
+        full |= {"thinning": 0, "scales": (), "feedback": ()}
         free = tuple(replace(c, **full) for c in self.plan.classes)
         return self._run(replace(self.plan, classes=free), params, call)
 
@@ -163,7 +165,7 @@ class Reference:
         for first in range(0, call.steps, max(every, 1)):
             leaves = {name: params[name].clone().requires_grad_() for name in routing.parameters}
             given = {**params, **leaves}
-            unroll = Thinned(self.graph, given, call, routing.cuts, self.dtype, self._thinning(routing, call))
+            unroll = Thinned(self.graph, given, call, routing, self.dtype, self._thinning(routing, call))
             window = range(first, min(first + every, call.steps))
             steps, _ = unroll.run(window.stop, max(0, first + every - size))
             total = self._objective(routing, steps, window, call, chosen, divided)

@@ -46,7 +46,7 @@ class _Steps(Unroll):
     def __init__(
         self, graph: StepGraph, routing: RoutingClass, params: Tensors, call: Call, dtype: torch.dtype
     ) -> None:
-        super().__init__(graph, params, call, routing.cuts, dtype)
+        super().__init__(graph, params, call, routing.cuts, dtype, routing)
         inside = effective(graph)
         self.routing = routing
         self.sources = [k for k, names in sorted(inside.items()) if not names.isdisjoint(routing.parameters)]

@@ -56,7 +56,7 @@ class _Shifted(Unroll):
         dtype: torch.dtype,
     ) -> None:
         self.source, self.count = source, max(1, graph.nodes[source].type.numel)
-        super().__init__(graph, params, _repeated(call, self.count), routing.cuts, dtype)
+        super().__init__(graph, params, _repeated(call, self.count), routing.cuts, dtype, routing)
         self.routing, self.own = routing, call.samples
         self.shift = torch.zeros(self.count, dtype=dtype, requires_grad=True)
         self.scopes = {

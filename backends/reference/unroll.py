@@ -9,7 +9,9 @@ from torch import Tensor
 
 from recdsl.backends.reference import declared
 from recdsl.backends.reference.result import Call
+from recdsl.credit.plan import RoutingClass
 from recdsl.graph.step import Carry, Node, StepGraph
+from recdsl.graph.types import Type
 
 Edges = frozenset[tuple[int, int]]
 Values = dict[int, Tensor]
@@ -19,9 +21,18 @@ class Unroll:
     """The unrolled network of one call under one rule: `cuts` are edges whose value is detached for their consumer."""
 
     def __init__(
-        self, graph: StepGraph, params: Mapping[str, Tensor], call: Call, cuts: Edges, dtype: torch.dtype
+        self,
+        graph: StepGraph,
+        params: Mapping[str, Tensor],
+        call: Call,
+        cuts: Edges,
+        dtype: torch.dtype,
+        routing: RoutingClass | None = None,
     ) -> None:
+        """routing: whose edges are scaled or fed back; None: no one's."""
         self.graph, self.params, self.call, self.cuts, self.dtype = graph, params, call, cuts, dtype
+        self.scales = {(a, b): weight for a, b, weight in routing.scales} if routing else {}
+        self.feedback = {(a, b): name for a, b, name in routing.feedback} if routing else {}
 
     def run(self, stop: int, boundary: int) -> tuple[list[Values], dict[str, Tensor]]:
         """Values of steps 0 .. stop - 1 and what is carried out of the last of them.
@@ -69,6 +80,7 @@ class Unroll:
                 made = self._wide(self.initial(carry.write, seen), carry)
                 shown[carry.write] = torch.where(valid, made, entering[carry.name])
             new = new.detach() if (carry.write, carry.read) in self.cuts else self.leaves(new)
+            new = self._weighted(new, (carry.write, carry.read))
             leaving[carry.name] = torch.where(valid, new, entering[carry.name])
         return seen | shown, leaving
 
@@ -89,9 +101,27 @@ class Unroll:
             return torch.tensor(self.call.start + t, dtype=self._dtype(node))
         if node.op in ("input", "target"):
             return self.call.batch[node.name][t]
-        args = [self.operand(arg, node, values) for arg in node.args]
+        args = [self._weighted(self.operand(arg, node, values), (arg, node.id)) for arg in node.args]
         types = [self.graph.nodes[arg].type for arg in node.args]
-        return declared.value(node.op, args, node.attrs, types, self.dtype)
+        made = declared.value(node.op, args, node.attrs, types, self.dtype)
+        for place, arg in enumerate(node.args):
+            if (arg, node.id) in self.feedback:
+                made = self._fed_back(node, args, types, place)
+        return made
+
+    def _weighted(self, value: Tensor, edge: tuple[int, int]) -> Tensor:
+        """The value, with a derivative so many times as large."""
+        weight = self.scales.get(edge)
+        return value if weight is None else value.detach() + weight * (value - value.detach())
+
+    def _fed_back(self, node: Node, args: list[Tensor], types: list[Type], place: int) -> Tensor:
+        """W x with credit for W as it is, and for x through the matrix B: W x and B x, each with half of the graph."""
+        random = self.params[self.feedback[node.args[place], node.id]]
+        still = [arg.detach() if k == place else arg for k, arg in enumerate(args)]
+        other = [arg if k == place else random.expand(arg.shape) for k, arg in enumerate(args)]
+        kept = declared.value(node.op, still, node.attrs, types, self.dtype)
+        back = declared.value(node.op, other, node.attrs, types, self.dtype)
+        return kept + (back - back.detach())
 
     # -- what rules change ----------------------------------------------------------------------------------------
     def operand(self, arg: int, node: Node, values: Values) -> Tensor:

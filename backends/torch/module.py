@@ -84,6 +84,8 @@ def ragged_pair(graph: StepGraph, plan: CreditPlan) -> tuple[StepGraph, CreditPl
             c,
             cuts=frozenset((new[a], writes.get(b, new[b])) for a, b in c.cuts),
             scopes=tuple(replace(s, source=new[s.source]) for s in c.scopes),
+            scales=tuple((new[a], writes.get(b, new[b]), weight) for a, b, weight in c.scales),
+            feedback=tuple((new[a], new[b], name) for a, b, name in c.feedback),
         )
         for c in plan.classes
     )
@@ -143,7 +145,7 @@ def describe(graph: StepGraph, plan: CreditPlan, variants: dict[str, Assembled],
                 "masks": item.masks,
                 "frozen": item.frozen,
             }
-            for item in graph.parameters
+            for item in (*graph.parameters, *plan.buffers)
         },
         "carries": carries,
         "inits": face.inits,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from recdsl.credit.classes import Way, admitted, routing
+from recdsl.credit.feedback import buffers, product, readouts
 from recdsl.credit.flow import Edge
 from recdsl.credit.notes import remarks
 from recdsl.credit.plan import CreditPlan, RoutingClass, Row
@@ -17,7 +18,7 @@ from recdsl.credit.tracing import Tracer, late, scopes
 from recdsl.credit.verdict import Case, Judge
 from recdsl.diagnostics import Problems
 from recdsl.errors.credit import BadRequire, NoMatch, NoScope, Weaker
-from recdsl.graph.step import StepGraph
+from recdsl.graph.step import Parameter, StepGraph
 from recdsl.syntax.ast import CreditDecl, Name
 
 _REQUIRE = re.compile(r"(exact|unbiased)(?:\s+for\s+(\S+))?")
@@ -31,7 +32,9 @@ def plan(graph: StepGraph, credit: Sequence[CreditDecl] = (), require: Name | No
     problems.check()
     trained = [p.name for p in graph.parameters if not p.frozen]
     ways = {name: _way(graph, reading.rules[name], reading.cuts) for name in trained}
-    classes = tuple(_traced(graph, routing_, reading, problems) for routing_ in routing(graph, ways))
+    routed_ = [_altered(graph, made, reading) for made in routing(graph, ways)]
+    fed = buffers(graph, [(a, b) for made in routed_ for a, b, _ in made.feedback])
+    classes = tuple(_traced(graph, _named(graph, made, fed), reading, problems) for made in routed_)
     problems.check()
     judge = Judge(graph)
     tracer = Tracer(graph) if any(made.tracing is not None for made in classes) else None
@@ -43,15 +46,35 @@ def plan(graph: StepGraph, credit: Sequence[CreditDecl] = (), require: Name | No
             rows.append(Row(parameter.name, "", "frozen", (), None, None, (), 0, 0))
             continue
         losses = admitted(graph, parameter.name)
-        case = Case(parameter.name, choice.text, choice.window, reading.cuts, losses)
         routed = home[parameter.name]
+        case = Case(parameter.name, choice.text, choice.window, reading.cuts, losses, routed.altered)
         row = judge.row(case) if routed.tracing is None or tracer is None else tracer.row(case, routed)
-        rows.append(_random(row, judge.crosses(case)) if routed.thinning else row)
-    made = CreditPlan(classes, tuple(rows), remarks(graph, classes))
+        row = _random(row, judge.crosses(case)) if routed.thinning else row
+        rows.append(replace(row, qualifiers=(*row.qualifiers, *judge.altered(case, routed))))
+    made = CreditPlan(classes, tuple(rows), remarks(graph, classes), tuple(fed.values()))
     if require is not None:
         _required(graph, made, require, problems)
     problems.check()
     return made
+
+
+def _altered(graph: StepGraph, made: RoutingClass, reading: Reading) -> RoutingClass:
+    """The edges of a class that carry another derivative; buffers are named when those of all classes are known.
+
+    An edge that the class cuts carries none.
+    """
+    own = readouts(graph) if made.tracing is not None and made.tracing.feedback == "random" else frozenset[Edge]()
+    scales = tuple((a, b, weight) for (a, b), weight in sorted(reading.scales.items()) if weight != 1.0)
+    return replace(
+        made,
+        scales=tuple((a, b, weight) for a, b, weight in scales if (a, b) not in made.cuts),
+        feedback=tuple((a, b, "") for a, b in sorted((own | reading.feedback) - made.cuts)),
+    )
+
+
+def _named(graph: StepGraph, made: RoutingClass, fed: Mapping[int, Parameter]) -> RoutingClass:
+    found = [(a, b, fed[k].name) for a, b, _ in made.feedback if (k := product(graph, (a, b))) is not None]
+    return replace(made, feedback=tuple(found))
 
 
 def _random(row: Row, crosses: bool) -> Row:
@@ -72,6 +95,9 @@ def _traced(graph: StepGraph, made: RoutingClass, reading: Reading, problems: Pr
     try:
         if made.tracing is None:
             return made
+        if made.tracing.feedback == "random" and not readouts(graph):
+            hint = "leave `feedback` out"
+            raise ScopeError("", "no matrix of parameters is multiplied between the states and a loss", hint)
         found = replace(made, scopes=scopes(graph, made))
         return replace(found, late=late(graph, found))
     except ScopeError as error:

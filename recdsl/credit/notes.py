@@ -11,10 +11,12 @@ QUALIFIERS: Mapping[str, str] = {
     "declared-jacobian": "relative to the derivatives that ops on the way declare (spike, straight_through, abs, ...)",
     "decay": "a path over k steps counts decay^k",
     "drift": "traces go on from call to call; if parameters change between calls: the gradient by one shift of all",
+    "feedback": "errors come back through fixed random matrices in place of those of the model",
     "no-credit": "every path from the parameter to a loss is dropped",
     "random-signs": "right on average over random signs, while the parameters stay as they are",
     "random-truncation": "right on average over random cuts, while the parameters stay as they are",
     "reset-at-call": "traces begin anew at each call: nothing is learned of what happened in earlier ones",
+    "scaled": "credit through a use of a state on the way is multiplied by a number",
     "unmasked": "holds where no masked step stands before a valid one of the same sequence",
 }
 """A line for each word that a verdict can be qualified with."""

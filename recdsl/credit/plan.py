@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from recdsl.graph.step import Parameter
 from recdsl.jacobian.pieces import Key
 from recdsl.source import Span
 
@@ -32,6 +33,8 @@ class Tracing:
     "spikes" (these, and what a neuron's output does to the states that it is made of). decay: what an influence is
     multiplied by on its way to the next step, so a path over k steps counts decay^k (a masked step is none). drift:
     what becomes of traces at the next call, before which parameters may have changed: "accept" (they go on) | "reset".
+    feedback: how errors reach the states through the products that read them out: "symmetric" (as the derivative says)
+    | "random" (by fixed random matrices).
     """
 
     scope: str
@@ -41,6 +44,7 @@ class Tracing:
     axis: str = ""
     decay: float = 1.0
     drift: str = "accept"
+    feedback: str = "symmetric"
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,8 @@ class RoutingClass:
     late: whether a loss may as well read the influence on the states that its step leaves: the same gradient, with less
     to read. True where read is "post"; else where no influence leaves its scope in the step of the loss.
     thinning: credit is cut at random between steps, on average once in so many, and made up for elsewhere (0: never).
+    scales: edges (source, consumer, weight) whose gradient is multiplied by the weight. feedback: edges (source,
+    product, buffer) whose gradient goes through the named buffer instead of the matrix that multiplies the source.
     """
 
     window: Window
@@ -80,6 +86,13 @@ class RoutingClass:
     scopes: tuple[Scope, ...] = ()
     thinning: int = 0
     late: bool = False
+    scales: tuple[tuple[int, int, float], ...] = ()
+    feedback: tuple[tuple[int, int, str], ...] = ()
+
+    @property
+    def altered(self) -> frozenset[tuple[int, int]]:
+        """Edges on which credit is not what the derivative says, but is there."""
+        return frozenset((a, b) for a, b, _ in (*self.scales, *self.feedback))
 
 
 @dataclass(frozen=True)
@@ -101,7 +114,8 @@ class Row:
     the verdict needs that no masked step stands before a valid one of its sequence; "no-credit", where every path from
     the parameter to a loss is dropped; "random-signs" and "random-truncation", where draws are right on average;
     "decay", where paths over steps count less; "drift", where traces go on from call to call: if parameters change
-    between calls, the gradient is that by one shift of the parameters of all calls (semantics 5.1); "reset-at-call".
+    between calls, the gradient is that by one shift of the parameters of all calls (semantics 5.1); "reset-at-call";
+    "scaled" and "feedback", where an edge on the way carries another derivative than its own.
     """
 
     parameter: str
@@ -125,8 +139,12 @@ class Remark:
 
 @dataclass(frozen=True)
 class CreditPlan:
-    """All passes of a model, the verdict of each parameter, and what else there is to say."""
+    """All passes of a model, the verdict of each parameter, and what else there is to say.
+
+    buffers: random matrices that rules own; a module has them beside its parameters.
+    """
 
     classes: tuple[RoutingClass, ...]
     rows: tuple[Row, ...]
     remarks: tuple[Remark, ...] = ()
+    buffers: tuple[Parameter, ...] = ()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import isfinite
 
+from recdsl.credit.feedback import product
 from recdsl.credit.plan import Tracing, Window
 from recdsl.credit.rule import Given, Rule, RuleError, Words
 from recdsl.credit.rules import LATER, BrokenRuleError, find, names
@@ -13,6 +15,7 @@ from recdsl.diagnostics import Problems, suggest
 from recdsl.errors.credit import (
     BrokenRule,
     NoMatch,
+    NoProduct,
     RuleArgument,
     RuleNotYet,
     TwoRules,
@@ -25,6 +28,8 @@ from recdsl.source import Span
 from recdsl.syntax.ast import CreditDecl, Expression, Node
 
 CUT = "cut"
+ACTIONS = (CUT, "scale", "feedback")
+"""What a use of a state can take."""
 
 
 @dataclass(frozen=True)
@@ -43,21 +48,28 @@ FULL = Choice("bptt", Window(None, 1))
 
 @dataclass(frozen=True)
 class Reading:
-    """rules: by parameter. cuts: edges that carry no gradient for anyone."""
+    """rules: by parameter. cuts: edges that carry no gradient for anyone; scales: edges whose gradient is multiplied;
+    feedback: edges whose gradient comes back through a random matrix."""
 
     rules: dict[str, Choice]
     cuts: frozenset[tuple[int, int]]
+    scales: dict[tuple[int, int], float] = field(default_factory=dict[tuple[int, int], float])
+    feedback: frozenset[tuple[int, int]] = frozenset()
 
 
 def read(graph: StepGraph, credit: Sequence[CreditDecl], problems: Problems) -> Reading:
     """The parameters' rules and the cuts. Without `default`, the rest has `bptt`."""
     fallback: Choice | None = None
     chosen: dict[str, tuple[CreditDecl, Choice]] = {}
-    cuts: frozenset[tuple[int, int]] = frozenset()
+    altered: dict[tuple[int, int], float | None] = {}
     for decl in credit:
         selector, action = decl.selector.text.strip(), _head(decl.rule)
-        if as_use(selector) or (selector == "recurrence" and action in (CUT, "scale", "feedback")):
-            cuts |= _cut(graph, decl, selector, action, problems)
+        if as_use(selector) or (selector == "recurrence" and action in ACTIONS):
+            for edge, weight in _altered(graph, decl, selector, action, problems).items():
+                if altered.setdefault(edge, weight) != weight:
+                    other = "another entry says what this use of a state carries back; leave one of them out"
+                    problems.add(WrongAction(decl.rule.span, selector, decl.rule.span.text, other))
+                    break
             continue
         choice = _choice(decl, selector, problems)
         if choice is None:
@@ -68,7 +80,12 @@ def read(graph: StepGraph, credit: Sequence[CreditDecl], problems: Problems) -> 
         for name in _selected(graph, decl, selector, problems):
             _assign(chosen, name, decl, choice, problems)
     rules = {p.name: fallback or FULL for p in graph.parameters}
-    return Reading(rules | {name: choice for name, (_, choice) in chosen.items()}, cuts)
+    return Reading(
+        rules | {name: choice for name, (_, choice) in chosen.items()},
+        frozenset(edge for edge, weight in altered.items() if weight == 0.0),
+        {edge: weight for edge, weight in altered.items() if weight},
+        frozenset(edge for edge, weight in altered.items() if weight is None),
+    )
 
 
 def _assign(
@@ -96,17 +113,40 @@ def _head(rule: Expression) -> str:
     return str(rule.root.value) if rule.root.kind in ("name", "call", "text") else ""
 
 
-def _cut(
+def _altered(
     graph: StepGraph, decl: CreditDecl, selector: str, action: str, problems: Problems
-) -> frozenset[tuple[int, int]]:
+) -> dict[tuple[int, int], float | None]:
+    """The edges of a use of a state (or of all of them) with what credit is multiplied by; None: a random matrix."""
+    words = _words(decl.rule.root, decl.rule.nodes)
+    match words:
+        case Words("cut", ()):
+            weight = 0.0
+        case Words("scale", (int() | float() as number,)) if isfinite(number):
+            weight = float(number)
+        case None if action == "feedback" and _random_word(decl.rule):
+            weight = None
+        case Words("feedback", ()):
+            weight = None
+        case _:
+            expected = "a use of a state takes `cut`, `scale(0.5)` or `feedback(random)`; rules belong to parameters"
+            problems.add(WrongAction(decl.rule.span, selector, decl.rule.span.text or action, expected))
+            return {}
+    edges = _uses(graph, decl, selector, problems)
+    if weight is None and edges:
+        edges = frozenset(edge for edge in edges if product(graph, edge) is not None)
+        if not edges:
+            problems.add(NoProduct(decl.selector.span, selector))
+    return dict.fromkeys(sorted(edges), weight)
+
+
+def _random_word(rule: Expression) -> bool:
+    """`feedback(random)`."""
+    inner = [rule.nodes[k] for k in rule.root.args]
+    return [(node.kind, node.value) for node in inner] == [("name", "random")] and not rule.root.keywords
+
+
+def _uses(graph: StepGraph, decl: CreditDecl, selector: str, problems: Problems) -> frozenset[tuple[int, int]]:
     """The edges of a use of a state, or of all of them."""
-    if action in ("scale", "feedback"):
-        problems.add(RuleNotYet(decl.rule.span, action, CUT))
-        return frozenset()
-    if action != CUT or decl.rule.root.kind == "call":
-        expected = f"a use of a state takes `{CUT}`; rules belong to parameters or `default`"
-        problems.add(WrongAction(decl.rule.span, selector, decl.rule.span.text or action, expected))
-        return frozenset()
     use = as_use(selector)
     if use is None:
         return all_uses(graph, [carry for carry in graph.carries if carry.kind != "input"])
@@ -129,9 +169,10 @@ def _choice(decl: CreditDecl, selector: str, problems: Problems) -> Choice | Non
         return None
     if rule is not None and root.kind in ("name", "call"):
         return _call(decl.rule, rule, problems)
-    if name == CUT:
-        expected = "`cut` is for a use of a state such as `h[t-1]`, or for `recurrence`; to train nothing, `frozen`"
-        problems.add(WrongAction(decl.rule.span, selector, CUT, expected))
+    if name in ACTIONS:
+        expected = f"`{name}` is for a use of a state such as `h[t-1]`, or for `recurrence`"
+        expected += "; to train nothing, `frozen`" if name == CUT else ""
+        problems.add(WrongAction(decl.rule.span, selector, name, expected))
     elif name in LATER:
         problems.add(RuleNotYet(decl.rule.span, name, ", ".join(names())))
     else:
@@ -179,6 +220,7 @@ WHAT = {
     "name": "a name",
     "number": "a whole number of steps",
     "factor": "a number above 0 and at most 1",
+    "choice": "a word",
     "drift": "`accept`, `decay(rho)` or `reset`",
 }
 
@@ -196,7 +238,7 @@ def _argument(node: Node, kind: str, nodes: Sequence[Node]) -> Given | None:
     """A number, the text of a name, or words."""
     if kind == "drift":
         return _words(node, nodes)
-    if kind == "name":
+    if kind in ("name", "choice"):
         return str(node.value) if node.kind in ("name", "text") else None
     if node.kind != "number" or isinstance(node.value, bool):
         return None

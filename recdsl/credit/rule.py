@@ -35,7 +35,8 @@ Given = int | float | str | Words
 @dataclass(frozen=True)
 class Argument:
     """A whole number of at least 1 (kind "number"), a factor above 0 and at most 1 ("factor"), a name of the spec
-    ("name"), which may be left out, or what becomes of traces when parameters change ("drift").
+    ("name"), which may be left out, one of `choices` ("choice"; the first, if it is left out), or what becomes of
+    traces when parameters change ("drift").
 
     like: the argument whose value it takes if absent; empty: it must be given. field: what it sets in a `Tracing`.
     """
@@ -45,8 +46,16 @@ class Argument:
     like: str = ""
     kind: str = "number"
     field: str = ""
+    choices: tuple[str, ...] = ()
 
 
+FEEDBACK = Argument(
+    "feedback",
+    "how errors come back through the products that read states out: as they are, or through fixed random matrices",
+    kind="choice",
+    field="feedback",
+    choices=("symmetric", "random"),
+)
 DRIFT = Argument("drift", "what becomes of traces when parameters change: accept, decay(rho) or reset", kind="drift")
 
 
@@ -106,6 +115,8 @@ class Rule:
     def _word(self, argument: Argument) -> str:
         if argument.kind == "name":
             return f"{argument.name}=..."
+        if argument.kind == "choice":
+            return f"{argument.name}={'|'.join(argument.choices)}"
         if argument.kind == "drift":
             return f"{argument.name}=accept"
         return f"{argument.name}={argument.like}" if argument.like else argument.name
@@ -118,7 +129,7 @@ class Rule:
         if size is not None and every > size:
             raise RuleError("every", f"`every` is {every}, more than the window of {size} steps")
         fields = [(a.field, a.name) for a in self.arguments if a.field]
-        known: Mapping[str, Given] = {**given, **values, **factors}
+        known: Mapping[str, Given] = {**given, **values, **factors, **self._choices(given)}
         own: dict[str, Any] = {field: known.get(name, "") for field, name in fields}
         for argument in self.arguments:
             own |= drift(given.get(argument.name)) if argument.kind == "drift" else {}
@@ -126,6 +137,18 @@ class Rule:
         if mean == 1:
             raise RuleError(self.thinning, f"`{self.thinning}` is 1, which would cut every step: at least 2")
         return Expansion(Window(size, every), None if self.tracing is None else replace(self.tracing, **own), mean)
+
+    def _choices(self, given: Mapping[str, Given]) -> dict[str, str]:
+        """The words, defaults filled in."""
+        found: dict[str, str] = {}
+        for argument in self.arguments:
+            if argument.kind == "choice":
+                word = str(given.get(argument.name, argument.choices[0]))
+                if word not in argument.choices:
+                    known = " or ".join(f"`{choice}`" for choice in argument.choices)
+                    raise RuleError(argument.name, f"`{argument.name}` of `{self.name}` is `{word}`, but {known}")
+                found[argument.name] = word
+        return found
 
     def _factors(self, given: Mapping[str, Given]) -> dict[str, float]:
         """The factors."""

@@ -134,13 +134,13 @@ class Tracer:
         """The row of one trained parameter."""
         assert routing.tracing is not None
         ends = frozenset(self.graph.losses[k].node for k in case.losses)
-        plain = self.judge.row(Case(case.parameter, case.rule, case.window, case.cuts, case.losses))
+        plain = self.judge.row(replace(case, altered=NO_EDGES))
         walks = [
             self._walk(source, routing, ends)
             for source, names in sorted(effective(self.graph).items())
             if case.parameter in names
         ]
-        by_cut = self._cut_lag(case.parameter, ends, routing.cuts)
+        by_cut = self._cut_lag(case.parameter, ends, routing.cuts | routing.altered)
         weaker = self.judge.first_crossing(replace(case, cuts=NO_EDGES)) if routing.tracing.decay < 1 else None
         found = [lag for lag in (*(walk.dropped for walk in walks), by_cut, weaker) if lag is not None]
         first = min(found, default=None)
@@ -149,7 +149,9 @@ class Tracer:
             None if any(lag is None for lag in kept) else max((lag for lag in kept if lag is not None), default=NONE)
         )
         places = [name for walk in walks for name in sorted(walk.places)]
-        dropped = [self._edge(name) for name in places] + self._cut_edges(case.parameter, ends, routing.cuts)
+        dropped = [self._edge(name) for name in places] + self._cut_edges(
+            case.parameter, ends, routing.cuts | routing.altered
+        )
         dropped += self.judge.crossed(case) if weaker is not None else []
         verdict = "exact" if first is None else "biased"
         words = tuple(word for word in plain.qualifiers if word != "unmasked")
@@ -273,9 +275,9 @@ class Tracer:
         reached, live = self.flow.forward([start]), self.flow.backward(ends)
         reads = {carry.read: carry for carry in self.graph.carries}
         return [
-            self.judge.edge(reads[source], target)
+            self.judge.edge(reads[source], target) if source in reads else self.judge.inner(source, target)
             for source, target in sorted(cuts)
-            if source in reached and target in live and source in reads
+            if source in reached and target in live
         ]
 
     # -- report ---------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from math import ceil
 from recdsl.credit.flow import NO_CUTS, Edge, Flow
 from recdsl.credit.lags import Walk
 from recdsl.credit.place import in_spec, spec_source
-from recdsl.credit.plan import Dropped, Row, Window
+from recdsl.credit.plan import Dropped, RoutingClass, Row, Window
 from recdsl.credit.select import label
 from recdsl.graph.step import LEAVES, Carry, Node, StepGraph
 from recdsl.ops import primitive
@@ -28,13 +28,17 @@ FLOAT_BYTES = 4
 
 @dataclass(frozen=True)
 class Case:
-    """What a verdict is about: a parameter, its rule as written, and the losses that may train it."""
+    """What a verdict is about: a parameter, its rule as written, and the losses that may train it.
+
+    altered: edges that carry credit, but not as their derivative says.
+    """
 
     parameter: str
     rule: str
     window: Window
     cuts: frozenset[Edge]
     losses: tuple[int, ...]
+    altered: frozenset[Edge] = NO_CUTS
 
 
 class Judge:
@@ -60,7 +64,8 @@ class Judge:
         free = self._walk(ends, NO_CUTS)
         kept = self._walk(ends, case.cuts)
         reached = self.flow.forward([start])
-        by_cut = self.flow.shortest_cut(start, ends, case.cuts) if case.cuts else None
+        wrong = case.cuts | case.altered
+        by_cut = self.flow.shortest_cut(start, ends, wrong) if wrong else None
         by_window = self._outside(free, start, case.window)
         lags = kept.lags(start)
         longest = lags.longest() if case.window.size is None else lags.at_most(case.window.size - 1)
@@ -85,6 +90,15 @@ class Judge:
     def crosses(self, case: Case) -> bool:
         """Whether a kept path goes from a use of the parameter to a loss of a later step."""
         return self.first_crossing(case) is not None
+
+    def altered(self, case: Case, routing: RoutingClass) -> tuple[str, ...]:
+        """Qualifiers of edges between the parameter and its losses that carry another derivative than their own."""
+        start = self.graph.leaf.get(f"parameter:{case.parameter}")
+        ends = frozenset(self.graph.losses[k].node for k in case.losses)
+        kinds = {"scaled": routing.scales, "feedback": routing.feedback}
+        edges = {word: frozenset((a, b) for a, b, _ in found) for word, found in kinds.items() if found}
+        met = [w for w, e in edges.items() if start is not None and self.flow.shortest_cut(start, ends, e) is not None]
+        return tuple(met)
 
     def first_crossing(self, case: Case) -> int | None:
         """The smallest lag above 0 of a kept path."""
@@ -121,8 +135,8 @@ class Judge:
         """Cut edges between the parameter and a loss."""
         reads = {carry.read: carry for carry in self.graph.carries}
         return [
-            self.edge(reads[source], target)
-            for source, target in sorted(case.cuts)
+            self.edge(reads[source], target) if source in reads else self.inner(source, target)
+            for source, target in sorted(case.cuts | case.altered)
             if source in reached and target in live
         ]
 
@@ -148,6 +162,12 @@ class Judge:
             line = None if span is None else span.line
             self._edges[carry.read, target] = Dropped(f"{label(carry)} -> {home}", line, span)
         return self._edges[carry.read, target]
+
+    def inner(self, source: int, target: int) -> Dropped:
+        """The use of a value that is not carried."""
+        home = self._home(target)
+        span = in_spec(self.graph.nodes[target].span, home, self.source)
+        return Dropped(f"{self._home(source)} -> {home}", None if span is None else span.line, span)
 
     def _home(self, node: int) -> str:
         """The user's name for what a node is part of: its own, or that of the first named value computed from it."""

@@ -16,7 +16,7 @@ class UnknownRule(Problem):
     hint = "{suggestion}"
     explain = (
         "The value of `credit`, or of one of its selectors, is a rule such as `bptt`, `tbptt(window=10)` or `none`; "
-        "a use of a state, `h[t-1]`, takes the word `cut`."
+        "a use of a state, `h[t-1]`, takes `cut`, `scale(0.5)` or `feedback(random)`."
     )
 
     name: str
@@ -104,7 +104,7 @@ class WrongAction(Problem):
     code = "RD0507"
     message = "`{selector}` cannot take `{action}`"
     hint = "{expected}"
-    explain = "Parameters take rules; a use of a state takes the action `cut`; `recurrence` takes either."
+    explain = "Parameters take rules; a use of a state takes `cut`, `scale` or `feedback`; `recurrence` takes either."
 
     selector: str
     action: str
@@ -175,3 +175,18 @@ class BrokenRule(Problem):
     rule: str
     package: str
     reason: str
+
+
+@dataclass(frozen=True)
+class NoProduct(Problem):
+    """Feedback for a use of a state that is no product with a matrix."""
+
+    code = "RD0512"
+    message = "`{use}` is not multiplied with a matrix of parameters, so no other matrix can take its place"
+    hint = "`feedback(random)` is for a use such as `U @ h[t-1]`; `scale(0.5)` and `cut` are for any"
+    explain = (
+        "Under `h[t-1]: feedback(random)` the products `U @ h[t-1]` keep their value and the gradient of U, but credit "
+        "for h comes back through a fixed random matrix of U's shape (feedback alignment, Lillicrap et al. 2016)."
+    )
+
+    use: str

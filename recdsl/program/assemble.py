@@ -23,6 +23,7 @@ from recdsl.program.passes import backward_passes, forward_passes
 from recdsl.program.phases import domain, facts, immediate, phases, split, windowed
 from recdsl.program.rank_one import rank_one_timeline, sign_name
 from recdsl.program.schedule import Item, needed, schedule, trace_schedule
+from recdsl.program.substitute import changed
 from recdsl.program.sweep import Trace, Traced
 from recdsl.program.timeline import TimelineBuilder, TNode
 from recdsl.program.traces import traced_timeline
@@ -33,15 +34,20 @@ COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not", "to_float
 
 def assemble(graph: StepGraph, plan: CreditPlan, *, optimise: bool = True) -> Assembled:
     """All entries of one model (plain or ragged, as the graph is). Pure."""
-    forward = forward_timeline(graph, _cuts(plan))
+    forward = _forward(graph, plan)
     return _Assembly(graph, plan, forward_passes(forward) if optimise else forward, optimise).run()
 
 
-def _cuts(plan: CreditPlan) -> frozenset[tuple[int, int]]:
-    """The cut edges of the reverse passes, which they have in common; forward rules have their own."""
-    found = {routing.cuts for routing in plan.classes if routing.tracing is None}
-    assert len(found) <= 1, "cuts of one class only"
-    return next(iter(found), frozenset())
+def _forward(graph: StepGraph, plan: CreditPlan) -> Forward:
+    """The forward timeline with the edges that reverse passes change, all of them the same; forward rules have their
+    own. Its `values` are those of the graph as it is."""
+    reverse = [routing for routing in plan.classes if routing.tracing is None]
+    assert len({(c.cuts, c.scales, c.feedback) for c in reverse}) <= 1, "edges changed for one class only"
+    if not reverse:
+        return forward_timeline(graph)
+    made = changed(graph, reverse[0])
+    found = forward_timeline(made.graph, made.routing(reverse[0]).cuts)
+    return replace(found, values=tuple(found.values[k] for k in made.new))
 
 
 class _Assembly:
@@ -65,6 +71,8 @@ class _Assembly:
             for k, (_, node) in enumerate(forward.outputs)
         ]
         self.thinned = [_thinned(builder, plan, k) for k in range(len(plan.classes))]
+        for item in plan.buffers:
+            builder.leaf("parameter", item.name, item.type, time=False)
         self.signs = [_signs(builder, graph, plan, k) for k in range(len(plan.classes))]
         self.forward = replace(forward, nodes=tuple(builder.nodes))
         self.nodes = self.forward.nodes
@@ -293,14 +301,16 @@ class _Assembly:
         made = Traced(self.nodes, (), ())
         for index, routing in enumerate(self.plan.classes):
             if routing.tracing is not None:
-                seeds = [(self.graph.losses[k].node, self.seeds[k]) for k in routing.losses]
+                own = changed(self.graph, routing)
+                seeds = [(own.graph.losses[k].node, self.seeds[k]) for k in routing.losses]
                 if outputs and routing.outputs:
                     seeds += [
                         (node, self.output_seeds[k])
-                        for k, (_, node) in enumerate(self.graph.outputs)
-                        if self.graph.nodes[node].type.dtype == "float"
+                        for k, (_, node) in enumerate(own.graph.outputs)
+                        if own.graph.nodes[node].type.dtype == "float"
                     ]
-                given = (self.graph, made.nodes, self.forward.values, routing, seeds)
+                nodes, values = own.values(made.nodes, self.forward.values)
+                given = (own.graph, nodes, values, own.routing(routing), seeds)
                 more = rank_one_timeline(*given, index) if routing.tracing.scope == "rank" else traced_timeline(*given)
                 self.forgotten |= {t.name for t in more.traces if routing.tracing.drift == "reset"}
                 made = Traced(more.nodes, (*made.gradients, *more.gradients), (*made.traces, *more.traces))

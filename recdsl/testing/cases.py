@@ -12,7 +12,8 @@ from torch import Generator, Tensor
 from recdsl.backends.init import initial
 from recdsl.credit.build import plan
 from recdsl.credit.plan import CreditPlan
-from recdsl.graph.step import Input, StepGraph
+from recdsl.diagnostics import SpecError
+from recdsl.graph.step import Input, Parameter, StepGraph
 from recdsl.testing.draws import Draws
 from recdsl.testing.models import Model, random_model
 
@@ -69,8 +70,18 @@ def make_case(draws: Draws, rules: Sequence[tuple[str, str]] | None = None) -> C
     cotangents = _cotangents(model.graph, steps, samples, generator) if draws.chance(25) else {}
     if mask is not None:
         _spoil(batch, cotangents, mask)
-    params = initial(model.graph.parameters, draws.below(1_000_000))
+    params = initial((*model.graph.parameters, *_owned(model)), draws.below(1_000_000))
     return Case(model, params, batch, mask, reset, state, cotangents, gaps)
+
+
+def _owned(model: Model) -> tuple[Parameter, ...]:
+    """The matrices of rules with feedback; none where a rule does not fit."""
+    if not any("feedback" in rule for _, rule in model.rules):
+        return ()
+    try:
+        return plan(model.graph, model.credit).buffers
+    except SpecError:
+        return ()
 
 
 def _normal(shape: tuple[int, ...], generator: Generator) -> Tensor:

@@ -103,7 +103,7 @@ class Checked:
         graph = self.compilation.graph
         draws = Generator().manual_seed(example.seed)
         steps, samples = shape = (example.steps, example.samples)
-        params = initial(graph.parameters, self.compilation.seed)
+        params = initial((*graph.parameters, *self.compilation.plan.buffers), self.compilation.seed)
         for item in graph.parameters:
             if not item.frozen:
                 params[item.name] += example.spread * torch.randn(item.type.shape, generator=draws, dtype=torch.float64)

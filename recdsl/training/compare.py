@@ -199,7 +199,7 @@ def _measured(rule: str, made: Compilation, ground: Ground, question: Question) 
     for row in made.plan.rows:
         verdicts[row.verdict] = verdicts.get(row.verdict, 0) + 1
     model: Any = find("torch").module(made, torch.float64)
-    model.load_state_dict(ground.params)
+    model.load_state_dict({**model.state_dict(), **ground.params})  # a rule may own matrices
     reason = _too_much(made, model, ground)
     if reason:
         none = float("nan")
@@ -268,7 +268,7 @@ def _against(got: Tensor, whole: Tensor) -> tuple[float, float, float, float]:
 def _as_trained(made: Compilation, ground: Ground) -> Any:
     """A module in single precision, which is what training takes."""
     model: Any = find("torch").module(made, torch.float32)
-    model.load_state_dict({name: _float(value) for name, value in ground.params.items()})
+    model.load_state_dict({**model.state_dict(), **{name: _float(value) for name, value in ground.params.items()}})
     return model
 
 

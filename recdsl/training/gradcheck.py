@@ -95,7 +95,8 @@ def gradcheck(compilation: Compilation, steps: int | None = None, batch: int = 2
     model: Any = find("torch").module(compilation, torch.float64)
     stir(model, generator)
     data = {item.name: random(item, length, batch, generator) for item in graph.inputs}
-    params = {item.name: model.recdsl_tensor(item.name).detach().clone() for item in graph.parameters}
+    names = [item.name for item in (*graph.parameters, *plan.buffers)]
+    params = {name: model.recdsl_tensor(name).detach().clone() for name in names}
     torch.manual_seed(seed)
     chance = drawn(graph, plan, model, length, batch)
     oracle = Reference(graph, plan, weights=chance.weights, signs=chance.signs)

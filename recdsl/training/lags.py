@@ -36,7 +36,7 @@ def by_lag(compilation: Compilation, params: Tensors, batch: Tensors, seeds: Seq
     states: list[Any] = []
     for t in seeds:
         module = single(compilation, t, steps)
-        module.load_state_dict(dict(params))
+        module.load_state_dict({**module.state_dict(), **params})
         states = states or entered(module, batch, max(seeds))
         after: dict[str, Tensor] = {}
         for s in range(t, t - len(lags), -1):

@@ -72,7 +72,7 @@ def call_of(stages: Compilation, seed: int) -> Case:
     draws = Generator().manual_seed(seed)
     steps, samples, graph = 7, 1 + seed % 3, stages.graph
     batch = {item.name: entry(item, steps, samples, draws) for item in graph.inputs}
-    params = initial(graph.parameters)
+    params = initial((*graph.parameters, *stages.plan.buffers))
     for item in graph.parameters:
         if not item.frozen:
             noise = torch.randn(item.type.shape, generator=draws, dtype=torch.float64)

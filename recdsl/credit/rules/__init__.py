@@ -12,7 +12,7 @@ from recdsl.credit.rule import Rule
 GROUP = "recdsl.rules"
 LATER = (
     "kf_rtrl", "synthetic", "sab", "rule",
-    "through", "stop", "reinstate", "scale", "feedback",
+    "through", "stop", "reinstate",
 )  # fmt: skip
 """Words of the language that this version cannot execute."""
 
