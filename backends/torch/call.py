@@ -218,16 +218,31 @@ class Call:
     def _thin(self) -> None:
         """Random truncation: 0 where credit is cut between two steps, else what makes up for it, on average 1."""
         drawn: dict[int, Tensor] = {}
-        for name, (kind, lag, mean) in (
+        for name, (kind, lag, mean, tail) in (
             self.model.recdsl_about["thinned"][self.variant].items() if self.learning else ()
         ):
             if kind not in drawn:
-                kept = torch.rand((self.steps, self.size), dtype=self.like.dtype, device=self.like.device) >= 1 / mean
-                drawn[kind] = kept.to(self.like.dtype) * (mean / (mean - 1))
-                drawn[kind][0] = 1.0
+                uniform = torch.rand((self.steps, self.size), dtype=self.like.dtype, device=self.like.device)
+                drawn[kind] = self._truncated(uniform, mean, tail)
             ones = self.like.new_ones((lag - 1, self.size))
             wide = torch.cat((ones, drawn[kind]))
             self.data[name] = torch.stack([wide[k : k + self.steps] for k in range(lag)]).prod(0)
+
+    @staticmethod
+    def _truncated(uniform: Tensor, mean: int, tail: float) -> Tensor:
+        """[T, B]: weights of credit on its way into each step. The chance of a cut is 1 / mean; with a tail alpha it is
+        alpha / ((alpha - 1) mean + k), where the last cut (or the beginning) lies k steps back."""
+        if not tail:
+            weights = (uniform >= 1 / mean).to(uniform.dtype) * (mean / (mean - 1))
+            weights[0] = 1.0
+            return weights
+        rows, since = [torch.ones_like(uniform[0])], torch.ones_like(uniform[0])
+        for row in uniform[1:]:
+            chance = tail / ((tail - 1) * mean + since)
+            cut = row < chance
+            rows.append(torch.where(cut, torch.zeros_like(row), 1 / (1 - chance)))
+            since = torch.where(cut, torch.ones_like(row), since + 1)
+        return torch.stack(rows)
 
     def _sign(self) -> None:
         """Random signs of rank-one estimates."""

@@ -166,9 +166,10 @@ def describe(graph: StepGraph, plan: CreditPlan, variants: dict[str, Assembled],
     }
 
 
-def thinned(assembled: Assembled, plan: CreditPlan) -> dict[str, tuple[int, int, int]]:
-    """By storage: class, lag, and mean number of steps between truncations."""
-    return {name: (k, lag, plan.classes[k].thinning) for name, k, lag in assembled.interface.thinned}
+def thinned(assembled: Assembled, plan: CreditPlan) -> dict[str, tuple[int, int, int, float]]:
+    """By storage: class, lag, mean number of steps between truncations, and the tail of its schedule."""
+    found = {name: (k, lag, plan.classes[k]) for name, k, lag in assembled.interface.thinned}
+    return {name: (k, lag, routing.thinning, routing.tail) for name, (k, lag, routing) in found.items()}
 
 
 def storages(assembled: Assembled) -> dict[str, str]:

@@ -87,7 +87,7 @@ def _random(row: Row, crosses: bool) -> Row:
 def _way(graph: StepGraph, choice: Choice, cuts: frozenset[Edge]) -> Way:
     """A rule's own cuts join those of the spec."""
     own = CUTS[choice.tracing.cuts](graph) if choice.tracing is not None else frozenset[Edge]()
-    return Way(choice.window, cuts | own, choice.tracing, choice.thinning)
+    return Way(choice.window, cuts | own, choice.tracing, choice.thinning, choice.tail)
 
 
 def _traced(graph: StepGraph, made: RoutingClass, reading: Reading, problems: Problems) -> RoutingClass:

@@ -18,6 +18,7 @@ class Way:
     cuts: frozenset[Edge]
     tracing: Tracing | None = None
     thinning: int = 0
+    tail: float = 0.0
 
 
 @dataclass
@@ -66,6 +67,7 @@ def routing(graph: StepGraph, ways: dict[str, Way]) -> tuple[RoutingClass, ...]:
             tuple(sorted(g.parameters, key=order.__getitem__)),
             g.way.tracing,
             thinning=g.way.thinning,
+            tail=g.way.tail,
         )
         for g in groups
     ]

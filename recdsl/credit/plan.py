@@ -73,6 +73,8 @@ class RoutingClass:
     late: whether a loss may as well read the influence on the states that its step leaves: the same gradient, with less
     to read. True where read is "post"; else where no influence leaves its scope in the step of the loss.
     thinning: credit is cut at random between steps, on average once in so many, and made up for elsewhere (0: never).
+    tail: 0: with the same chance between any two steps; alpha > 1: with alpha / ((alpha - 1) thinning + k), where k
+    steps lie behind the last truncation, so that long runs are rare like k^-alpha and not exponentially so.
     scales: edges (source, consumer, weight) whose gradient is multiplied by the weight. feedback: edges (source,
     product, buffer) whose gradient goes through the named buffer instead of the matrix that multiplies the source.
     """
@@ -86,6 +88,7 @@ class RoutingClass:
     scopes: tuple[Scope, ...] = ()
     thinning: int = 0
     late: bool = False
+    tail: float = 0.0
     scales: tuple[tuple[int, int, float], ...] = ()
     feedback: tuple[tuple[int, int, str], ...] = ()
 

@@ -41,6 +41,7 @@ class Choice:
     tracing: Tracing | None = None
     span: Span | None = None
     thinning: int = 0
+    tail: float = 0.0
 
 
 FULL = Choice("bptt", Window(None, 1))
@@ -93,7 +94,7 @@ def _assign(
 ) -> None:
     """The rule of one parameter; a second, different one is an error."""
     earlier, rule = chosen.setdefault(name, (decl, choice))
-    ways = [(c.window, c.tracing, c.thinning) for c in (rule, choice)]
+    ways = [(c.window, c.tracing, c.thinning, c.tail) for c in (rule, choice)]
     if ways[0] != ways[1]:
         first, second = earlier.selector.text, decl.selector.text
         problems.add(TwoRules(decl.selector.span, name, first, rule.text, second, choice.text))
@@ -213,7 +214,7 @@ def _call(expression: Expression, rule: Rule, problems: Problems) -> Choice | No
         return None
     words = [f"{name}={value}" for name, value in values.items()]
     text = f"{rule.name}({', '.join(words)})" if words else rule.name
-    return Choice(text, made.window, made.tracing, expression.span, made.thinning)
+    return Choice(text, made.window, made.tracing, expression.span, made.thinning, made.tail)
 
 
 WHAT = {
@@ -221,6 +222,7 @@ WHAT = {
     "number": "a whole number of steps",
     "factor": "a number above 0 and at most 1",
     "choice": "a word",
+    "schedule": "`constant` or `decreasing(alpha)`",
     "drift": "`accept`, `decay(rho)` or `reset`",
 }
 
@@ -236,7 +238,7 @@ def _words(node: Node, nodes: Sequence[Node]) -> Words | None:
 
 def _argument(node: Node, kind: str, nodes: Sequence[Node]) -> Given | None:
     """A number, the text of a name, or words."""
-    if kind == "drift":
+    if kind in ("drift", "schedule"):
         return _words(node, nodes)
     if kind in ("name", "choice"):
         return str(node.value) if node.kind in ("name", "text") else None

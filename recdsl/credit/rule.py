@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any
 
 from recdsl.credit.plan import Tracing, Window
@@ -36,7 +37,7 @@ Given = int | float | str | Words
 class Argument:
     """A whole number of at least 1 (kind "number"), a factor above 0 and at most 1 ("factor"), a name of the spec
     ("name"), which may be left out, one of `choices` ("choice"; the first, if it is left out), or what becomes of
-    traces when parameters change ("drift").
+    traces when parameters change ("drift"), or how the chance of a random truncation goes on ("schedule").
 
     like: the argument whose value it takes if absent; empty: it must be given. field: what it sets in a `Tracing`.
     """
@@ -56,6 +57,8 @@ FEEDBACK = Argument(
     field="feedback",
     choices=("symmetric", "random"),
 )
+TAIL = 4.0
+"""The exponent of `decreasing` without a number: the lengths of runs have a mean, a variance and a skewness."""
 DRIFT = Argument("drift", "what becomes of traces when parameters change: accept, decay(rho) or reset", kind="drift")
 
 
@@ -80,13 +83,31 @@ def drift(given: Given | None) -> dict[str, Any]:
     raise RuleError("drift", reason)
 
 
+def tail(given: Given | None) -> float:
+    """How the chance of a random truncation goes on behind the last one (semantics 4.9). Raises RuleError."""
+    match given:
+        case None | Words("constant", ()):
+            return 0.0
+        case Words("decreasing", ()):
+            return TAIL
+        case Words("decreasing", (int() | float() as alpha,)) if 1 < alpha < inf:
+            return float(alpha)
+        case Words("decreasing"):
+            reason = f"`schedule={given}` needs one number above 1, since runs have no mean length otherwise"
+        case _:
+            reason = f"`schedule={given}` is no schedule: it is `constant` or `decreasing(alpha)`"
+    raise RuleError("schedule", reason)
+
+
 @dataclass(frozen=True)
 class Expansion:
-    """What a call of a rule asks for. thinning: mean steps between random truncations (0: none)."""
+    """What a call of a rule asks for. thinning: mean steps between random truncations (0: none); tail: as in a
+    `RoutingClass`."""
 
     window: Window
     tracing: Tracing | None = None
     thinning: int = 0
+    tail: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -117,6 +138,8 @@ class Rule:
             return f"{argument.name}=..."
         if argument.kind == "choice":
             return f"{argument.name}={'|'.join(argument.choices)}"
+        if argument.kind == "schedule":
+            return f"{argument.name}=constant"
         if argument.kind == "drift":
             return f"{argument.name}=accept"
         return f"{argument.name}={argument.like}" if argument.like else argument.name
@@ -136,7 +159,9 @@ class Rule:
         mean = values[self.thinning] if self.thinning else 0
         if mean == 1:
             raise RuleError(self.thinning, f"`{self.thinning}` is 1, which would cut every step: at least 2")
-        return Expansion(Window(size, every), None if self.tracing is None else replace(self.tracing, **own), mean)
+        tails = [tail(given.get(a.name)) for a in self.arguments if a.kind == "schedule"]
+        tracing = None if self.tracing is None else replace(self.tracing, **own)
+        return Expansion(Window(size, every), tracing, mean, *tails)
 
     def _choices(self, given: Mapping[str, Given]) -> dict[str, str]:
         """The words, defaults filled in."""

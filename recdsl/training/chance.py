@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, sqrt
 from statistics import NormalDist
@@ -37,15 +37,36 @@ class Drawn:
         return bool(self.weights or self.signs)
 
 
+@dataclass(frozen=True)
+class Cuts:
+    """Random truncation (semantics 4.9). mean: steps between two of them. tail: 0, or alpha of the schedule."""
+
+    mean: int
+    tail: float = 0.0
+
+    def chance(self, since: int) -> float:
+        """Of a cut, `since` steps behind the last one or behind the call's beginning."""
+        return self.tail / ((self.tail - 1) * self.mean + since) if self.tail else 1 / self.mean
+
+    def weights(self, uniform: Sequence[float]) -> Tensor:
+        """[T]: what credit is multiplied by on its way into each step: 0 where there is a cut."""
+        found, since = [1.0], 1
+        for number in uniform[1:]:
+            chance = self.chance(since)
+            found.append(0.0 if number < chance else 1 / (1 - chance))
+            since = 1 if number < chance else since + 1
+        return torch.tensor(found, dtype=torch.float64)
+
+
 def drawn(graph: StepGraph, plan: CreditPlan, model: Any, steps: int, batch: int) -> Drawn:
     """What the next call of a float64 module of these steps and samples will take from torch's generator."""
     about = model.recdsl_about
     weights: dict[int, Tensor] = {}
-    for place, _, mean in about["thinned"]["plain"].values():
+    for place, _, mean, tail in about["thinned"]["plain"].values():
         if place not in weights:
-            kept = torch.rand((steps, batch), dtype=torch.float64) >= 1 / mean
-            weights[place] = kept.to(torch.float64) * (mean / (mean - 1))
-            weights[place][0] = 1.0
+            cuts = Cuts(mean, tail)
+            uniform = torch.rand((steps, batch), dtype=torch.float64)
+            weights[place] = torch.stack([cuts.weights(column.tolist()) for column in uniform.T], 1)
     ranked = [k for k, routing in enumerate(plan.classes) if routing.tracing and routing.tracing.scope == "rank"]
     names = sorted(carry.name for carry in states(graph))
     signs: dict[int, dict[str, Tensor]] = {}

@@ -11,7 +11,10 @@ from torch import Tensor
 
 from recdsl import compile as compile_spec
 from recdsl.backends.reference import Reference, Result
-from recdsl.testing import Case, assert_close_gradients, assert_matches, random_case, reference
+from recdsl.backends.torch.call import Call
+from recdsl.diagnostics import SpecError
+from recdsl.testing import Case, assert_close_gradients, assert_matches, check_rule, random_case, reference
+from recdsl.training.chance import Cuts
 
 RULES = (("default", "artbp(3)"),)
 MIXED = (("p1", "artbp(2)"), ("default", "bptt"))
@@ -75,6 +78,59 @@ def test_unbiased() -> None:
         assert_matches(mean, reference(case, full=True).gradients, "mean of", 1e-10)
         checked += 1
     assert checked > 3
+
+
+@pytest.mark.parametrize("alpha", [1.5, 4.0])
+def test_the_decreasing_schedule_is_unbiased(alpha: float) -> None:
+    """The chance of a cut depends on how long ago the last one was: every pattern with its own chance."""
+    rules, checked = (("default", f"artbp(2, schedule=decreasing({alpha}))"),), 0
+    for seed in range(200, 260):
+        case = random_case(seed, rules)
+        steps, samples = extent(case)
+        if steps > 6 or samples > 1 or case.cotangents:
+            continue
+        mean: dict[str, Tensor] = {}
+        whole = 0.0
+        for pattern in product([True, False], repeat=steps - 1):
+            given, share, since = torch.ones((steps, 1), dtype=torch.float64), 1.0, 1
+            for t, kept in enumerate(pattern, 1):
+                chance = alpha / ((alpha - 1) * 2 + since)
+                given[t] = 1 / (1 - chance) if kept else 0.0
+                share *= 1 - chance if kept else chance
+                since = since + 1 if kept else 1
+            whole += share
+            found = under(case, dict.fromkeys(range(len(case.plan.classes)), given)).gradients
+            mean = {name: mean.get(name, 0.0) + share * value for name, value in found.items()}
+        assert abs(whole - 1) < 1e-12
+        assert_matches(mean, reference(case, full=True).gradients, "mean of", 1e-9)
+        checked += 1
+    assert checked > 3
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_draw_of_the_decreasing_schedule_equals_its_definition(seed: int) -> None:
+    check_rule(random_case(seed, (("default", "artbp(3, schedule=decreasing)"),)))
+
+
+@pytest.mark.parametrize("tail", [0.0, 2.0, 4.0])
+def test_both_draws_of_truncations_are_the_same(tail: float) -> None:
+    uniform = torch.rand((40, 3), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    mine = torch.stack([Cuts(5, tail).weights(column.tolist()) for column in uniform.T], 1)
+    assert torch.equal(Call._truncated(uniform, 5, tail), mine)
+
+
+def test_runs_are_about_as_long_as_asked_for() -> None:
+    uniform = torch.rand((4000, 20), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for tail in (0.0, 4.0):
+        share = float((Call._truncated(uniform, 10, tail) == 0).double().mean())
+        assert abs(1 / share - 10) < 1.0
+
+
+@pytest.mark.parametrize("schedule", ["decreasing(1)", "decreasing(2, 3)", "rising", "3"])
+def test_schedules_that_do_not_exist(schedule: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        assert random_case(1, (("default", f"artbp(3, schedule={schedule})"),)).plan
+    assert [problem.code for problem in caught.value.problems] == ["RD0503"]
 
 
 def test_verdicts() -> None:
