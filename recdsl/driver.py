@@ -15,6 +15,7 @@ from recdsl.credit.plan import CreditPlan
 from recdsl.credit.report import Report
 from recdsl.graph.build import build
 from recdsl.graph.step import StepGraph
+from recdsl.graph.temporal import with_traces
 from recdsl.syntax.ast import Spec
 from recdsl.syntax.printer import print_expression
 from recdsl.syntax.spec import read_spec
@@ -66,8 +67,8 @@ class Compilation:
 def analyse(path_or_text: str, overrides: Sequence[str] = ()) -> Compilation:
     """Everything short of code. Raises SpecError with all problems of the first phase that has any."""
     spec = read_spec(path_or_text, overrides)
-    check_settings(spec)
-    graph = build(spec, data_sizes(spec))
+    settings = check_settings(spec)
+    graph = with_traces(build(spec, data_sizes(spec)), settings.optimizer.options.get("trace", 0.0))
     return Compilation(spec, graph, plan(graph, spec.credit, spec.require))
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from recdsl.backends.reference.rank_one import rank_one_gradients
 from recdsl.backends.reference.result import Call, Result
 from recdsl.backends.reference.schedule import counted, divisors
+from recdsl.backends.reference.temporal import Differences, differences, shared
 from recdsl.backends.reference.traced import traced_gradients
 from recdsl.backends.reference.unroll import Unroll, Values
 from recdsl.credit.plan import CreditPlan, RoutingClass, Window
@@ -120,18 +121,29 @@ class Reference:
         given = {name: value.detach().to(self.dtype) for name, value in params.items()}
         with torch.no_grad():
             steps, carried = Unroll(self.graph, given, call, frozenset(), self.dtype).run(call.steps, 0)
-        chosen = [counted(loss, call.valid, call.counted) for loss in self.graph.losses]
+        errors = {
+            k: differences(self.graph, loss.td, steps, call, self.dtype)
+            for k, loss in enumerate(self.graph.losses)
+            if loss.td is not None
+        }
+        chosen = [counted(loss, call.valid, call.counted, call.state) for loss in self.graph.losses]
         divided = divisors(self.graph, chosen)
         losses = {
-            loss.name: self._sum(loss.node, pairs, steps, range(call.steps)) / n
-            for loss, pairs, n in zip(self.graph.losses, chosen, divided, strict=True)
+            loss.name: (
+                errors[k].losses()[chosen[k]].sum()
+                if k in errors
+                else self._sum(loss.node, chosen[k], steps, range(call.steps))
+            )
+            / divided[k]
+            for k, loss in enumerate(self.graph.losses)
         }
+        made = self._shares(errors, call, chosen, divided)
         total = torch.zeros((), dtype=self.dtype)
         for loss in self.graph.losses:
             total = total + loss.weight * losses[loss.name]
         gradients: dict[str, Tensor] = {}
         for index, routing in enumerate(plan.classes):
-            gradients |= self._class(index, routing, given, call, chosen, divided)
+            gradients |= self._class(index, routing, given, call, chosen, divided, made)
         state = {**carried, "t": torch.tensor(call.start + call.steps)}
         return Result(self._outputs(steps, call), total, losses, state, gradients)
 
@@ -143,20 +155,39 @@ class Reference:
         call: Call,
         chosen: list[Tensor],
         divided: list[float],
+        shares: Mapping[int, Tensor],
     ) -> dict[str, Tensor]:
         """The gradient of one class by the definition of its kind."""
         given = (self.graph, routing, params, call, chosen, divided)
         if routing.tracing is None:
-            return self._gradients(routing, params, call, chosen, divided)
+            return self._gradients(routing, params, call, chosen, divided, shares)
         if routing.tracing.scope != "rank":
-            return traced_gradients(*given, self.dtype)
+            return traced_gradients(*given, shares, self.dtype)
         if index in self.signs:
             return rank_one_gradients(*given, self.signs[index], self.dtype)
         whole = replace(routing, window=Window(None, 1), tracing=None)
-        return self._gradients(whole, params, call, chosen, divided)
+        return self._gradients(whole, params, call, chosen, divided, shares)
+
+    def _shares(
+        self, errors: Mapping[int, Differences], call: Call, chosen: list[Tensor], divided: list[float]
+    ) -> dict[int, Tensor]:
+        """By `td` loss: what the gradient of its prediction is multiplied by at each step, [T, B, *axes]."""
+        found: dict[int, Tensor] = {}
+        for k, error in errors.items():
+            loss = self.graph.losses[k]
+            assert loss.td is not None
+            weights = chosen[k].to(self.dtype) * (loss.weight / divided[k])
+            found[k] = shared(error, loss.td, weights, call.valid)
+        return found
 
     def _gradients(
-        self, routing: RoutingClass, params: Tensors, call: Call, chosen: list[Tensor], divided: list[float]
+        self,
+        routing: RoutingClass,
+        params: Tensors,
+        call: Call,
+        chosen: list[Tensor],
+        divided: list[float],
+        shares: Mapping[int, Tensor],
     ) -> dict[str, Tensor]:
         """The sum over the windows of one class."""
         size = call.steps if routing.window.size is None else routing.window.size
@@ -168,7 +199,7 @@ class Reference:
             unroll = Thinned(self.graph, given, call, routing, self.dtype, self._thinning(routing, call))
             window = range(first, min(first + every, call.steps))
             steps, _ = unroll.run(window.stop, max(0, first + every - size))
-            total = self._objective(routing, steps, window, call, chosen, divided)
+            total = self._objective(routing, steps, window, call, chosen, divided, shares)
             if not leaves or not total.requires_grad:
                 continue
             parts = torch.autograd.grad(total, list(leaves.values()), allow_unused=True, materialize_grads=True)
@@ -189,11 +220,18 @@ class Reference:
         call: Call,
         chosen: list[Tensor],
         divided: list[float],
+        shares: Mapping[int, Tensor],
     ) -> Tensor:
-        """The class's losses at the window's steps, and <cotangents, outputs> there."""
+        """The class's losses at the window's steps, and <cotangents, outputs> there.
+
+        The loss of a temporal difference belongs to the step of the prediction that it changes.
+        """
         total = torch.zeros((), dtype=self.dtype)
         for k in routing.losses:
             loss = self.graph.losses[k]
+            if k in shares:
+                total = total + sum((shares[k][t] * steps[t][loss.root]).sum() for t in window)
+                continue
             total = total + loss.weight / divided[k] * self._sum(loss.node, chosen[k], steps, window)
         if routing.outputs:
             for name, node in self.graph.outputs:

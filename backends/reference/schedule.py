@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
-from recdsl.graph.step import Loss, StepGraph
+from recdsl.graph.step import TD, Loss, StepGraph
 
 
-def counted(loss: Loss, valid: Tensor, wanted: Tensor | None = None) -> Tensor:
+def counted(
+    loss: Loss, valid: Tensor, wanted: Tensor | None = None, state: Mapping[str, Tensor] | None = None
+) -> Tensor:
     """bool [T, B]: the pairs in the sum. valid: False at masked steps. wanted: False at what the caller leaves out
-    (which may still be a sample's last step)."""
+    (which may still be a sample's last step). state: what the call begins with; a temporal difference needs an earlier
+    valid step."""
     due = _due(loss, valid)
-    return due if wanted is None else due & wanted
+    due = due if wanted is None else due & wanted
+    return due if loss.td is None else due & preceded(loss.td, valid, state)
+
+
+def preceded(td: TD, valid: Tensor, state: Mapping[str, Tensor] | None) -> Tensor:
+    """bool [T, B]: whether there was a valid step before, in this call or an earlier one."""
+    found = torch.zeros_like(valid)
+    for b in range(valid.shape[1]):
+        seen = state is not None and bool(state[td.seen][b])
+        for t in range(valid.shape[0]):
+            found[t, b] = seen
+            seen = seen or bool(valid[t, b])
+    return found
 
 
 def _due(loss: Loss, valid: Tensor) -> Tensor:

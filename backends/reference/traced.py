@@ -27,9 +27,13 @@ def traced_gradients(
     call: Call,
     chosen: Sequence[Tensor],
     divided: Sequence[float],
+    shares: Mapping[int, Tensor],
     dtype: torch.dtype,
 ) -> dict[str, Tensor]:
-    """The gradient of a forward class. chosen: bool [T, B] for each loss, the pairs it counts; divided: its divisor."""
+    """The gradient of a forward class. chosen: bool [T, B] for each loss, the pairs it counts; divided: its divisor.
+
+    shares: of each `td` loss, what the gradient of its prediction counts at each step, [T, B, *axes].
+    """
     leaves = {name: params[name].clone().requires_grad_() for name in routing.parameters}
     with torch.enable_grad():
         total = torch.zeros((), dtype=dtype, requires_grad=True).sum()
@@ -37,7 +41,7 @@ def traced_gradients(
         for source, names in sorted(effective(graph).items()):
             if names.isdisjoint(routing.parameters):
                 continue
-            shift = _Shifted(graph, routing, params, call, source, dtype).gradient(chosen, divided)
+            shift = _Shifted(graph, routing, params, call, source, dtype).gradient(chosen, divided, shares)
             total = total + (shift.reshape(used[source].shape) * used[source]).sum()
         parts = torch.autograd.grad(total, list(leaves.values()), allow_unused=True, materialize_grads=True)
     return dict(zip(leaves, parts, strict=True))
@@ -73,13 +77,16 @@ class _Shifted(Unroll):
         lanes = found.reshape(*shape, self.count).movedim(-1, 0)
         return lanes.repeat_interleave(self.own, 0)
 
-    def gradient(self, chosen: Sequence[Tensor], divided: Sequence[float]) -> Tensor:
+    def gradient(self, chosen: Sequence[Tensor], divided: Sequence[float], shares: Mapping[int, Tensor]) -> Tensor:
         """[scalars]: the derivative of the class's losses."""
         steps, _ = self.run(self.call.steps, 0)
         total = torch.zeros((), dtype=self.dtype)
         for k in self.routing.losses:
             loss, pairs = self.graph.losses[k], chosen[k].repeat(1, self.count)
-            for t, values in enumerate(steps):
+            for t, values in enumerate(steps) if loss.td is not None else ():
+                wide = shares[k][t].repeat(self.count, *(1,) * (shares[k].dim() - 2))
+                total = total + (wide * self.initial(loss.root, values)).sum()
+            for t, values in enumerate(steps) if loss.td is None else ():
                 part = self.initial(loss.node, values).expand(pairs.shape[1])[pairs[t]].sum()
                 total = total + loss.weight / divided[k] * part
         for name, node in self.graph.outputs:
@@ -128,7 +135,7 @@ class _Shifted(Unroll):
         leaves = {carry.read for carry in self.graph.carries}
         pinned: Values = {}
         for carry in self.graph.carries:
-            if carry.kind != "input" and carry.write not in leaves and carry.write not in pinned:
+            if carry.credited and carry.write not in leaves and carry.write not in pinned:
                 wide = self._wide(self.initial(carry.write, values), carry)
                 pinned[carry.write] = self._kept(carry.name, wide)
         seen: Values = {k: v for k, v in values.items() if k not in self.graph.varying or k in leaves}

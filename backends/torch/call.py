@@ -65,7 +65,8 @@ class Call:
             self.data["fresh"] = self.like.new_full((), 0.0)
         self.t0 = 0 if state is None or "t" not in state else int(state["t"])
         self.counted = None if counted is None else counted.to(self.like.device)
-        if mask is None and counted is None:
+        waits = state is not None and any("after" in info for info in about["losses"])
+        if mask is None and counted is None and not waits:
             self.data |= self.lease.once(f"weights {self.scored}", lambda: self._weights(shape))
         else:
             self.data |= self._weights(shape)
@@ -164,7 +165,8 @@ class Call:
         """`w*`: what each (step, sample) counts in each loss; the share 1 / number under `reduce: mean`."""
         found: dict[str, Tensor] = {}
         for k, info in enumerate(self.model.recdsl_about["losses"]):
-            due = self._chosen(info["at"]).to(self.like.dtype) if self.scored else self.like.new_zeros(shape)
+            due = self._chosen(info["at"]) & self._preceded(info.get("after", ""))
+            due = due.to(self.like.dtype) if self.scored else self.like.new_zeros(shape)
             if self.model.recdsl_about["reduce"] == "mean":
                 due = due / due.sum().clamp_min(1.0)
             found[f"w{k}"] = due
@@ -182,6 +184,16 @@ class Call:
             last = torch.where(self.valid, steps, -1).amax(0)
             return (steps == last) & self.valid
         return self.valid & ((steps + 1) % at[1] == 0)
+
+    def _preceded(self, after: str) -> Tensor:
+        """Steps with a valid one before them, in this call or (as the carry `after` says) earlier ones."""
+        if not after:
+            return self.valid
+        first = self.valid.new_zeros(self.size) if self.state is None else self.state.get(after)
+        if first is None or tuple(first.shape) != (self.size,):
+            raise ValueError(f"state lacks {after!r} [{self.size}]")
+        before = torch.cat((first.to(self.valid)[None], self.valid[:-1]))
+        return before.cumsum(0) > 0
 
     # -- running --------------------------------------------------------------------------------------------------
     def _call(self, entry: str, variant: str = "") -> dict[str, Any]:

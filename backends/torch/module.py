@@ -149,7 +149,10 @@ def describe(graph: StepGraph, plan: CreditPlan, variants: dict[str, Assembled],
         },
         "carries": carries,
         "inits": face.inits,
-        "losses": [{"name": item.name, "weight": item.weight, "at": item.at} for item in graph.losses],
+        "losses": [
+            {"name": item.name, "weight": item.weight, "at": item.at} | ({"after": item.td.seen} if item.td else {})
+            for item in graph.losses
+        ],
         "reduce": graph.reduce,
         "outputs": [name for _, name in face.outputs],
         "ranks": [len(graph.nodes[node].type.axes) for _, node in graph.outputs],

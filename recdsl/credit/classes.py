@@ -77,7 +77,7 @@ def routing(graph: StepGraph, ways: dict[str, Way]) -> tuple[RoutingClass, ...]:
 def _reach(graph: StepGraph) -> list[set[int]]:
     """Per loss: the nodes that it reaches against the edges."""
     flow = Flow(graph)
-    return [flow.backward([loss.node]) for loss in graph.losses]
+    return [flow.backward([loss.root]) for loss in graph.losses]
 
 
 def _wishes(graph: StepGraph, name: str, reach: list[set[int]]) -> tuple[frozenset[int], frozenset[int]]:

@@ -32,7 +32,7 @@ def readouts(graph: StepGraph) -> frozenset[Edge]:
     start = {node for carry in carries for node in (carry.read, carry.write)}
     behind = flow.forward(start, across=False)
     recurrent = {k for carry in carries for k in _ancestors(graph, carry.write)}
-    ends = {loss.node for loss in graph.losses} | {node for _, node in graph.outputs}
+    ends = {loss.root for loss in graph.losses} | {node for _, node in graph.outputs}
     return frozenset(
         (arg, node.id)
         for node in graph.nodes

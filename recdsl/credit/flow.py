@@ -50,6 +50,8 @@ class Flow:
                 if carried:
                     self._link(arg, node.id, 0)
         for carry in graph.carries:
+            if carry.kind == "held":
+                continue
             self._link(carry.write, carry.read, 1)
             self._link(carry.init, carry.read, 0)
 

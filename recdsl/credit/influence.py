@@ -33,14 +33,14 @@ def effective(graph: StepGraph) -> dict[int, frozenset[str]]:
             own = frozenset({node.name} & trained) if node.op == "parameter" else frozenset[str]()
             within[node.id] = own.union(*(within.get(arg, frozenset()) for arg in node.args))
     used = {arg for node in graph.nodes if node.id in graph.varying for arg in node.args}
-    used |= {loss.node for loss in graph.losses} | {node for _, node in graph.outputs}
+    used |= {loss.root for loss in graph.losses} | {node for _, node in graph.outputs}
     used |= {node for carry in states(graph) for node in (carry.init, carry.write)}
     return {k: names for k, names in within.items() if names and k in used}
 
 
 def states(graph: StepGraph) -> tuple[Carry, ...]:
     """What carries influence from step to step: states and their delay lines."""
-    return tuple(c for c in graph.carries if c.kind != "input" and graph.nodes[c.read].type.dtype == "float")
+    return tuple(c for c in graph.carries if c.credited and graph.nodes[c.read].type.dtype == "float")
 
 
 class Influence:

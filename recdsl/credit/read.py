@@ -150,7 +150,7 @@ def _uses(graph: StepGraph, decl: CreditDecl, selector: str, problems: Problems)
     """The edges of a use of a state, or of all of them."""
     use = as_use(selector)
     if use is None:
-        return all_uses(graph, [carry for carry in graph.carries if carry.kind != "input"])
+        return all_uses(graph, [carry for carry in graph.carries if carry.credited])
     carry = read_by(graph, *use)
     edges = uses(graph, carry) if carry else ()
     if not edges:

@@ -208,7 +208,7 @@ def lateral(graph: StepGraph) -> frozenset[Edge]:
     """
     flow, found = Flow(graph), set[Edge]()
     writes = {carry.write for carry in graph.carries}
-    ends = writes | {loss.node for loss in graph.losses}
+    ends = writes | {loss.root for loss in graph.losses}
     mixing = {
         (arg, node.id)
         for node in graph.nodes

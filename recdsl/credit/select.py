@@ -38,7 +38,7 @@ def as_use(text: str) -> tuple[str, int] | None:
 def read_by(graph: StepGraph, name: str, lag: int) -> Carry | None:
     """The carry that holds `name[t-lag]`, if the graph has it."""
     wanted = name if lag == 1 else f"{name}[t-{lag}]"
-    found = [c for c in graph.carries if c.name == wanted and c.kind != "input"]
+    found = [c for c in graph.carries if c.name == wanted and c.credited]
     return found[0] if found else None
 
 
@@ -55,7 +55,7 @@ def uses(graph: StepGraph, carry: Carry) -> tuple[tuple[int, int], ...]:
 
 def state_uses(graph: StepGraph) -> list[str]:
     """The uses of states that the step makes, as written: `h[t-1]`, `h[t-3]`."""
-    return [label(carry) for carry in graph.carries if carry.kind != "input" and uses(graph, carry)]
+    return [label(carry) for carry in graph.carries if carry.credited and uses(graph, carry)]
 
 
 def label(carry: Carry) -> str:

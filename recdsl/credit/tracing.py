@@ -36,8 +36,11 @@ BUDGET = 2**29
 
 def scopes(graph: StepGraph, routing: RoutingClass) -> tuple[Scope, ...]:
     """The scopes of a forward class. Raises ScopeError, also where its traces would be larger than the budget."""
+    if routing.tracing is not None and routing.tracing.scope == "rank" and eligible(graph, routing):
+        reason = "it keeps no gradient of a prediction until the error of the next step, as the loss `td` needs"
+        raise ScopeError("", reason, "rules that do: `columns`, `snap(1)`, `rtrl`, `tbptt`")
     found = _scopes(graph, routing)
-    size = FLOAT_BYTES * entries(graph, found)
+    size = FLOAT_BYTES * (entries(graph, found) + sum(eligible(graph, routing).values()))
     if routing.tracing is not None and routing.tracing.scope != "rank" and size > BUDGET:
         reason = f"its traces take {mebibytes(size)} a sample, more than {mebibytes(BUDGET)}"
         raise ScopeError("", reason, f"cheaper: {', '.join([*_cheaper(graph, routing), '`uoro`', '`tbptt`'])}")
@@ -48,6 +51,19 @@ def entries(graph: StepGraph, found: Sequence[Scope]) -> int:
     """Numbers that the traces of these scopes hold, for each sample."""
     rows = {carry.name: graph.nodes[carry.read].type.axes for carry in states(graph)}
     return sum(size_of(key, rows[s.carry], graph.nodes[s.source].type.axes) for s in found for key in s.stored)
+
+
+def eligible(graph: StepGraph, routing: RoutingClass) -> dict[int, int]:
+    """By effective parameter: numbers that `td` losses keep for each sample, one for each entry and prediction."""
+    found: dict[int, int] = {}
+    flow = Flow(graph)
+    for td in (graph.losses[k].td for k in routing.losses):
+        seen = set[int]() if td is None else flow.backward([td.value])
+        for source, names in effective(graph).items():
+            if td is not None and source in seen and not names.isdisjoint(routing.parameters):
+                size = graph.nodes[source].type.numel * graph.nodes[td.value].type.numel
+                found[source] = found.get(source, 0) + size
+    return found
 
 
 def mebibytes(size: int) -> str:
@@ -78,7 +94,7 @@ def _scopes(graph: StepGraph, routing: RoutingClass) -> tuple[Scope, ...]:
     setting = Setting(graph, Influence(graph), routing.tracing)
     cut = Influence(graph, routing.cuts) if routing.cuts else setting.influence
     flow = Flow(graph)
-    seen = flow.backward([graph.losses[k].node for k in routing.losses] + [node for _, node in graph.outputs])
+    seen = flow.backward([graph.losses[k].root for k in routing.losses] + [node for _, node in graph.outputs])
     live = {c.name for c in states(graph) if c.read in seen or (routing.tracing.read == "post" and c.write in seen)}
     found: list[Scope] = []
     for source, names in sorted(effective(graph).items()):
@@ -100,7 +116,7 @@ def late(graph: StepGraph, routing: RoutingClass) -> bool:
     if routing.tracing.read == "post":
         return True
     flow, influence = Flow(graph), Influence(graph, routing.cuts)
-    ends = {graph.losses[k].node for k in routing.losses} | {node for _, node in graph.outputs}
+    ends = {graph.losses[k].root for k in routing.losses} | {node for _, node in graph.outputs}
     shown = {c.name for c in influence.carries if flow.forward([c.write], across=False) & ends}
     for source in {scope_.source for scope_ in routing.scopes}:
         held = {s.carry: s.stored for s in routing.scopes if s.source == source and s.stored}
@@ -133,7 +149,7 @@ class Tracer:
     def row(self, case: Case, routing: RoutingClass) -> Row:
         """The row of one trained parameter."""
         assert routing.tracing is not None
-        ends = frozenset(self.graph.losses[k].node for k in case.losses)
+        ends = frozenset(self.graph.losses[k].root for k in case.losses)
         plain = self.judge.row(replace(case, altered=NO_EDGES))
         walks = [
             self._walk(source, routing, ends)
@@ -161,6 +177,7 @@ class Tracer:
         held, products = self._entries(case.parameter, routing)
         if held and longest not in (0, NONE):
             words = (*words, "drift" if routing.tracing.drift == "accept" else "reset-at-call")
+        held += sum(n for k, n in eligible(self.graph, routing).items() if case.parameter in effective(self.graph)[k])
         if longest == NONE:
             words = (*words, "no-credit") if first is not None else words
             cost = (2 * products + held, FLOAT_BYTES * held)  # outputs may see what losses do not

@@ -60,7 +60,7 @@ class Judge:
         start = self.graph.leaf.get(f"parameter:{case.parameter}")
         if start is None:
             return Row(case.parameter, case.rule, "exact", (), None, None, (), 0, 0)
-        ends = frozenset(self.graph.losses[k].node for k in case.losses)
+        ends = frozenset(self.graph.losses[k].root for k in case.losses)
         free = self._walk(ends, NO_CUTS)
         kept = self._walk(ends, case.cuts)
         reached = self.flow.forward([start])
@@ -94,7 +94,7 @@ class Judge:
     def altered(self, case: Case, routing: RoutingClass) -> tuple[str, ...]:
         """Qualifiers of edges between the parameter and its losses that carry another derivative than their own."""
         start = self.graph.leaf.get(f"parameter:{case.parameter}")
-        ends = frozenset(self.graph.losses[k].node for k in case.losses)
+        ends = frozenset(self.graph.losses[k].root for k in case.losses)
         kinds = {"scaled": routing.scales, "feedback": routing.feedback}
         edges = {word: frozenset((a, b) for a, b, _ in found) for word, found in kinds.items() if found}
         met = [w for w, e in edges.items() if start is not None and self.flow.shortest_cut(start, ends, e) is not None]
@@ -103,13 +103,13 @@ class Judge:
     def first_crossing(self, case: Case) -> int | None:
         """The smallest lag above 0 of a kept path."""
         start = self.graph.leaf.get(f"parameter:{case.parameter}")
-        ends = frozenset(self.graph.losses[k].node for k in case.losses)
+        ends = frozenset(self.graph.losses[k].root for k in case.losses)
         return None if start is None else self._walk(ends, case.cuts).lags(start).at_least(1)
 
     def crossed(self, case: Case) -> list[Dropped]:
         """Every use of a carried value between the parameter and a loss."""
         start = self.graph.leaf.get(f"parameter:{case.parameter}")
-        ends = frozenset(self.graph.losses[k].node for k in case.losses)
+        ends = frozenset(self.graph.losses[k].root for k in case.losses)
         if start is None:
             return []
         return self._carried_edges(self.flow.forward([start]), self._walk(ends, NO_CUTS).live)
@@ -171,7 +171,7 @@ class Judge:
 
     def _home(self, node: int) -> str:
         """The user's name for what a node is part of: its own, or that of the first named value computed from it."""
-        names = {loss.node: loss.name for loss in reversed(self.graph.losses)}
+        names = {loss.root: loss.name for loss in reversed(self.graph.losses)}
         names |= {carry.read: carry.name for carry in self.graph.carries}
         level = {node}
         while level:

@@ -208,3 +208,11 @@ class WindowUneven(Problem):
 
     every: int
     sizes: str
+
+
+@dataclass(frozen=True)
+class NoDifference(Problem):
+    code = "RD0618"
+    message = "`td_lambda` learns from temporal differences, but no loss is one"
+    hint = "add a loss `td(v, cumulant, discount=0.9)`, or use another optimizer"
+    explain = "`td_lambda` keeps traces of the gradients of predictions; other losses have nothing to keep."

@@ -10,7 +10,7 @@ from recdsl.diagnostics import Note
 from recdsl.errors.axes import CannotInfer, TooLarge
 from recdsl.errors.memory import NeverRead
 from recdsl.errors.names import Unreached
-from recdsl.graph import histories, losses
+from recdsl.graph import histories, losses, temporal
 from recdsl.graph.context import Context
 from recdsl.graph.declare import top_scope
 from recdsl.graph.emit import UNKNOWN
@@ -35,6 +35,7 @@ def build(spec: Spec, sizes: Mapping[str, int] | None = None) -> StepGraph:
     ctx, scope = built.ctx, built.scope
     if not ctx.problems.found:
         _check_reach(ctx, built.carries, built.losses)
+        temporal.check(ctx, built.carries, built.losses)
         _check_memory(ctx)
         _check_reads(ctx)
     ctx.problems.check()

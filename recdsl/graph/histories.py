@@ -97,7 +97,7 @@ def scope_place(ev: Evaluator, span: Span) -> Span:
 
 
 def link_name(history: History, lag: int) -> str:
-    return history.name if history.kind == "state" and lag == 1 else f"{history.name}[t-{lag}]"
+    return history.name if history.kind in ("state", "held") and lag == 1 else f"{history.name}[t-{lag}]"
 
 
 def _argument(ev: Evaluator, name: str, value: int, lag: int, span: Span) -> int:

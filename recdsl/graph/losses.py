@@ -7,8 +7,8 @@ from fnmatch import fnmatchcase
 
 from recdsl.diagnostics import suggest
 from recdsl.errors.axes import LossAxes, WrongKind
-from recdsl.errors.names import NoMatch, NotALoss, NotYet, UnknownLoss
-from recdsl.graph import align
+from recdsl.errors.names import NoMatch, NotALoss, UnknownLoss
+from recdsl.graph import align, temporal
 from recdsl.graph.calls import Builtin, Call, Given, bind
 from recdsl.graph.context import Context
 from recdsl.graph.emit import UNKNOWN
@@ -18,7 +18,7 @@ from recdsl.graph.histories import read
 from recdsl.graph.reductions import log_softmax, mean, total
 from recdsl.graph.scope import Item, Ref, Scope, Silent, Stop
 from recdsl.graph.sizes import Number
-from recdsl.graph.step import Loss
+from recdsl.graph.step import TD, Loss
 from recdsl.graph.steps import evaluator
 from recdsl.syntax.ast import LossDecl
 
@@ -27,12 +27,17 @@ FLOOR = Number(1e-6)
 
 def build(ctx: Context, scope: Scope, decl: LossDecl) -> Loss | None:
     """One loss, or None where problems were found."""
-    found = list[Item]()
+    found, made = list[Item](), list[TD]()
 
     def call(ev: Evaluator, call: Call, root: bool) -> Item:
         if not root:
             return plain.call(ev, call, False)
-        found.append(_loss(ev, call))
+        if call.name == "td":
+            place, parts = temporal.build(ev, call, decl.name.text)
+            made.append(parts)
+            found.append(Ref(place))
+        else:
+            found.append(_loss(ev, call))
         return found[0]
 
     plain = evaluator(ctx, scope)
@@ -43,7 +48,7 @@ def build(ctx: Context, scope: Scope, decl: LossDecl) -> Loss | None:
     if not found or not isinstance(found[0], Ref) or found[0].id == UNKNOWN:
         return None
     trains = tuple(name.text for name in decl.trains)
-    return Loss(decl.name.text, found[0].id, decl.weight, trains, decl.at, decl.span)
+    return Loss(decl.name.text, found[0].id, decl.weight, trains, decl.at, decl.span, made[0] if made else None)
 
 
 def check_selectors(ctx: Context, decl: LossDecl) -> None:
@@ -63,12 +68,10 @@ def matches(selector: str, name: str) -> bool:
 
 
 def _loss(ev: Evaluator, call: Call) -> Item:
-    if call.name == "td":
-        raise Stop(NotYet(call.span, "the loss `td`"))
     builtin = LOSSES.get(call.name)
     if builtin is None:
-        near = suggest(call.name, LOSSES)
-        raise Stop(UnknownLoss(call.span, call.name, near or f"one of {', '.join(LOSSES)}"))
+        near = suggest(call.name, [*LOSSES, "td"])
+        raise Stop(UnknownLoss(call.span, call.name, near or f"one of {', '.join([*LOSSES, 'td'])}"))
     return builtin.work(ev, call, bind(call, builtin.use))
 
 

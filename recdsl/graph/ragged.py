@@ -97,7 +97,7 @@ def ragged_map(graph: StepGraph) -> tuple[StepGraph, dict[int, int]]:
         inputs=(*graph.inputs, *flags),
         carries=tuple(carries),
         outputs=tuple((name, states.get(name, kept.get(old, work.new[old]))) for name, old in graph.outputs),
-        losses=tuple(replace(loss, node=work.new[loss.node]) for loss in graph.losses),
+        losses=tuple(loss.moved(work.new) for loss in graph.losses),
         memories=tuple(_moved(memory, work.new) for memory in graph.memories),
     )
     return made, work.new

@@ -42,7 +42,7 @@ def reached(nodes: Sequence[Node], carries: Iterable[Carry], losses: Iterable[Lo
     back: dict[int, list[int]] = {}
     for carry in carries:
         back.setdefault(carry.read, []).extend((carry.write, carry.init))
-    stack, seen = [loss.node for loss in losses], set[int]()
+    stack, seen = [loss.root for loss in losses], set[int]()
     while stack:
         place = stack.pop()
         if place in seen:

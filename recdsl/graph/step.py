@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +43,8 @@ class Carry:
 
     `read` is the leaf that holds it on entry, `write` the value it takes on leaving the step, `init` the
     time-invariant node it starts from (and returns to at a reset). `kind` is "state", "delay" (one link of the
-    line behind `h[t-k]`, k > 1; named `h[t-2]`...) or "input" (the delay line of an input, zero at the start).
+    line behind `h[t-k]`, k > 1; named `h[t-2]`...), "input" (the delay line of an input, zero at the start) or
+    "held" (what a `td` loss remembers of the last valid step: no credit goes through it).
     resets: whether a reset starts it anew.
     """
 
@@ -54,6 +55,11 @@ class Carry:
     kind: str
     span: Span | None
     resets: bool = True
+
+    @property
+    def credited(self) -> bool:
+        """Whether credit can go through it."""
+        return self.kind in ("state", "delay")
 
 
 @dataclass(frozen=True)
@@ -113,6 +119,28 @@ class Input:
 
 
 @dataclass(frozen=True)
+class TD:
+    """What a loss `td(v, c, discount=g)` is made of, as nodes.
+
+    At step t its error is delta = c[t] + g[t] * v[t] - v[t-1], where v[t-1] is that of the last valid step, and g[t]
+    is 0 if a new sequence has begun since. Credit enters at `value` of step t-1, with cotangent -delta[t].
+    discount: g as written; factor: g, 0 there. Carries: held, v[t-1]; seen, whether there was an earlier valid step at
+    all; same, whether it was of the same sequence. trace: lambda of the eligibility traces,
+    e <- g[t-1] * trace * e + grad v[t-1] (0: none).
+    """
+
+    value: int
+    cumulant: int
+    discount: int
+    factor: int
+    error: int
+    held: str
+    seen: str
+    same: str
+    trace: float = 0.0
+
+
+@dataclass(frozen=True)
 class Loss:
     """`node` is the loss of one (step, sample), its own axes already averaged. `trains`: selectors, empty for all."""
 
@@ -122,6 +150,19 @@ class Loss:
     trains: tuple[str, ...]
     at: str | tuple[str, int]
     span: Span | None
+    td: TD | None = None
+
+    @property
+    def root(self) -> int:
+        """The node at which credit enters."""
+        return self.node if self.td is None else self.td.value
+
+    def moved(self, new: Mapping[int, int] | Sequence[int]) -> Loss:
+        """The loss of a graph whose nodes have other numbers."""
+        if self.td is None:
+            return replace(self, node=new[self.node])
+        nodes = {name: new[getattr(self.td, name)] for name in ("value", "cumulant", "discount", "factor", "error")}
+        return replace(self, node=new[self.node], td=replace(self.td, **nodes))
 
 
 @dataclass(frozen=True)

@@ -69,4 +69,6 @@ def _value(value: Any) -> str:
 def _loss(loss: Loss) -> str:
     at = loss.at if isinstance(loss.at, str) else f"{loss.at[0]}({loss.at[1]})"
     trains = f", trains {' '.join(loss.trains)}" if loss.trains else ""
-    return f"loss {loss.name} = %{loss.node}, weight {loss.weight:g}, at {at}{trains}"
+    td = loss.td
+    made = "" if td is None else f", credit at %{td.value} by %{td.error}, factor %{td.factor}, trace {td.trace:g}"
+    return f"loss {loss.name} = %{loss.node}, weight {loss.weight:g}, at {at}{trains}{made}"

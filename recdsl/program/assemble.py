@@ -25,6 +25,7 @@ from recdsl.program.rank_one import rank_one_timeline, sign_name
 from recdsl.program.schedule import Item, needed, schedule, trace_schedule
 from recdsl.program.substitute import changed
 from recdsl.program.sweep import Trace, Traced
+from recdsl.program.temporal import emitted
 from recdsl.program.timeline import TimelineBuilder, TNode
 from recdsl.program.traces import traced_timeline
 
@@ -66,6 +67,11 @@ class _Assembly:
         self.weights = [builder.leaf("input", f".w{k}", FLOAT, time=True) for k in range(len(graph.losses))]
         self.loss_totals = [self._weighted(builder, v, w) for v, w in zip(forward.losses, self.weights, strict=True)]
         self.seeds = [builder.leaf("cotangent", f"g{k}", FLOAT, time=True) for k in range(len(graph.losses))]
+        self.emissions = {
+            k: builder.leaf("cotangent", f"d{k}", builder.type(forward.values[loss.td.value]), time=True)
+            for k, loss in enumerate(graph.losses)
+            if loss.td is not None
+        }
         self.output_seeds = [
             builder.leaf("cotangent", f"c{k}", builder.type(node), time=builder.nodes[node].time)
             for k, (_, node) in enumerate(forward.outputs)
@@ -100,13 +106,15 @@ class _Assembly:
         tape = set[int]()
         for adjoint in (*bare.values(), *full.values()):
             tape |= self._tape(adjoint.nodes, [g for _, g in adjoint.gradients])
+        ahead = self._emitted(reverse)
+        tape |= self._tape(ahead.nodes, [node for _, node in ahead.gradients])
         for made, _, _ in learned:
             tape |= self._tape(made.nodes, _roots(made))
         entries = [
             ("start", self._start_entry()),
             ("forward", self._forward_entry(tape)),
-            ("backward", self._backward_entry(bare, "b")),
-            ("backward_outputs", self._backward_entry(full, "o")),
+            ("backward", self._backward_entry(bare, ahead, "b")),
+            ("backward_outputs", self._backward_entry(full, ahead, "o")),
         ]
         if any(routing.tracing is not None for routing in self.plan.classes):
             entries += [(name, self._traces_entry(made, prefix)) for made, name, prefix in learned]
@@ -138,7 +146,7 @@ class _Assembly:
             if node.op in ("input", "step_number"):
                 name = node.name[1:] if node.name.startswith(".") else self.tag("in", node.name)
                 self.places[k] = Place(self._declare(name, "input", node.type, sequence, "call"), 0)
-            elif node.op == "cotangent":
+            elif node.op == "cotangent" and k not in self.emissions.values():
                 lead = sequence if node.time else ()
                 self.places[k] = Place(self._declare(node.name, "input", node.type, lead, "call"), 0)
             elif node.op == "parameter":
@@ -163,7 +171,8 @@ class _Assembly:
     # -- adjoint and tape -----------------------------------------------------------------------------------------
     def _adjoint(self, index: int, *, outputs: bool) -> Adjoint:
         routing = self.plan.classes[index]
-        seeds = [(self.forward.losses[k], self.seeds[k]) for k in routing.losses]
+        roots = [self.forward.values[self.graph.losses[k].root] for k in routing.losses]
+        seeds = [(root, self.emissions.get(k, self.seeds[k])) for root, k in zip(roots, routing.losses, strict=True)]
         if outputs and routing.outputs:
             seeds += [
                 (node, self.output_seeds[k])
@@ -176,6 +185,16 @@ class _Assembly:
         adjoint = adjoint_timeline(self.nodes, credit)
         return backward_passes(adjoint, len(self.nodes)) if self.optimise else adjoint
 
+    def _emitted(self, reverse: Sequence[int]) -> Adjoint:
+        """The cotangents of the predictions of `td` losses that reverse passes carry, by the name of their sequence."""
+        b = TimelineBuilder(self.nodes)
+        found: list[tuple[str, int]] = []
+        for k in sorted({k for index in reverse for k in self.plan.classes[index].losses}):
+            td = self.graph.losses[k].td
+            if td is not None:
+                found.append((f"d{k}", emitted(b, self.graph, td, self.forward.values, self.seeds[k])))
+        return Adjoint(tuple(b.nodes), tuple(found))
+
     def _tape(self, nodes: tuple[TNode, ...], roots: Sequence[int]) -> set[int]:
         """Forward sequences that an adjoint or the traces read and that are not cheap views of others."""
         found: set[int] = set()
@@ -186,7 +205,7 @@ class _Assembly:
         while stack:
             k = stack.pop()
             node = self.nodes[k]
-            if k in seen or not node.time:
+            if k in seen or not node.time or k in self.emissions.values():
                 continue
             seen.add(k)
             if k in self.places:
@@ -302,7 +321,8 @@ class _Assembly:
         for index, routing in enumerate(self.plan.classes):
             if routing.tracing is not None:
                 own = changed(self.graph, routing)
-                seeds = [(own.graph.losses[k].node, self.seeds[k]) for k in routing.losses]
+                losses = [(own.graph.losses[k], self.seeds[k]) for k in routing.losses]
+                seeds = [(loss.node, seed) for loss, seed in losses if loss.td is None]
                 if outputs and routing.outputs:
                     seeds += [
                         (node, self.output_seeds[k])
@@ -311,7 +331,9 @@ class _Assembly:
                     ]
                 nodes, values = own.values(made.nodes, self.forward.values)
                 given = (own.graph, nodes, values, own.routing(routing), seeds)
-                more = rank_one_timeline(*given, index) if routing.tracing.scope == "rank" else traced_timeline(*given)
+                td = [(loss, seed) for loss, seed in losses if loss.td is not None]
+                rank = routing.tracing.scope == "rank"
+                more = rank_one_timeline(*given, index) if rank else traced_timeline(*given, td)
                 self.forgotten |= {t.name for t in more.traces if routing.tracing.drift == "reset"}
                 made = Traced(more.nodes, (*made.gradients, *more.gradients), (*made.traces, *more.traces))
         return made
@@ -346,21 +368,35 @@ class _Assembly:
             self._declare(storage, "output", emitter.nodes[node].type, (), "call")
             emitter.body.append(Store(storage, (), emitter.whole(node)))
 
-    def _backward_entry(self, adjoints: Mapping[int, Adjoint], prefix: str) -> tuple[Stmt, ...]:
-        body: list[Stmt] = []
+    def _backward_entry(self, adjoints: Mapping[int, Adjoint], ahead: Adjoint, prefix: str) -> tuple[Stmt, ...]:
+        body, places = self._emission_entry(ahead, prefix)
         for index, adjoint in adjoints.items():
             routing = self.plan.classes[index]
             own = f"{prefix}{index}_" if len(adjoints) > 1 else prefix
-            body.extend(self._class_entry(adjoint, routing, own, index))
+            body.extend(self._class_entry(adjoint, routing, own, index, places))
         return tuple(body)
 
-    def _class_entry(self, adjoint: Adjoint, routing: RoutingClass, prefix: str, index: int) -> list[Stmt]:
-        nodes = adjoint.nodes
-        given = frozenset(self.places)
+    def _emission_entry(self, ahead: Adjoint, prefix: str) -> tuple[list[Stmt], dict[int, Place]]:
+        """The sequences that `td` losses put in the place of their own cotangents: made once, before any window."""
+        nodes, roots = ahead.nodes, [node for _, node in ahead.gradients]
+        items = schedule(nodes, needed(nodes, roots, frozenset(self.places)))
+        emitter = Emitter(nodes, self.places, self.names, f"{prefix}d")
+        emitter.stored = outside_uses(nodes, items, roots)
+        emitter.run(items)
+        leaves = {self.nodes[leaf].name: leaf for leaf in self.emissions.values()}
+        places = {leaves[name]: emitter.placed(root) for name, root in ahead.gradients}
+        self.storages.update(emitter.storages)
+        return emitter.body, places
+
+    def _class_entry(
+        self, adjoint: Adjoint, routing: RoutingClass, prefix: str, index: int, emissions: Mapping[int, Place]
+    ) -> list[Stmt]:
+        nodes, places = adjoint.nodes, {**self.places, **emissions}
+        given = frozenset(places)
         wanted = needed(nodes, [g for _, g in adjoint.gradients], given)
         items = schedule(nodes, wanted)
         cut = windowed(routing)
-        emitter = Emitter(nodes, self.places, self.names, prefix, domain(routing) if cut else WHOLE)
+        emitter = Emitter(nodes, places, self.names, prefix, domain(routing) if cut else WHOLE)
         emitter.stored = outside_uses(nodes, items, ())
         before, inside, after = phases(nodes, items)
         emitter.run(before)
@@ -394,7 +430,7 @@ class _Assembly:
         used = {arg for k in wanted for arg in nodes[k].args if nodes[arg].op == "cotangent" and nodes[arg].time}
         new = Bound("max", (affine("u", every),))
         for k in sorted(used):
-            node, place = nodes[k], self.places[k]
+            node, place = nodes[k], emitter.places[k]
             name = emitter.declare(f"{prefix}{node.name}_due", "buffer", node.type, (("t", STEPS), BATCH), "call")
             zero, due = f"{name}_zero", f"{name}_in"
             emitter.body.append(Op((zero,), "constant", (), (("value", 0.0),), (VType("float", (), node.type.axes),)))

@@ -89,7 +89,7 @@ class _Rewrite:
             nodes=tuple(self.emit.nodes),
             carries=tuple(carries),
             outputs=tuple((name, self.new[k]) for name, k in self.graph.outputs),
-            losses=tuple(replace(loss, node=self.new[loss.node]) for loss in self.graph.losses),
+            losses=tuple(loss.moved(self.new) for loss in self.graph.losses),
         )
         return Changed(graph, tuple(self.new))
 

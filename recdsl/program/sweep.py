@@ -10,6 +10,7 @@ from recdsl.credit.plan import RoutingClass
 from recdsl.graph.ragged import chooses
 from recdsl.graph.step import Carry, StepGraph
 from recdsl.graph.types import Type
+from recdsl.jacobian.pieces import Axes, fit, lane
 from recdsl.ops import primitive
 from recdsl.ops.base import add_all
 from recdsl.program.timeline import TimelineBuilder, TNode
@@ -133,6 +134,11 @@ class Sweep:
         for arg, cotangent in zip(node.args, given, strict=True):
             if (arg, k) not in self.routing.cuts:
                 self.give(arg, cotangent)
+
+    def direct(self, source: int, seed: Axes) -> int | None:
+        """What arrived at an effective parameter inside the step, for each step and sample, on lanes."""
+        lanes = tuple(lane(seed, k) for k in range(len(seed)))
+        return add_all(self.b, [fit(self.b, part, lanes) for part in self.parts.get(source, [])])
 
     def parameters(self) -> tuple[tuple[str, int], ...]:
         """On from effective parameters to the parameters in them."""

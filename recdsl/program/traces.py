@@ -9,18 +9,20 @@ computed, so a trace costs what its entries cost.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from recdsl.credit.influence import states
+from recdsl.credit.influence import effective, states
 from recdsl.credit.plan import RoutingClass
-from recdsl.graph.step import StepGraph
+from recdsl.graph.step import Loss, StepGraph
 from recdsl.graph.types import Axis, Type
 from recdsl.jacobian.compose import composed, confined
 from recdsl.jacobian.pieces import Axes, Key, Piece, Tie, chosen, cut, fit, free, material, scaled, summed, tied, whole
 from recdsl.jacobian.step import StepJacobian
+from recdsl.ops.base import add_all
 from recdsl.program.stacks import Member, Stack, laid_out, stacks, taken_apart
 from recdsl.program.sweep import Sweep, Trace, Traced, decay_factor, entry
+from recdsl.program.temporal import Eligibility
 from recdsl.program.timeline import TimelineBuilder, TNode
 
 Pair = tuple[int, str]
@@ -32,12 +34,14 @@ def traced_timeline(
     values: Sequence[int],
     routing: RoutingClass,
     seeds: Sequence[tuple[int, int]],
+    delayed: Sequence[tuple[Loss, int]] = (),
 ) -> Traced:
     """The traces and gradients of one forward class.
 
     values: the timeline's node of each node of the graph. seeds: (node of the graph, node of its cotangent).
+    delayed: `td` losses with the nodes of their cotangents; their weight comes a step after what it weighs.
     """
-    return _Tracing(graph, nodes, values, routing).run(seeds)
+    return _Tracing(graph, nodes, values, routing).run(seeds, delayed)
 
 
 class _Tracing:
@@ -52,10 +56,12 @@ class _Tracing:
         self.own = {(s.source, s.carry): s.stored for s in routing.scopes if s.stored}
         self.stacks = stacks(routing.scopes, self.jacobian.axes, self._rows)
         self.pairs = [(stack, name) for stack in self.stacks for name in sorted(stack.stored)]
+        inside = effective(graph)
+        self.sources = [k for k, names in sorted(inside.items()) if not names.isdisjoint(routing.parameters)]
         self.held: dict[Pair, list[Piece]] = {}
         self.starts: list[Trace] = []
 
-    def run(self, seeds: Sequence[tuple[int, int]]) -> Traced:
+    def run(self, seeds: Sequence[tuple[int, int]], delayed: Sequence[tuple[Loss, int]]) -> Traced:
         for stack, name in self.pairs:
             self._open(stack, name)
         entered = {(stack.number, name): self._entered(stack, name) for stack, name in self.pairs}
@@ -63,7 +69,7 @@ class _Tracing:
         for pair, pieces in left.items():
             for piece, old in zip(pieces, self.held[pair], strict=True):
                 self.b.aim(old.value, self._decayed(pair, piece).value)
-        gradients = self._gradients(seeds, entered, left)
+        gradients = self._gradients(seeds, delayed, entered, left)
         return Traced(tuple(self.b.nodes), gradients, tuple(self.starts))
 
     def _rows(self, name: str) -> Axes:
@@ -215,26 +221,69 @@ class _Tracing:
     def _gradients(
         self,
         seeds: Sequence[tuple[int, int]],
+        delayed: Sequence[tuple[Loss, int]],
         entered: Mapping[Pair, list[Piece]],
         left: Mapping[Pair, list[Piece]],
     ) -> tuple[tuple[str, int], ...]:
         """What losses read: paths inside a step, and traces weighted by the cotangents of states."""
         sweep = Sweep(self.graph, self.b, self.values, self.routing, self.entering)
         sweep.run(seeds)
-        for stack, name in self.pairs:
-            reads = [(sweep.entered.get(name), entered[stack.number, name])]
-            reads.append((sweep.left.get(name), left[stack.number, name]))
-            for cotangent, pieces in reads:
-                for piece in pieces if cotangent is not None else ():
-                    assert cotangent is not None
-                    total = self._read(cotangent, piece, self._rows(name), stack.seed)
-                    for member in stack.members:
-                        seed = self.jacobian.axes(member.source)
-                        sweep.give(member.source, taken_apart(self.b, total, member, seed, stack))
+        for stack in self.stacks:
+            for total in self._reads(sweep, stack, entered, left):
+                self._given(sweep, stack, total)
+        for loss, cotangent in delayed:
+            self._delayed(sweep, loss, cotangent, entered, left)
         return sweep.parameters()
 
-    def _read(self, cotangent: int, piece: Piece, rows: Axes, seed: Axes) -> int:
-        """The cotangent of a state times a piece, summed over steps and samples, with the seed's axes."""
+    def _reads(
+        self, sweep: Sweep, stack: Stack, entered: Mapping[Pair, list[Piece]], left: Mapping[Pair, list[Piece]]
+    ) -> Iterator[int]:
+        """What a sweep asks of the states times a stack's traces."""
+        for name in sorted(stack.stored):
+            pair = (stack.number, name)
+            for cotangent, pieces in ((sweep.entered.get(name), entered[pair]), (sweep.left.get(name), left[pair])):
+                for piece in pieces if cotangent is not None else ():
+                    assert cotangent is not None
+                    yield self._read(cotangent, piece, self._rows(name), stack.seed, apart=sweep.apart)
+
+    def _given(self, sweep: Sweep, stack: Stack, total: int) -> None:
+        """The gradient of a stack to its members."""
+        for member in stack.members:
+            seed = self.jacobian.axes(member.source)
+            sweep.give(member.source, taken_apart(self.b, total, member, seed, stack))
+
+    def _delayed(
+        self,
+        sweep: Sweep,
+        loss: Loss,
+        cotangent: int,
+        entered: Mapping[Pair, list[Piece]],
+        left: Mapping[Pair, list[Piece]],
+    ) -> None:
+        """A `td` loss: each entry of the prediction has its gradient kept until its error is known.
+
+        Both what states carry (by stack) and what parameters do inside a step (by parameter) is kept by itself, since
+        the decay of the sum is the sum of the decays.
+        """
+        label = f"credit.{self.routing.parameters[0]}.td.{loss.name}"
+        kept = Eligibility(self.graph, self.b, self.values, loss, cotangent)
+        for number, seed in enumerate(kept.entries()):
+            own = Sweep(self.graph, self.b, self.values, self.routing, self.entering, apart=True)
+            own.run([(loss.root, seed)])
+            name = f"{label}.{number}" if kept.several else label
+            for stack in self.stacks:
+                total = add_all(self.b, list(self._reads(own, stack, entered, left)))
+                if total is not None:
+                    self._given(sweep, stack, kept.keep(f"{name}.{stack.number}", total, stack.seed, number))
+            for place, source in enumerate(self.sources):
+                seed_axes = self.jacobian.axes(source)
+                total = own.direct(source, seed_axes)
+                if total is not None:
+                    sweep.give(source, kept.keep(f"{name}.use{place}", total, seed_axes, number))
+        self.starts += kept.traces
+
+    def _read(self, cotangent: int, piece: Piece, rows: Axes, seed: Axes, *, apart: bool) -> int:
+        """The cotangent of a state times a piece, with the seed's axes: summed over the call, or (apart) not."""
         b = self.b
         for tie in piece.key:
             cotangent = cut(b, cotangent, tie.axis, tie.row, tie.size)
@@ -243,7 +292,7 @@ class _Tracing:
         yl = (*xl, *(count + k for k in free(piece.key, seed)))
         out = tuple(ties[k].axis if k in ties else count + k for k in range(len(seed)))
         total = b.op("contract", cotangent, piece.value, x=xl, y=yl, out=out)
-        total = b.op("collect", total) if b.nodes[total].time else total
+        total = b.op("collect", total) if b.nodes[total].time and not apart else total
         for k, tie in sorted(ties.items()):
             if tie.size < seed[k].size:
                 total = b.op("pad", total, at=k, start=tie.column, axis=seed[k])

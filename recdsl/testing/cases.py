@@ -47,20 +47,20 @@ class Case:
         return self.model.text
 
 
-def random_case(seed: int, rules: Sequence[tuple[str, str]] | None = None) -> Case:
-    """The case of a seed, the same at each call."""
-    return make_case(Draws.seeded(seed), rules)
+def random_case(seed: int, rules: Sequence[tuple[str, str]] | None = None, td: bool = False) -> Case:
+    """The case of a seed, the same at each call. td: with losses of temporal differences."""
+    return make_case(Draws.seeded(seed), rules, td)
 
 
 @st.composite
-def cases(draw: st.DrawFn, rules: Sequence[tuple[str, str]] | None = None) -> Case:
+def cases(draw: st.DrawFn, rules: Sequence[tuple[str, str]] | None = None, td: bool = False) -> Case:
     """A Hypothesis strategy for cases; simple models come first."""
-    return make_case(Draws(lambda n: draw(st.integers(0, n - 1))), rules)
+    return make_case(Draws(lambda n: draw(st.integers(0, n - 1))), rules, td)
 
 
-def make_case(draws: Draws, rules: Sequence[tuple[str, str]] | None = None) -> Case:
+def make_case(draws: Draws, rules: Sequence[tuple[str, str]] | None = None, td: bool = False) -> Case:
     """A case from any source of choices."""
-    model = random_model(draws, rules)
+    model = random_model(draws, rules, td)
     steps, samples = draws.between(1, 9), draws.between(1, 3)
     generator = Generator().manual_seed(draws.below(1_000_000))
     batch = {i.name: _random(i, steps, samples, generator) for i in model.graph.inputs}
@@ -125,8 +125,13 @@ def _spoil(batch: Mapping[str, Tensor], cotangents: Mapping[str, Tensor], mask: 
 
 def _state(graph: StepGraph, samples: int, generator: Generator) -> dict[str, Tensor]:
     """A state as an earlier call leaves it."""
-    shapes = {carry.name: graph.nodes[carry.read].type.shape for carry in graph.carries}
-    values = {name: torch.tanh(_normal((samples, *shape), generator)) for name, shape in shapes.items()}
+    types = {carry.name: graph.nodes[carry.read].type for carry in graph.carries}
+    values = {
+        name: torch.rand((samples, *type.shape), generator=generator) < 0.5
+        if type.dtype == "bool"
+        else torch.tanh(_normal((samples, *type.shape), generator))
+        for name, type in types.items()
+    }
     return {**values, "t": torch.tensor(int(torch.randint(0, 9, (), generator=generator)))}
 
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from recdsl.graph.step import Carry, Input, Loss, Node, Parameter, StepGraph
-from recdsl.graph.types import FLOAT, Axis, Type
+from recdsl.graph.step import TD, Carry, Input, Loss, Node, Parameter, StepGraph
+from recdsl.graph.types import BOOL, FLOAT, Axis, Type
 from recdsl.ops import primitive
 
 
@@ -43,6 +43,7 @@ class Maker:
         self.lines: list[str] = []
         self.outputs: dict[str, int] = {}
         self.losses: list[tuple[Loss, str]] = []
+        self.memories: list[Carry] = []
 
     # -- leaves -------------------------------------------------------------------------------------------------------
     def add(
@@ -198,6 +199,37 @@ class Maker:
             node = self.op("mul", self.op("sum", each, over=tuple(range(len(axes)))) if axes else each, scale)
         self.losses.append((Loss(name, node, weight, trains, at, None), f"{kind}({x.text}, {y.text})"))
 
+    def td(self, name: str, v: Value, c: Value, g: Value, weight: float, trains: tuple[str, ...], trace: float) -> None:
+        """A temporal difference: v against c and what it is itself a step later, times g."""
+        type, axes = self.type(v), self.type(v).axes
+        held = self._remembered(f"td.{name}.v", "held", v.id, 0.0)
+        flags = [self.add("constant", (), (("value", True),), BOOL) for _ in range(2)]
+        seen = self._remembered(f"td.{name}.seen", "held", flags[0], False)
+        same = self._remembered(f"td.{name}.same[t-1]", "input", flags[1], False)
+        rate, cumulant = self.op("stop", g.id), self.op("stop", c.id)
+        own = self.type(g).axes
+        zero = self.add("constant", (), (("value", 0.0),), self.nodes[rate].type)
+        flag = self.op("broadcast", same, axes=own, at=()) if own else same
+        factor = self.op("where", flag, rate, zero)
+        ahead = self.op("mul", self.spread(Value(factor, ""), axes), self.op("stop", v.id))
+        error = self.op("sub", self.op("add", cumulant, ahead), held)
+        each = self.op("mul", error, error)
+        scale = self.add("constant", (), (("value", 0.5 / type.numel),), FLOAT)
+        node = self.op("mul", self.op("sum", each, over=tuple(range(len(axes)))) if axes else each, scale)
+        node = self.op("where", seen, node, self.add("constant", (), (("value", 0.0),), FLOAT))
+        names = [self.nodes[k].name for k in (held, seen, same)]
+        made = TD(v.id, cumulant, rate, factor, error, names[0], names[1], names[2], trace)
+        text = f"td({v.text}, {c.text}, discount={g.text})"
+        self.losses.append((Loss(name, node, weight, trains, "all", None, made), text))
+
+    def _remembered(self, name: str, kind: str, write: int, start: Any) -> int:
+        """A carry that the step itself does not show."""
+        type = self.nodes[write].type
+        read = self.add("carry", (), (), type, name)
+        init = self.add("constant", (), (("value", start),), type)
+        self.memories.append(Carry(name, read, write, init, kind, None, resets=kind != "held"))
+        return read
+
     # -- both forms ---------------------------------------------------------------------------------------------------
     def graph(self, reduce: str) -> StepGraph:
         """The step graph; every state must have been assigned."""
@@ -214,6 +246,7 @@ class Maker:
             write = self.delayed[name, lag - 1] if lag > 1 else self.input(name, "", ()).id
             zero = self.add("constant", (), (("value", 0.0),), self.inputs[name].type)
             carries.append(Carry(f"{name}[t-{lag}]", read, write, zero, "input", None))
+        carries += self.memories
         return StepGraph(
             "case",
             tuple(self.nodes),
@@ -227,7 +260,10 @@ class Maker:
 
     def text(self, reduce: str, credit: Sequence[tuple[str, str]]) -> str:
         """The spec. `credit`: selectors with their rules."""
-        return "\n".join([*self._declarations(), *self._step(), *self._losses(reduce), *_credit(credit)]) + "\n"
+        parts = [*self._declarations(), *self._step(), *self._losses(reduce), *_credit(credit)]
+        traces = {loss.td.trace for loss, _ in self.losses if loss.td is not None and loss.td.trace}
+        parts += [f'train: {{optimizer: "td_lambda(trace={traces.pop()})"}}'] if traces else []
+        return "\n".join(parts) + "\n"
 
     def _declarations(self) -> list[str]:
         sizes = {a.name: a.size for n in self.nodes for a in n.type.axes if " " not in a.name}

@@ -35,9 +35,9 @@ class Model:
         return tuple(declare(selector, rule) for selector, rule in self.rules)
 
 
-def random_model(draws: Draws, rules: Sequence[tuple[str, str]] | None = None) -> Model:
-    """A model; `rules` are selectors with rules as in `credit:`, drawn too if None."""
-    writer = _Writer(draws)
+def random_model(draws: Draws, rules: Sequence[tuple[str, str]] | None = None, td: bool = False) -> Model:
+    """A model; `rules` are selectors with rules as in `credit:`, drawn too if None. td: with temporal differences."""
+    writer = _Writer(draws, td)
     maker = writer.write()
     reduce = "sum" if draws.chance(20) else "mean"
     graph = _freeze(maker, reduce)
@@ -50,7 +50,7 @@ def _freeze(maker: Maker, reduce: str) -> StepGraph:
     """A parameter that none of its losses reaches is refused unless it is frozen."""
     graph = maker.graph(reduce)
     flow = Flow(graph)
-    live = [flow.backward([loss.node]) for loss in graph.losses]
+    live = [flow.backward([loss.root]) for loss in graph.losses]
     while True:
         dead = set[str]()
         for name in maker.params:
@@ -99,8 +99,9 @@ class _Writer:
     every influence ends after a few steps.
     """
 
-    def __init__(self, draws: Draws) -> None:
-        self.draws, self.maker = draws, Maker()
+    def __init__(self, draws: Draws, td: bool) -> None:
+        self.draws, self.maker, self.td = draws, Maker(), td
+        self.trace = draws.choose((0.0, 0.9, 0.5)) if td else 0.0
         self.axes = tuple(Axis(name, draws.between(1, 3)) for name in ("a", "b")[: draws.between(1, 2)])
         self.rough = draws.chance(40)
         self.forward = draws.chance(25)
@@ -122,7 +123,7 @@ class _Writer:
                 value = self._recur(name, value)
             self.made.append(maker.assign(name, maker.unary("tanh", value)))
         for k in range(1, draws.choose((1, 1, 2, 3)) + 1):
-            self._loss(k)
+            self._loss(k) if not self.td or (k > 1 and draws.chance(50)) else self._difference(k)
         return maker
 
     def _vector(self) -> Axes:
@@ -256,6 +257,17 @@ class _Writer:
         if draws.chance(20):
             at = ("every", draws.between(1, 3))
         maker.loss(f"l{k}", kind, value, target, draws.choose((1.0, 0.5, 2.0)), trains, at)
+
+    def _difference(self, k: int) -> None:
+        """A `td` loss of one prediction or several, with a discount that is a number or varies."""
+        draws, maker = self.draws, self.maker
+        axes = draws.choose(((), self._vector()))
+        value = maker.assign(f"v{k}", self._readout(axes, draws.choose(self.made)))
+        cumulant = maker.input(f"c{k}", "float", axes, target=draws.chance(50))
+        rates = [maker.number(draws.choose((0.9, 1.0, 0.0))), maker.unary("sigmoid", maker.input("x", "", ()))]
+        rate = draws.choose(rates if maker.type(rates[1]).axes == axes else rates[:1])
+        trains = tuple(name for name in maker.params if draws.chance(50)) if draws.chance(20) else ()
+        maker.td(f"l{k}", value, cumulant, rate, draws.choose((1.0, 0.5)), trains, self.trace)
 
     def _readout(self, axes: Axes, source: Value) -> Value:
         """Logits from a state of any shape, this step's or an earlier one's value."""

@@ -105,13 +105,13 @@ def open_data(spec: Spec, place: Place) -> tuple[str, Source]:
     return call.name, source_module(call.name).open_source(options, place)
 
 
-def check_settings(spec: Spec) -> None:
-    """Check `data:` and `train:` without reading data files. Raises SpecError with every problem found.
+def check_settings(spec: Spec) -> settings.Settings:
+    """The settings of `train:`, with `data:` checked, without reading data files. Raises SpecError with every problem.
 
     Where the data is generated, its fields are matched with the inputs and targets too.
     """
     problems = Problems()
-    settings.collect(spec, problems)
+    found = settings.collect(spec, problems)
     if spec.data is not None:
         before = len(problems.found)
         call = data_call(spec.data, problems)
@@ -122,6 +122,7 @@ def check_settings(spec: Spec) -> None:
     elif any(size.value is None for size in spec.sizes):
         problems.add(NoData(_unknown_sizes(spec)[0][1], "a size is `data`, but the spec has no `data:`"))
     problems.check()
+    return found
 
 
 def _unknown_sizes(spec: Spec) -> list[tuple[str, Any]]:

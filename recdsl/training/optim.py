@@ -12,6 +12,16 @@ from torch import Tensor, nn
 from recdsl.errors.runs import OptimizerRefused, RunError
 from recdsl.training.settings import Chosen
 
+
+class TDLambda(torch.optim.SGD):
+    """theta += lr * mean of delta * e: a plain step, since the gradient of a `td` loss is the mean of -delta * e."""
+
+    def __init__(self, params: Iterable[nn.Parameter], lr: float, trace: float) -> None:
+        """trace: lambda of the traces e, which the compiled model keeps."""
+        super().__init__(params, lr=lr)
+        self.trace = trace
+
+
 CLASSES: Mapping[str, type[torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
@@ -21,6 +31,7 @@ CLASSES: Mapping[str, type[torch.optim.Optimizer]] = {
     "adamax": torch.optim.Adamax,
     "nadam": torch.optim.NAdam,
     "radam": torch.optim.RAdam,
+    "td_lambda": TDLambda,
 }
 
 

@@ -40,8 +40,12 @@ OPTIMIZERS = (
     Declaration("adamax", "Adam with the infinity norm", (LR, BETAS, EPS, DECAY)),
     Declaration("nadam", "Adam with Nesterov momentum", (LR, BETAS, EPS, DECAY)),
     Declaration("radam", "rectified Adam (Liu et al. 2020)", (LR, BETAS, EPS, DECAY)),
+    Declaration(
+        "td_lambda",
+        "temporal differences with eligibility traces (Sutton 1988), for `td` losses",
+        (LR, Option("trace", "float", 0.0, "lambda: how slowly traces decay", low=0.0, high=1.0)),
+    ),
 )
-LATER_OPTIMIZERS = {"td_lambda": "use adam or sgd; online learning comes with the forward rules"}
 
 WARMUP = Option("warmup", "int", 0, "steps over which the rate first rises from zero", low=0)
 SCHEDULES = (

@@ -10,18 +10,18 @@ from recdsl.diagnostics import Problems, suggest
 from recdsl.errors.training import (
     MetricUnclear,
     NeedsOnline,
+    NoDifference,
     NotACall,
-    NotYet,
     UnknownCall,
     UnknownSetting,
     WrongOption,
 )
 from recdsl.source import Source, Span
-from recdsl.syntax.ast import Name, Setting, Spec
+from recdsl.syntax.ast import LossDecl, Name, Setting, Spec
 from recdsl.syntax.expressions import parse_value
 from recdsl.syntax.text import Text
 from recdsl.training.declare import Declaration, Option
-from recdsl.training.rules import CALLS, LATER_OPTIMIZERS, METRICS, NUMBERS, ONLINE, SETTINGS
+from recdsl.training.rules import CALLS, METRICS, NUMBERS, ONLINE, SETTINGS
 from recdsl.training.values import WRONG, Call, Value, as_call, bind, convert, read, show
 
 
@@ -92,6 +92,8 @@ def collect(spec: Spec, problems: Problems) -> Settings:
             numbers[name] = _plain(option, value, sizes, problems)
         elif name in CALLS:
             chosen[name] = _call(name, value, sizes, problems) or chosen[name]
+            if chosen[name].name == "td_lambda" and not any(_head(loss) == "td" for loss in spec.losses):
+                problems.add(NoDifference(value.span))
         elif name == "metrics":
             metrics = _metrics(spec, value, sizes, problems)
         else:
@@ -113,6 +115,11 @@ def _online(spec: Spec, numbers: dict[str, Any], problems: Problems) -> None:
 
 
 ONLINE_DEFAULTS = {"batch": 1, "evaluate": 0, "log": 1_000, "checkpoint": 100_000}
+
+
+def _head(loss: LossDecl) -> str:
+    """The loss that is called."""
+    return str(loss.value.root.value) if loss.value.root.kind == "call" else ""
 
 
 def fixed_sizes(spec: Spec) -> dict[str, int]:
@@ -152,9 +159,6 @@ def _call(key: str, value: Value, sizes: Mapping[str, int], problems: Problems) 
     call = as_call(value)
     if call is None:
         problems.add(NotACall(value.span, f"train: {key}", example, show(value)))
-        return None
-    if key == "optimizer" and call.name in LATER_OPTIMIZERS:
-        problems.add(NotYet(value.span, call.name, LATER_OPTIMIZERS[call.name]))
         return None
     declaration = lookup(key, call, known, problems)
     return None if declaration is None else Chosen(call.name, bind(call, declaration, sizes, problems))

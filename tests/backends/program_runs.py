@@ -74,7 +74,7 @@ def fed(case: Case, made: Assembled) -> dict[str, Any]:
     data: dict[str, Any] = {storage: given[name] for storage, name in made.interface.inputs}
     data |= {storage: case.params[name] for storage, name in made.interface.parameters}
     data["fresh"] = 1.0 if case.state is None else 0.0
-    chosen = [counted(loss, valid) for loss in case.graph.losses]
+    chosen = [counted(loss, valid, state=case.state) for loss in case.graph.losses]
     for k, (pairs, number) in enumerate(zip(chosen, divisors(case.graph, chosen), strict=True)):
         data[f"w{k}"] = pairs.to(torch.float64) / number
         data[f"g{k}"] = data[f"w{k}"] * case.graph.losses[k].weight

@@ -36,7 +36,7 @@ CASES = [
     ("train.optimizer: adaw", "RD0601", 1, 18, "did you mean `adamw`?"),
     ("train.optimizer: adam(lr=0)", "RD0603", 1, 26, "above 0"),
     ("train.optimizer: adam(lr=1, betas=[0.9])", "RD0603", 1, 35, "two numbers"),
-    ("train.optimizer: td_lambda(lr=1)", "RD0614", 1, 18, "not supported yet"),
+    ("train.optimizer: td_lambda(lr=1)", "RD0618", 1, 18, "no loss is one"),
     ("train.optimizer: 3", "RD0612", 1, 18, "takes a call"),
     ("train.schedule: step", "RD0604", 1, 17, "`every`"),
     ("train.metrics: acuracy", "RD0601", 1, 16, "accuracy"),
