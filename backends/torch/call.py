@@ -235,26 +235,10 @@ class Call:
         ):
             if kind not in drawn:
                 uniform = torch.rand((self.steps, self.size), dtype=self.like.dtype, device=self.like.device)
-                drawn[kind] = self._truncated(uniform, mean, tail)
+                drawn[kind] = truncated(uniform, mean, tail)
             ones = self.like.new_ones((lag - 1, self.size))
             wide = torch.cat((ones, drawn[kind]))
             self.data[name] = torch.stack([wide[k : k + self.steps] for k in range(lag)]).prod(0)
-
-    @staticmethod
-    def _truncated(uniform: Tensor, mean: int, tail: float) -> Tensor:
-        """[T, B]: weights of credit on its way into each step. The chance of a cut is 1 / mean; with a tail alpha it is
-        alpha / ((alpha - 1) mean + k), where the last cut (or the beginning) lies k steps back."""
-        if not tail:
-            weights = (uniform >= 1 / mean).to(uniform.dtype) * (mean / (mean - 1))
-            weights[0] = 1.0
-            return weights
-        rows, since = [torch.ones_like(uniform[0])], torch.ones_like(uniform[0])
-        for row in uniform[1:]:
-            chance = tail / ((tail - 1) * mean + since)
-            cut = row < chance
-            rows.append(torch.where(cut, torch.zeros_like(row), 1 / (1 - chance)))
-            since = torch.where(cut, torch.ones_like(row), since + 1)
-        return torch.stack(rows)
 
     def _sign(self) -> None:
         """Random signs of rank-one estimates."""
@@ -344,3 +328,19 @@ class Call:
         names = [info["name"] for info in about["losses"]]
         losses = {name: part.detach() for name, part in zip(names, self.parts, strict=True)} if self.scored else {}
         return Output(dict(zip(about["outputs"], outputs, strict=True)), loss if self.scored else None, losses, state)
+
+
+def truncated(uniform: Tensor, mean: int, tail: float) -> Tensor:
+    """[T, B]: weights of credit on its way into each step. The chance of a cut is 1 / mean; with a tail alpha it is
+    alpha / ((alpha - 1) mean + k), where the last cut (or the beginning) lies k steps back."""
+    if not tail:
+        weights = (uniform >= 1 / mean).to(uniform.dtype) * (mean / (mean - 1))
+        weights[0] = 1.0
+        return weights
+    rows, since = [torch.ones_like(uniform[0])], torch.ones_like(uniform[0])
+    for row in uniform[1:]:
+        chance = tail / ((tail - 1) * mean + since)
+        cut = row < chance
+        rows.append(torch.where(cut, torch.zeros_like(row), 1 / (1 - chance)))
+        since = torch.where(cut, torch.ones_like(row), since + 1)
+    return torch.stack(rows)

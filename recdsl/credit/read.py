@@ -124,9 +124,7 @@ def _altered(
             weight = 0.0
         case Words("scale", (int() | float() as number,)) if isfinite(number):
             weight = float(number)
-        case None if action == "feedback" and _random_word(decl.rule):
-            weight = None
-        case Words("feedback", ()):
+        case Words("feedback", () | ("random",)):
             weight = None
         case _:
             expected = "a use of a state takes `cut`, `scale(0.5)` or `feedback(random)`; rules belong to parameters"
@@ -138,12 +136,6 @@ def _altered(
         if not edges:
             problems.add(NoProduct(decl.selector.span, selector))
     return dict.fromkeys(sorted(edges), weight)
-
-
-def _random_word(rule: Expression) -> bool:
-    """`feedback(random)`."""
-    inner = [rule.nodes[k] for k in rule.root.args]
-    return [(node.kind, node.value) for node in inner] == [("name", "random")] and not rule.root.keywords
 
 
 def _uses(graph: StepGraph, decl: CreditDecl, selector: str, problems: Problems) -> frozenset[tuple[int, int]]:
@@ -222,23 +214,25 @@ WHAT = {
     "number": "a whole number of steps",
     "factor": "a number above 0 and at most 1",
     "choice": "a word",
+    "words": "a word, or one with values in parentheses",
+    "count": "a whole number of steps",
     "schedule": "`constant` or `decreasing(alpha)`",
     "drift": "`accept`, `decay(rho)` or `reset`",
 }
 
 
 def _words(node: Node, nodes: Sequence[Node]) -> Words | None:
-    """A word, or a call of one with numbers."""
-    inner = [nodes[k].value for k in node.args]
-    numbers = tuple(n for n in inner if isinstance(n, int | float) and not isinstance(n, bool))
-    if node.kind not in ("name", "text", "call") or node.keywords or len(numbers) < len(inner):
+    """A word, or a call of one with numbers or words."""
+    inner = [nodes[k] for k in node.args if nodes[k].kind in ("number", "name", "text")]
+    found = tuple(n.value for n in inner if isinstance(n.value, int | float | str) and not isinstance(n.value, bool))
+    if node.kind not in ("name", "text", "call") or node.keywords or len(found) < len(node.args):
         return None
-    return Words(str(node.value), numbers)
+    return Words(str(node.value), found)
 
 
 def _argument(node: Node, kind: str, nodes: Sequence[Node]) -> Given | None:
     """A number, the text of a name, or words."""
-    if kind in ("drift", "schedule"):
+    if kind in ("drift", "schedule", "words"):
         return _words(node, nodes)
     if kind in ("name", "choice"):
         return str(node.value) if node.kind in ("name", "text") else None

@@ -20,13 +20,13 @@ class RuleError(Exception):
 
 @dataclass(frozen=True)
 class Words:
-    """A word, with numbers in parentheses behind it: `reset`, `decay(0.9)`."""
+    """A word, with numbers or words in parentheses behind it: `reset`, `decay(0.9)`."""
 
     name: str
-    numbers: tuple[int | float, ...] = ()
+    inner: tuple[int | float | str, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.name}({', '.join(map(str, self.numbers))})" if self.numbers else self.name
+        return f"{self.name}({', '.join(map(str, self.inner))})" if self.inner else self.name
 
 
 Given = int | float | str | Words
@@ -38,6 +38,7 @@ class Argument:
     """A whole number of at least 1 (kind "number"), a factor above 0 and at most 1 ("factor"), a name of the spec
     ("name"), which may be left out, one of `choices` ("choice"; the first, if it is left out), or what becomes of
     traces when parameters change ("drift"), or how the chance of a random truncation goes on ("schedule").
+    A rule that reads its arguments by itself may have others: a number that may be left out ("count"), and "words".
 
     like: the argument whose value it takes if absent; empty: it must be given. field: what it sets in a `Tracing`.
     """

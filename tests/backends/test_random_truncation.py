@@ -11,7 +11,7 @@ from torch import Tensor
 
 from recdsl import compile as compile_spec
 from recdsl.backends.reference import Reference, Result
-from recdsl.backends.torch.call import Call
+from recdsl.backends.torch.call import truncated
 from recdsl.diagnostics import SpecError
 from recdsl.testing import Case, assert_close_gradients, assert_matches, check_rule, random_case, reference
 from recdsl.training.chance import Cuts
@@ -116,13 +116,13 @@ def test_a_draw_of_the_decreasing_schedule_equals_its_definition(seed: int) -> N
 def test_both_draws_of_truncations_are_the_same(tail: float) -> None:
     uniform = torch.rand((40, 3), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     mine = torch.stack([Cuts(5, tail).weights(column.tolist()) for column in uniform.T], 1)
-    assert torch.equal(Call._truncated(uniform, 5, tail), mine)
+    assert torch.equal(truncated(uniform, 5, tail), mine)
 
 
 def test_runs_are_about_as_long_as_asked_for() -> None:
     uniform = torch.rand((4000, 20), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     for tail in (0.0, 4.0):
-        share = float((Call._truncated(uniform, 10, tail) == 0).double().mean())
+        share = float((truncated(uniform, 10, tail) == 0).double().mean())
         assert abs(1 / share - 10) < 1.0
 
 

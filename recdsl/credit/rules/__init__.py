@@ -11,7 +11,7 @@ from recdsl.credit.rule import Rule
 
 GROUP = "recdsl.rules"
 LATER = (
-    "kf_rtrl", "synthetic", "sab", "rule",
+    "kf_rtrl", "synthetic", "sab",
     "through", "stop", "reinstate",
 )  # fmt: skip
 """Words of the language that this version cannot execute."""

@@ -1,0 +1,128 @@
+"""Rules written out: every choice that the other rules are presets of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from recdsl.credit.plan import Tracing, Window
+from recdsl.credit.rule import Argument, Expansion, Given, Rule, RuleError, Words, drift, tail
+
+CUTS = {"none": "", "products": "products", "spikes": "spikes"}
+ABOUT_TRACES = ("cuts", "read", "feedback", "drift")
+"""Arguments that mean nothing without a scope."""
+
+
+class Written(Rule):
+    """Arguments that depend on each other are read here instead of being filled into a preset."""
+
+    @property
+    def usage(self) -> str:
+        return "rule(scope=none|all|support(n)|column|rank, window=..., every=..., cuts=..., read=..., ...)"
+
+    def expand(self, given: Mapping[str, Given]) -> Expansion:
+        """What a call with these arguments asks for. Raises RuleError."""
+        _boundary(given.get("boundary"))
+        mean, alpha = _weights(given.get("weights"))
+        tracing = _scope(given.get("scope"))
+        size, every = _window(given, 1 if tracing is not None else None)
+        if tracing is None:
+            for name in ABOUT_TRACES:
+                if name in given:
+                    raise RuleError(name, f"`{name}` is about traces: give a `scope`, or leave it out")
+            return Expansion(Window(size, every), None, mean, alpha)
+        if size != 1:
+            raise RuleError("window", "traces with a window are not supported here: leave `window` out")
+        if mean:
+            raise RuleError("weights", "random truncation is for rules that look back: leave `scope` out")
+        tracing = replace(
+            tracing,
+            cuts=CUTS[_one_of("cuts", given.get("cuts"), tuple(CUTS))],
+            read=_one_of("read", given.get("read"), ("pre", "post")),
+            feedback=_one_of("feedback", given.get("feedback"), ("symmetric", "random")),
+            **drift(given.get("drift")),
+        )
+        if tracing.scope == "rank" and (tracing.read, tracing.cuts, tracing.feedback) != ("pre", "", "symmetric"):
+            raise RuleError("scope", "`scope=rank` estimates all influence: it takes no `read`, `cuts` or `feedback`")
+        return Expansion(Window(1, 1), tracing)
+
+
+def _one_of(name: str, given: Given | None, known: tuple[str, ...]) -> str:
+    """The word of an argument, the first if it is left out."""
+    word = known[0] if given is None else str(given)
+    if word not in known:
+        raise RuleError(name, f"`{name}` is `{word}`, but one of {', '.join(f'`{each}`' for each in known)}")
+    return word
+
+
+def _boundary(given: Given | None) -> None:
+    if given not in (None, Words("zero")):
+        reason = f"`boundary={given}` is not supported yet: no credit comes from behind a window (`zero`)"
+        raise RuleError("boundary", reason)
+
+
+def _weights(given: Given | None) -> tuple[int, float]:
+    """(mean steps between random truncations, tail of their schedule)"""
+    match given:
+        case None | Words("one", ()):
+            return 0, 0.0
+        case Words("truncation", (int() as mean,)) if mean > 1:
+            return mean, 0.0
+        case Words("truncation", (int() as mean, alpha)) if mean > 1:
+            return mean, tail(Words("decreasing", (alpha,)))
+        case _:
+            reason = (
+                "`weights` is `one`, `truncation(mean)` or `truncation(mean, alpha)`, with a mean of at least 2 steps"
+            )
+            raise RuleError("weights", reason)
+
+
+def _scope(given: Given | None) -> Tracing | None:
+    match given:
+        case None | Words("none", ()):
+            return None
+        case Words("all" | "rank" as scope, ()):
+            return Tracing(scope)
+        case Words("column", ()):
+            return Tracing("column")
+        case Words("column", (str() as axis,)):
+            return Tracing("column", axis=axis)
+        case Words("support", (int() as depth,)) if depth > 0:
+            return Tracing("support", depth)
+        case _:
+            raise RuleError("scope", "`scope` is `none`, `all`, `support(n)`, `column`, `column(axis)` or `rank`")
+
+
+def _window(given: Mapping[str, Given], preset: int | None) -> tuple[int | None, int]:
+    """(steps that a loss looks back, steps between two passes)"""
+    size = given.get("window", preset)
+    every = given.get("every", size or 1)
+    for name, value in (("window", size), ("every", every)):
+        if isinstance(value, int) and value < 1:
+            raise RuleError(name, f"`{name}` of `rule` is {value}, but at least 1")
+    assert size is None or isinstance(size, int)
+    assert isinstance(every, int)
+    if size is None and "every" in given:
+        raise RuleError("every", "`every` needs a `window`: without one a loss looks back over the whole call")
+    if size is not None and every > size:
+        raise RuleError("every", f"`every` is {every}, more than the window of {size} steps")
+    return size, every
+
+
+RULE = Written(
+    name="rule",
+    doc="A rule written out. Without arguments it is bptt; with a scope, traces are carried along instead.",
+    arguments=(
+        Argument("cuts", "uses of states that traces go past: none, products or spikes", kind="words"),
+        Argument("scope", "where influence is traced: none, all, support(n), column, column(axis), rank", kind="words"),
+        Argument("window", "steps that a loss looks back over, its own included; left out: the call", kind="count"),
+        Argument("every", "steps between two reverse passes; left out: the window", kind="count"),
+        Argument("boundary", "what comes from behind a window: zero", kind="words"),
+        Argument("weights", "random weights of paths: one, truncation(mean), truncation(mean, alpha)", kind="words"),
+        Argument("feedback", "how errors reach the states: symmetric or random", kind="words"),
+        Argument("read", "the states that a loss reads influence of: pre or post", kind="words"),
+        Argument("drift", "what becomes of traces when parameters change: accept, decay(rho), reset", kind="drift"),
+    ),
+    window=None,
+    every=1,
+)
