@@ -1,4 +1,4 @@
-"""`python -m benchmarks run --suite bptt|traces|compile [--quick] [--cell NAME] [--out FILE]`, or
+"""`python -m benchmarks run --suite bptt|traces|stream|compile [--quick] [--cell NAME] [--out FILE]`, or
 `python -m benchmarks alignment [--seeds N] [--out FILE] [--figure FILE.svg]`."""
 
 from __future__ import annotations
@@ -20,6 +20,10 @@ COLUMNS = {
     "traces": (
         "cell", "config", "ours_step_us", "eager_step_us", "func_step_us", "eager/ours", "func/ours",
     ),
+    "stream": (
+        "cell", "call_100_us", "call_1000_us", "call_10000_us", "call_time_x", "call_MiB", "call_B/step",
+        "stream_100_us", "stream_1000_us", "stream_10000_us", "stream_time_x", "stream_MiB", "stream_B/step",
+    ),
     "compile": ("spec", "nodes", "lines", "analyse_s", "source_s", "total_s", "first_s", "torch_imported"),
 }  # fmt: skip
 
@@ -30,6 +34,10 @@ def rows(args: argparse.Namespace) -> Iterator[Row]:
         from benchmarks import compiling
 
         yield from compiling.run(args.repeats)
+    elif args.suite == "stream":
+        from benchmarks import stream
+
+        yield from stream.run(args.cell, args.repeats)
     elif args.suite == "traces":
         from benchmarks import traces
 

@@ -7,7 +7,7 @@ import gc
 import multiprocessing
 import resource
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
@@ -63,7 +63,7 @@ def measure(cell: Cell, config: Config, memory: bool, repeats: int) -> Row:
             row[f"{name}/ours_median"] = round(timing.median / times["ours"].median, 2)
     if memory:
         for variant in found:
-            row[f"{variant.name}_MiB"] = round(peak(variant.name, cell, config) / MIB, 2)
+            row[f"{variant.name}_MiB"] = round(peak(_variant, variant.name, cell.name, config) / MIB, 2)
     return row
 
 
@@ -88,12 +88,12 @@ def timed(found: Iterable[Variant], repeats: int, least: float = 0.03) -> dict[s
 
 
 # -- memory -----------------------------------------------------------------------------------------------------------
-def peak(name: str, cell: Cell, config: Config) -> int:
-    """Bytes by which three calls raise the peak of a fresh process above what it held before them."""
+def peak(make: Callable[..., Callable[[], object]], *args: object) -> int:
+    """Bytes by which three calls of `make(*args)` raise the peak of a fresh process above what it held before them."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["benchmarks.bptt"])
     here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_peak, args=(there, name, cell.name, config))
+    process = context.Process(target=_peak, args=(there, make, args))
     process.start()
     there.close()
     found = int(here.recv())
@@ -101,16 +101,21 @@ def peak(name: str, cell: Cell, config: Config) -> int:
     return found
 
 
-def _peak(answer: Connection, name: str, cell_name: str, config: Config) -> None:
+def _peak(answer: Connection, make: Callable[..., Callable[[], object]], args: tuple[object, ...]) -> None:
     torch.set_num_threads(1)
-    cell = next(item for item in CELLS if item.name == cell_name)
-    make(name, cell, Config(1, 8, 2)).run()  # libraries that load at the first call are not the model's memory
-    variant = make(name, cell, config)
+    call = make(*args)
     before = _held()
     for _ in range(3):
-        variant.run()
+        call()
     answer.send(_status("VmHWM") - before)
     answer.close()
+
+
+def _variant(name: str, cell_name: str, config: Config) -> Callable[[], object]:
+    """A variant's call; libraries that load at the first call are not the model's memory."""
+    cell = next(item for item in CELLS if item.name == cell_name)
+    make(name, cell, Config(1, 8, 2)).run()
+    return make(name, cell, config).run
 
 
 def _held() -> int:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from recdsl.backends.torch.chunks import in_pieces, in_pieces_again
+
 if TYPE_CHECKING:
     from recdsl.backends.torch.arena import Lease
     from recdsl.backends.torch.runtime import CompiledModel
@@ -40,7 +42,8 @@ class Call:
         counted: Tensor | None = None,
     ) -> None:
         self.model, self.state = model, state
-        self.learning = False
+        self.learning = self.parted = False
+        self.chunk: int = model.recdsl_chunk
         self.learned: dict[str, Tensor] = {}
         self.left: dict[str, Tensor] = {}
         about = model.recdsl_about
@@ -196,7 +199,7 @@ class Call:
         return before.cumsum(0) > 0
 
     # -- running --------------------------------------------------------------------------------------------------
-    def _call(self, entry: str, variant: str = "") -> dict[str, Any]:
+    def run(self, entry: str, variant: str = "") -> dict[str, Any]:
         function, arguments, results = self.model.recdsl_functions[f"{variant or self.variant}.{entry}"]
         arena, data = self.lease.open(entry), self.data
         try:
@@ -217,14 +220,15 @@ class Call:
         self._start()
         self._thin()
         self._sign()
-        found = self._call("forward")
+        self.parted = self.learning and about["pieces"] and self.steps > self.chunk
+        found = in_pieces(self) if self.parted else self.run("forward")
         self.data.update(found)
         losses = [found[f"loss{k}"] for k in range(len(about["losses"]))]
         loss = self.like.new_zeros(())
         for info, value in zip(about["losses"], losses, strict=True):
             loss = loss + info["weight"] * value
         self.parts = losses
-        self.learned = self._learn()
+        self.learned = self.learned if self.parted else self.learn()
         return loss, *(self._timed(k, found[f"out{k}"]) for k in range(len(about["outputs"])))
 
     def _thin(self) -> None:
@@ -246,20 +250,21 @@ class Call:
             drawn = torch.randint(2, (self.steps, self.size, *shape), device=self.like.device)
             self.data[name] = (2 * drawn - 1).to(self.like.dtype)
 
-    def _learn(self) -> dict[str, Tensor]:
+    def learn(self) -> dict[str, Tensor]:
         """Forward rules: the gradients of the loss by storage, made while their traces are carried along."""
         about = self.model.recdsl_about
         if not about["traced"] or not self.learning:
             return {}
         for k, info in enumerate(about["losses"]):
             self.data[f"g{k}"] = self.data[f"w{k}"] * info["weight"]
-        found = self._call("traces")
+        found = self.run("traces")
         self.left = {name: found[self.storages["next " + name]] for name in about["traces"]}
+        self.data |= {self.storages["next " + name]: value for name, value in self.left.items()}
         return {name: value for name, value in found.items() if name.startswith("grad_")}
 
     def _timed(self, k: int, value: Tensor) -> Tensor:
         """An output that does not vary is shown at every step."""
-        if self._fixed(k):
+        if self.fixed(k):
             return value.expand(self.steps, self.size, *value.shape)
         return value.clone() if self.lease.owns(value) or self._lent(value) else value.detach()
 
@@ -268,7 +273,7 @@ class Call:
         place = value.untyped_storage().data_ptr()
         return any(given.untyped_storage().data_ptr() == place for given in self.given.values())
 
-    def _fixed(self, k: int) -> bool:
+    def fixed(self, k: int) -> bool:
         return self.data[f"out{k}"].dim() == self.model.recdsl_about["ranks"][k]
 
     def _start(self) -> None:
@@ -277,7 +282,7 @@ class Call:
         given = self.state or {}
         wanted = dict(about["carries"]) | about["traces"]
         if self.state is None:
-            found = self._call("start", "plain")
+            found = self.run("start", "plain")
             for init, carries in about["inits"]:
                 for carry in carries:
                     start = found[init]
@@ -301,9 +306,9 @@ class Call:
         entry = "backward" if all(value is None for value in outputs) else "backward_outputs"
         if entry == "backward_outputs":
             self._cotangents(outputs)
-        found = self._call(entry)
+        found = {} if self.parted else self.run(entry)
         if self.learned and entry == "backward_outputs":
-            found |= self._call("traces_outputs")
+            found |= in_pieces_again(self) if self.parted else self.run("traces_outputs")
         else:
             found |= {name: value * scale for name, value in self.learned.items()}
         return [found.get(about["gradients"].get(name)) for name in about["parameters"]]
@@ -311,7 +316,7 @@ class Call:
     def _cotangents(self, outputs: tuple[Tensor | None, ...]) -> None:
         """`c*`: what arrives at the outputs."""
         for k, value in enumerate(outputs):
-            given = value.sum((0, 1)) if value is not None and self._fixed(k) else value
+            given = value.sum((0, 1)) if value is not None and self.fixed(k) else value
             self.data[f"c{k}"] = torch.zeros_like(self.data[f"out{k}"]) if given is None else given
 
     # -- result ---------------------------------------------------------------------------------------------------

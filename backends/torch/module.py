@@ -15,7 +15,10 @@ from recdsl.program.assemble import assemble
 from recdsl.program.interface import Assembled
 from recdsl.resources import read_text
 
-RUNTIME = (("init.py",), ("torch", "ranks.py"), ("torch", "arena.py"), ("torch", "call.py"), ("torch", "runtime.py"))
+RUNTIME = (
+    ("init.py",),
+    *(("torch", f"{name}.py") for name in ("ranks", "arena", "chunks", "call", "runtime")),
+)
 ENTRIES = ("start", "forward", "backward", "backward_outputs", "traces", "traces_outputs")
 
 
@@ -54,7 +57,8 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass
 from hashlib import sha256
 from math import sqrt
@@ -162,11 +166,17 @@ def describe(graph: StepGraph, plan: CreditPlan, variants: dict[str, Assembled],
         "traced": face.traced,
         "traces": dict(face.traces),
         "forgotten": face.forgotten,
+        "pieces": in_time(plan),
         "windows": every,
         "grids": [(c.window.size, c.window.every) for c in plan.classes if c.window.size is not None],
         "counts": any(node.op == "step_number" for node in graph.nodes),
         "storages": {name: storages(made) for name, made in variants.items()},
     }
+
+
+def in_time(plan: CreditPlan) -> bool:
+    """Whether nothing of a step is needed behind it but states and traces."""
+    return all(routing.tracing is not None and routing.window.size == 1 for routing in plan.classes)
 
 
 def thinned(assembled: Assembled, plan: CreditPlan) -> dict[str, tuple[int, int, int, float]]:

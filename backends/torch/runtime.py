@@ -30,6 +30,8 @@ class CompiledModel(torch.nn.Module):
     may be an attribute.
     """
 
+    recdsl_chunk = 128
+    """Steps that a call under forward rules alone is run in, so that its memory does not grow with their number."""
     recdsl_about: Mapping[str, Any]
     recdsl_functions: Mapping[str, tuple[Callable[..., Any], tuple[str, ...], tuple[str, ...]]]
 

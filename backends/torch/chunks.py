@@ -1,0 +1,91 @@
+"""Long calls of forward rules, some steps at a time: what a step leaves for later is in states and traces alone.
+
+Nothing is kept over the whole call but inputs, outputs and random draws, so the memory of a call does not grow by what
+its loops compute. The text of this file is part of every exported model; it needs torch only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from copy import copy
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from recdsl.backends.torch.call import Call
+
+
+def pieces(call: Call) -> Iterator[tuple[Call, int, int]]:
+    """(a call of some steps, its first step, the step behind it); each begins with what the one before it has left."""
+    given, timed = dict(call.data), _timed(call)
+    for lo in range(0, call.steps, call.chunk):
+        hi = min(lo + call.chunk, call.steps)
+        piece = copy(call)
+        piece.steps = hi - lo
+        piece.data = {name: value[lo:hi] if name in timed else value for name, value in given.items()}
+        piece.lease = call.model.recdsl_arena.lease(call.like, (call.variant, hi - lo, call.size, call.like.dtype))
+        yield piece, lo, hi
+        given |= {call.storages["state " + name]: value for name, value in _left(piece).items()}
+        given["fresh"] = call.like.new_full((), 0.0)
+        piece.lease.close()
+
+
+def _timed(call: Call) -> set[str]:
+    """What has a row for each step."""
+    about = call.model.recdsl_about
+    found = {storage for name, storage in call.storages.items() if " " not in name}
+    found |= {*about["signs"][call.variant], *about["thinned"][call.variant]}
+    found |= {f"{kind}{k}" for kind in "wg" for k in range(len(about["losses"]))}
+    return found | {f"c{k}" for k in range(len(about["outputs"])) if not (f"out{k}" in call.data and call.fixed(k))}
+
+
+def _left(piece: Call) -> dict[str, Tensor]:
+    """What a piece leaves of states and traces; its own room is used again."""
+    about = piece.model.recdsl_about
+    shapes = about["carries"] | about["traces"]
+    found = {name: piece.data[piece.storages["next " + name]] for name in shapes}
+    return {name: value.detach().expand(piece.size, *shapes[name]).clone() for name, value in found.items()}
+
+
+def in_pieces(call: Call) -> dict[str, Any]:
+    """Results of the entry `forward` for the whole call; gradients go to `call.learned`, last traces to `call.left`."""
+    outputs = [f"out{k}" for k in range(len(call.model.recdsl_about["outputs"]))]
+    found: dict[str, Any] = {}
+    for piece, lo, hi in pieces(call):
+        made = piece.run("forward")
+        piece.data.update(made)
+        for k, name in enumerate(outputs):
+            if piece.fixed(k):
+                found[name] = made[name].clone()
+                continue
+            if lo == 0:
+                found[name] = made[name].new_empty((call.steps, *made[name].shape[1:]))
+            found[name][lo:hi] = made[name]
+        _add(found, {name: value for name, value in made.items() if name.startswith("loss")})
+        _add(call.learned, piece.learn())
+        if hi == call.steps:
+            left = _left(piece)
+            call.left = {name: left[name] for name in call.model.recdsl_about["traces"]}
+            found |= {call.storages["next " + name]: value for name, value in left.items()}
+    return found
+
+
+def in_pieces_again(call: Call) -> dict[str, Tensor]:
+    """The gradient of loss and outputs, once their cotangents are known: the call is run again."""
+    found: dict[str, Tensor] = {}
+    for piece, lo, _ in pieces(call):
+        for k in range(len(call.model.recdsl_about["outputs"])) if lo else ():
+            if call.fixed(k):
+                piece.data[f"c{k}"] = torch.zeros_like(call.data[f"c{k}"])  # what does not vary counts once
+        piece.data.update(piece.run("forward"))
+        made = piece.run("traces_outputs")
+        piece.data.update(made)
+        _add(found, {name: value for name, value in made.items() if name.startswith("grad_")})
+    return found
+
+
+def _add(total: dict[str, Any], more: dict[str, Any]) -> None:
+    for name, value in more.items():
+        total[name] = total[name] + value if name in total else value.clone()
