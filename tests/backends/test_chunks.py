@@ -23,7 +23,7 @@ RULES = (
 WHOLE = 10**6
 
 
-def fitting(rule: str, first: int, count: int = 5) -> list[Case]:
+def fitting(rule: str, first: int, count: int = 3) -> list[Case]:
     found: list[Case] = []
     for seed in range(first, first + count):
         case = random_case(seed, (("default", rule),))
