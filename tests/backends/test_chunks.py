@@ -136,3 +136,31 @@ def growth(model: Any) -> float:
     batches = [{"x": torch.randn(steps, 1, 4), "y": torch.randn(steps, 1)} for steps in (64, 192)]
     short, long = (peak(model, batch) for batch in batches)
     return (long - short) / 128
+
+
+TEMPORAL = """
+recdsl: 1
+sizes: {d: 3, n: 4}
+inputs: {x: "float[d]", c: float}
+params: {w: "float[n] ~ normal(0, 1)"}
+step: |
+  h = gru(x, size=n)
+  v = w @ h
+loss: td(v, c, discount=0.9)
+credit: RULE
+"""
+
+
+@pytest.mark.parametrize("rule", ["columns", "rtrl"])
+def test_an_error_of_the_next_piece_counts_for_a_prediction_of_this_one(rule: str) -> None:
+    model: Any = compile_spec(TEMPORAL.replace("RULE", rule), dtype=torch.float64)
+    batch = {"x": torch.randn(17, 2, 3), "c": torch.randn(17, 2)}
+    reset = torch.rand(17, 2) < 0.2
+    found: list[dict[str, Tensor]] = []
+    for chunk in (WHOLE, 5, 1):
+        model.recdsl_chunk = chunk
+        model.zero_grad()
+        model(batch, reset=reset).loss.backward()
+        found.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], rtol=1e-12, atol=1e-12)
