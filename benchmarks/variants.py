@@ -12,7 +12,7 @@ from torch import Tensor
 from benchmarks.cells import Cell
 from recdsl.driver import compile as compile_spec
 
-NAMES = ("ours", "naive", "nn")
+NAMES = ("ours", "native", "naive", "nn")
 
 
 @dataclass(frozen=True)
@@ -53,17 +53,23 @@ def data(config: Config) -> tuple[Tensor, Tensor]:
     return torch.randn(shape, generator=generator), torch.randn(shape, generator=generator)
 
 
-def ours(cell: Cell, config: Config) -> Variant:
+def ours(cell: Cell, config: Config, backend: str = "torch") -> Variant:
     """The compiled model."""
     x, y = data(config)
-    model: Any = compile_spec(cell.spec(config.size, config.size))
+    model: Any = compile_spec(cell.spec(config.size, config.size), backend)
     batch = {"x": x, "y": y}
     named = dict(model.named_parameters())
 
     def gradients() -> Mapping[str, Tensor]:
         return {name.split(".")[-1]: _grad(value) for name, value in named.items()}
 
-    return Variant("ours", lambda: model(batch).loss, tuple(named.values()), gradients)
+    name = "ours" if backend == "torch" else backend
+    return Variant(name, lambda: model(batch).loss, tuple(named.values()), gradients)
+
+
+def native(cell: Cell, config: Config) -> Variant:
+    """The model with its loops in C."""
+    return ours(cell, config, "native")
 
 
 def naive(cell: Cell, config: Config) -> Variant:
@@ -120,13 +126,13 @@ def weights(cell: Cell, config: Config) -> dict[str, Tensor]:
 
 def variants(cell: Cell, config: Config) -> tuple[Variant, ...]:
     """All that there are for a cell, ours first."""
-    found = [ours(cell, config), naive(cell, config)]
+    found = [ours(cell, config), native(cell, config), naive(cell, config)]
     return (*found, nn(cell, config)) if cell.module is not None else tuple(found)
 
 
 def make(name: str, cell: Cell, config: Config) -> Variant:
     """One variant by its name."""
-    makers: dict[str, Callable[[Cell, Config], Variant]] = {"ours": ours, "naive": naive, "nn": nn}
+    makers: dict[str, Callable[[Cell, Config], Variant]] = {"ours": ours, "native": native, "naive": naive, "nn": nn}
     return makers[name](cell, config)
 
 

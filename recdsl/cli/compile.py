@@ -23,6 +23,7 @@ class Stage(StrEnum):
     PLAN = "plan"
     PROGRAM = "program"
     SOURCE = "source"
+    C = "c"
 
 
 def add(app: typer.Typer) -> None:
@@ -80,6 +81,10 @@ def show(compilation: Compilation, stage: Stage) -> str:
             return program_text(compilation.program.program)
         case Stage.SOURCE:
             return compilation.source
+        case Stage.C:
+            from recdsl.backends.native.lower import text as c_text
+
+            return c_text(compilation.program)
 
 
 def described(compilation: Compilation, stage: Stage, text: str) -> dict[str, Any]:

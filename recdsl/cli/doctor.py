@@ -36,7 +36,11 @@ def examine() -> tuple[dict[str, str], list[str]]:
     """Facts by name, and problems."""
     problems: list[str] = []
     facts = versions(problems) | torch_facts(problems)
-    facts["C compiler"] = next((found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))), "none")
+    from recdsl.backends.native.build import facts as native_facts
+
+    found, wrong = native_facts()
+    facts |= found
+    problems += wrong
     from recdsl.training.files import cache
 
     facts["data cache"] = folder(cache(), problems)

@@ -26,6 +26,7 @@ def add(app: typer.Typer) -> None:
         ] = None,
         batch: Annotated[int, typer.Option(min=1, help="Its samples.")] = 2,
         seed: Annotated[int, typer.Option(help="Its seed.")] = 0,
+        backend: Annotated[str, typer.Option(help="What runs the model: torch or native.")] = "torch",
         as_json: AsJson = False,
     ) -> int:
         """Compare gradients with the rule's definition and with full backpropagation. Status 1 if a claim is wrong."""
@@ -36,8 +37,8 @@ def add(app: typer.Typer) -> None:
         from recdsl.training.gradcheck import gradcheck as measure
 
         try:
-            check = measure(compilation, steps, batch, seed)
-        except CannotMeasure as error:
+            check = measure(compilation, steps, batch, seed, backend)
+        except (CannotMeasure, ValueError) as error:
             raise BadInput(str(error)) from None
         if as_json:
             say_json({**asdict(check), "holds": check.holds})

@@ -85,14 +85,19 @@ def analysed(spec: str, overrides: Sequence[str] = ()) -> Compilation:
     return analyse(spec, overrides)
 
 
-def gradcheck(compilation: Compilation, steps: int | None = None, batch: int = 2, seed: int = 0) -> Check:
-    """Measure all trained parameters on random data. steps None: enough for what windows drop. Raises CannotMeasure."""
+def gradcheck(
+    compilation: Compilation, steps: int | None = None, batch: int = 2, seed: int = 0, backend: str = "torch"
+) -> Check:
+    """Measure all trained parameters on random data. steps None: enough for what windows drop. Raises CannotMeasure,
+    and ValueError for a backend that does not exist.
+    """
+    runner = find(backend)
     graph, plan = compilation.graph, compilation.plan
     measurable(graph)
     length = steps or enough(plan)
     bounded(graph, plan, length, batch)
     generator = torch.Generator().manual_seed(seed)
-    model: Any = find("torch").module(compilation, torch.float64)
+    model: Any = runner.module(compilation, torch.float64)
     stir(model, generator)
     data = {item.name: random(item, length, batch, generator) for item in graph.inputs}
     names = [item.name for item in (*graph.parameters, *plan.buffers)]

@@ -1,0 +1,255 @@
+"""C text -> a loaded library: the system's compiler, and a cache of what it made.
+
+The cache is in the user's own cache folder. Nothing in it is trusted unless folder and file belong to the user, nobody
+else may write there, and the file has the checksum that was written down when it was made.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import platform
+import shutil
+import stat
+import subprocess
+import tempfile
+import warnings
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache
+from hashlib import sha256
+from importlib import import_module
+from pathlib import Path
+
+FLAGS = ("-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
+LINK = ("-std=gnu11", "-shared", "-fPIC", "-fvisibility=hidden", "-w", "-lm")
+SECONDS = 300
+
+
+class BuildError(Exception):
+    """Why there is no library: `code` is stable, the message one line for the user."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code, self.message = code, message
+
+
+class NativeWarning(UserWarning):
+    """Something that the native backend did otherwise than asked for."""
+
+
+@dataclass(frozen=True)
+class Compiler:
+    path: str
+    version: str
+
+
+def compiler() -> Compiler:
+    """`$CC`, else the first of cc, gcc and clang on the path. Raises BuildError N1."""
+    wanted = os.environ.get("CC", "").split()[:1] or ["cc", "gcc", "clang"]
+    found = next((path for name in wanted if (path := shutil.which(name))), None)
+    if found is None:
+        raise BuildError("N1", f"no C compiler ({', '.join(wanted)} not found)")
+    return Compiler(found, _version(found, os.stat(found).st_mtime_ns))
+
+
+@cache
+def _version(path: str, changed: int) -> str:
+    """What a compiler says of itself."""
+    try:
+        return _run([path, "--version"], 30).stdout.decode(errors="replace")
+    except (OSError, subprocess.SubprocessError) as error:
+        raise BuildError("N1", f"the C compiler {path} does not run: {error}") from None
+
+
+def _run(command: list[str], seconds: float) -> subprocess.CompletedProcess[bytes]:
+    environment = {**os.environ, "LC_ALL": "C"}
+    return subprocess.run(
+        command, capture_output=True, timeout=seconds, stdin=subprocess.DEVNULL, env=environment, check=False
+    )
+
+
+@cache
+def processor() -> str:
+    """What `-march=native` depends on."""
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        kept = [line for line in lines if line.startswith(("vendor_id", "model name", "flags", "Features", "CPU part"))]
+        if kept:
+            return "\n".join(dict.fromkeys(kept))
+    return f"{platform.machine()} {platform.processor()}"
+
+
+# -- cache ------------------------------------------------------------------------------------------------------------
+def folder() -> Path:
+    """Where libraries are kept."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if base and Path(base).is_absolute() else Path.home() / ".cache") / "recdsl" / "native"
+
+
+def check_folder(path: Path) -> None:
+    """Make it, for this user alone. Raises BuildError N3 where it cannot be used or others could write to it."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for place in (path, path.parent):
+            found = os.lstat(place)
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+                raise BuildError("N3", f"the cache folder {place} is not a folder of this user")
+            if found.st_mode & 0o022:
+                os.chmod(place, 0o700)
+        for place in path.parent.parents:
+            found = os.stat(place)
+            open_to_all = found.st_mode & 0o022 and not found.st_mode & stat.S_ISVTX
+            if open_to_all or found.st_uid not in (0, os.getuid()):
+                raise BuildError("N3", f"others can write to {place}, which holds the cache folder")
+        os.chmod(path, 0o700)
+    except OSError as error:
+        raise BuildError("N3", f"the cache folder {path} cannot be used: {error.strerror}") from None
+
+
+def library(source: str, extra: tuple[str, ...] = ()) -> ctypes.CDLL:
+    """The compiled and loaded text. Raises BuildError where there is none.
+
+    A file's name has two parts: what is compiled and for which processor, and by what. Without a compiler the first
+    part alone decides.
+    """
+    flags = (*FLAGS, *extra)
+    key = _digest(source, *flags, *LINK, processor(), _recdsl())
+    place = folder()
+    check_folder(place)
+    try:
+        tool = compiler()
+    except BuildError:
+        for made in sorted(place.glob(f"{key}-*.so")):
+            if _good(made):
+                return _load(made)
+        raise
+    made = place / f"{key}-{_digest(tool.path, tool.version)[:16]}.so"
+    with _lock(made.with_suffix(".lock")):
+        if not _good(made):
+            _build(source, tool, flags, made)
+        return _load(made)
+
+
+def _recdsl() -> str:
+    return str(import_module("recdsl").__version__)
+
+
+def _digest(*parts: str) -> str:
+    return sha256("\0".join(parts).encode()).hexdigest()
+
+
+def _load(made: Path) -> ctypes.CDLL:
+    try:
+        return ctypes.CDLL(str(made))
+    except OSError as error:
+        raise BuildError("N4", f"the compiled library does not load: {error}") from None
+
+
+def _good(made: Path) -> bool:
+    """Whether there is a library as it was made. One that is not is warned about and made anew."""
+    note = made.with_suffix(".sha256")
+    try:
+        for path in (made, note):
+            found = os.lstat(path)
+            if not stat.S_ISREG(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+                raise ValueError("belongs to others")
+        if sha256(made.read_bytes()).hexdigest() == note.read_text().strip():
+            return True
+        raise ValueError("is damaged")
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError) as error:
+        warnings.warn(f"N5: {made.name} in the cache {error}; it is made anew", NativeWarning, stacklevel=2)
+        return False
+
+
+@contextmanager
+def _lock(path: Path) -> Generator[None]:
+    """One process at a time; the kernel ends the lock with its holder."""
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise BuildError("N3", f"the cache folder {path.parent} cannot be written: {error.strerror}") from None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _build(source: str, tool: Compiler, flags: tuple[str, ...], made: Path) -> None:
+    """Compile beside the target; the checksum is in place before the library is."""
+    with suppress(OSError):
+        made.unlink(missing_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(dir=made.parent, prefix="build-") as scratch:
+            text, out = Path(scratch) / "model.c", Path(scratch) / "model.so"
+            text.write_text(source)
+            _compile([tool.path, *flags, *LINK[:-1], "-o", str(out), str(text), LINK[-1]], out)
+            _commit(out, made)
+    except OSError as error:
+        raise BuildError("N3", f"the cache folder {made.parent} cannot be written: {error.strerror}") from None
+
+
+def _compile(command: list[str], out: Path) -> None:
+    try:
+        done = _run(command, SECONDS)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise BuildError("N2", f"the C compiler did not finish: {error}") from None
+    if done.returncode or not out.exists():
+        lines = [line for line in done.stderr.decode(errors="replace").splitlines() if "error" in line] or [
+            "no message"
+        ]
+        killed = f"was killed by signal {-done.returncode}" if done.returncode < 0 else f"failed: {lines[0][:200]}"
+        raise BuildError("N2", f"the C compiler {killed}")
+
+
+def _commit(out: Path, made: Path) -> None:
+    """Checksum, then library, each whole or not at all, also after a loss of power."""
+    data = out.read_bytes()
+    _replace(made.with_suffix(".sha256"), sha256(data).hexdigest().encode() + b"\n")
+    _replace(made, data)
+    handle = os.open(made.parent, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _replace(target: Path, data: bytes) -> None:
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=".new-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, target)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(name)
+        raise
+
+
+def facts() -> tuple[dict[str, str], list[str]]:
+    """For `recdsl doctor`: compiler and cache, and what is amiss with them."""
+    found: dict[str, str] = {}
+    problems: list[str] = []
+    try:
+        tool = compiler()
+        found["C compiler"] = f"{tool.path} ({tool.version.splitlines()[0] if tool.version else 'no version'})"
+    except BuildError as error:
+        found["C compiler"] = f"none: {error.message}; models compiled for `native` run on torch"
+    place = folder()
+    found["native cache"] = str(place)
+    if place.exists():
+        try:
+            check_folder(place)
+            kept = list(place.glob("*.so"))
+            size = sum(path.stat().st_size for path in kept)
+            found["native cache"] = f"{place} ({len(kept)} libraries, {size / 2**20:.1f} MiB)"
+        except BuildError as error:
+            problems.append(error.message)
+    return found, problems

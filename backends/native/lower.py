@@ -1,0 +1,84 @@
+"""Program -> C text: every entry that can be lowered, and why the others cannot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from recdsl.backends.native.texts import comment
+from recdsl.backends.native.uses import statements
+from recdsl.backends.native.values import NotLoweredError
+from recdsl.backends.native.writer import EntryWriter
+from recdsl.program.interface import Assembled
+from recdsl.program.ir import Add, Load, Program, Storage, Store
+from recdsl.resources import read_text
+
+MACROS = """
+#define MAX(a, b) ((a) > (b) ? (a) : (b))
+#define MIN(a, b) ((a) < (b) ? (a) : (b))
+#define ROUND(n) (((n) + 63) / 64 * 64)
+"""
+
+
+@dataclass(frozen=True)
+class Function:
+    """A C function: its name, what it takes and gives, and the results' types in order."""
+
+    symbol: str
+    entry: str
+    arguments: tuple[str, ...]
+    results: tuple[str, ...]
+    scalars: tuple[str, ...]
+    storages: dict[str, Storage]
+
+
+@dataclass(frozen=True)
+class Lowering:
+    """One variant's C text, but for the lines that say the precision. left: (entry, reason) of what has no C."""
+
+    source: str
+    functions: tuple[Function, ...]
+    left: tuple[tuple[str, str], ...]
+
+
+def lower(assembled: Assembled) -> Lowering:
+    """All entries of one variant of a model."""
+    program = assembled.program
+    tape = tape_of(program)
+    storages = {storage.name: storage for storage in program.storages}
+    texts = [read_text("backends", "native", "prelude.c"), MACROS]
+    functions: list[Function] = []
+    left: list[tuple[str, str]] = []
+    for number, (name, _) in enumerate(program.entries):
+        symbol = f"f{number}"
+        try:
+            made = EntryWriter(program, name, tape, program.scalars).write(symbol)
+        except (NotLoweredError, KeyError) as error:
+            left.append((name, str(error)))
+            continue
+        texts.append(made.text)
+        functions.append(Function(symbol, name, made.arguments, made.results, program.scalars, storages))
+    return Lowering("\n".join(texts), tuple(functions), tuple(left))
+
+
+def tape_of(program: Program) -> frozenset[str]:
+    """Buffers that `forward` leaves for other entries."""
+    kinds = {storage.name: storage.kind for storage in program.storages}
+    found: set[str] = set()
+    for name, body in program.entries:
+        touched = [s for s in statements(body) if isinstance(s, Load | Store | Add)]
+        written = {s.storage for s in touched if isinstance(s, Store | Add)}
+        if name not in ("start", "forward"):
+            found |= {s.storage for s in touched if kinds[s.storage] == "buffer" and s.storage not in written}
+    return frozenset(found)
+
+
+def text(assembled: Assembled) -> str:
+    """What is compiled, in single precision, with the reasons for what is not."""
+    made = lower(assembled)
+    notes = [f"/* {entry} runs on torch: {comment(reason)} */\n" for entry, reason in made.left]
+    return head(single=True) + made.source + "".join(notes)
+
+
+def head(*, single: bool) -> str:
+    """The lines that say the precision."""
+    return f"#define REAL {'float' if single else 'double'}\n#define SINGLE {int(single)}\n"

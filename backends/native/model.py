@@ -1,0 +1,95 @@
+"""The model's class: the torch backend's, with compiled functions in its table."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from recdsl.backends.native.build import BuildError, NativeWarning
+from recdsl.backends.native.call import DTYPES, Library, Table, joined
+from recdsl.backends.native.lower import Lowering
+
+
+class Code:
+    """What a model runs: the generated functions, and the compiled ones of each variant once it is called."""
+
+    def __init__(self, generated: Table, lowered: Mapping[str, Lowering], flags: tuple[str, ...]) -> None:
+        self.generated = generated
+        self.libraries = {variant: Library(item.source, flags) for variant, item in lowered.items()}
+        made = {v: joined(generated, v, item, self.libraries[v]) for v, item in lowered.items()}
+        self.compiled = {variant: table for variant, (table, _) in made.items()}
+        self.left = tuple(entry for _, left in made.values() for entry in left)
+        self.failed: dict[str, str] = {}
+
+    def runs(self, variant: str, like: torch.Tensor) -> bool:
+        """Whether there is C for this device and precision, as far as it is known."""
+        return variant not in self.failed and like.device.type == "cpu" and like.dtype in DTYPES
+
+    def load(self, variant: str, dtype: torch.dtype) -> bool:
+        """Compile a variant, if that is to be done. What fails once is not tried again by this model."""
+        if dtype in self.libraries[variant].loaded:
+            return True
+        try:
+            self.libraries[variant].load(dtype)
+        except BuildError as error:
+            self.failed[variant] = str(error)
+            warnings.warn(f"{error}; this model runs on the torch backend", NativeWarning, stacklevel=4)
+            return False
+        return True
+
+
+class Functions(Mapping[str, Any]):
+    """The table that the runtime reads: compiled functions where there are some for the model as it is now."""
+
+    def __init__(self, code: Code, like: torch.Tensor) -> None:
+        self.code, self.like = code, like
+
+    def __getitem__(self, name: str) -> Any:
+        code, variant = self.code, name.partition(".")[0]
+        if code.runs(variant, self.like) and code.load(variant, self.like.dtype):
+            return code.compiled[variant][name]
+        return code.generated[name]
+
+    def __iter__(self) -> Any:
+        return iter(self.code.generated)
+
+    def __len__(self) -> int:
+        return len(self.code.generated)
+
+
+def native_model(base: type[Any], lowered: Mapping[str, Lowering], name: str, flags: tuple[str, ...]) -> type[Any]:
+    """The class `Model` of the module `name`."""
+    code = Code(base.recdsl_functions, lowered, flags)
+
+    class Model(base):
+        """The compiled model."""
+
+        recdsl_c = "\n".join(item.source for item in lowered.values())
+        recdsl_code = code
+
+        @property
+        def recdsl_functions(self) -> Functions:
+            return Functions(code, self.recdsl_like)
+
+        def recdsl_prepare(self) -> None:
+            """Compile what a call without mask and resets needs. The other variant is compiled at its first call."""
+            if code.runs("plain", self.recdsl_like):
+                code.load("plain", self.recdsl_like.dtype)
+
+        @property
+        def recdsl_runs(self) -> str:
+            """What runs the loops: "native", with the entries that run on torch, or "torch" and why."""
+            if not code.runs("plain", self.recdsl_like):
+                return f"torch ({code.failed.get('plain', 'no C for this device or precision')})"
+            notes = [f"{variant} on torch: {reason}" for variant, reason in code.failed.items()]
+            notes += [f"{variant}.{entry} on torch: {reason}" for variant, entry, reason in code.left]
+            return "; ".join(["native", *notes])
+
+        def extra_repr(self) -> str:
+            return super().extra_repr().replace("backend=torch", "backend=native")
+
+    Model.__qualname__, Model.__module__ = "Model", name
+    return Model

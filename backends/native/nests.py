@@ -1,0 +1,120 @@
+"""What an entry's writer does with text and memory: open nests, rooms, and values that are put into them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from recdsl.backends.native.kernel import Domain, Group, Names, Write, boxes
+from recdsl.backends.native.storages import Memory
+from recdsl.backends.native.strides import lead_strides
+from recdsl.backends.native.texts import affine_text
+from recdsl.backends.native.uses import Def, Uses
+from recdsl.backends.native.values import NotLoweredError, Ref, Region, Value, contiguous, numel, overlap
+from recdsl.program.ir import Affine, Program
+
+
+@dataclass
+class Nests:
+    """The state of one function being written. `tape`: buffers that other entries read."""
+
+    program: Program
+    name: str
+    tape: frozenset[str]
+    scalars: tuple[str, ...]
+    names: Names = field(default_factory=Names)
+    blocks: list[list[str]] = field(default_factory=lambda: [[]])
+    values: dict[str, Value] = field(default_factory=dict)
+    types: dict[str, Any] = field(default_factory=dict)
+    group: Group | None = None
+
+    def __post_init__(self) -> None:
+        self.body = dict(self.program.entries)[self.name]
+        self.uses = Uses(self.body)
+        self.memory = Memory(self.program, self.name, self.body, self.tape, self.names)
+        self.symbols: dict[str, str] = {"T": "T", "B": "B", **{s: f"s{k}" for k, s in enumerate(self.scalars)}}
+        self.made: dict[str, Def] = {}
+        self.live: list[tuple[Value, Def]] = []
+        self.packed: dict[tuple[object, ...], Ref] = {}
+        self.named: dict[str, str] = {}  # sizes that have a variable
+        self.filled: set[int] = set()  # stores whose value was made where it belongs
+        self.place = 0
+
+    def lines(self, lines: Sequence[str]) -> None:
+        self.blocks[-1] += lines
+
+    def flush(self) -> None:
+        """Close the nest that is open."""
+        if self.group is not None:
+            self.lines(self.group.close())
+            self.group = None
+
+    def text(self, value: Affine) -> str:
+        return affine_text(value, self.symbols)
+
+    def integer(self, text: str) -> str:
+        """A number, or a variable for a size or a row."""
+        if text.isidentifier() or text.isdigit():
+            return text
+        if text not in self.named:
+            self.named[text] = self.names("k")
+            self.lines([f"const long {self.named[text]} = {text};"])
+        return self.named[text]
+
+    # -- memory ---------------------------------------------------------------------------------------------------
+    def scratch(self, value: Value, order: tuple[int, ...] | None = None) -> Ref:
+        """New memory for a value."""
+        base = self.names("m")
+        whole = {"t": "T"} if "t" in value.lead else {}
+        sizes = [whole.get(name, text) for name, text in value.lead.items()]
+        self.memory.room(base, value.dtype, sizes, numel(value.axes))
+        return Ref((base, None), base, "0", lead_strides(value.lead, numel(value.axes)), contiguous(value.axes, order))
+
+    def settle(self, value: Value, order: tuple[int, ...] | None = None) -> Ref:
+        """The value in memory: where it lies, or computed into new memory."""
+        if value.ref is None:
+            ref = self.scratch(value, order)
+            self.assign(ref, value, order)
+            value.place(ref)
+        assert value.ref is not None
+        return value.ref
+
+    def assign(self, dest: Ref, value: Value, order: tuple[int, ...] | None = None, adds: bool = False) -> None:
+        """Write entries of a value to memory, in the open nest where that is possible."""
+        lead = tuple((name, text) for name, text in value.lead.items())
+        order = order or tuple(range(len(value.axes)))
+        domain = Domain(lead, value.axes, order)
+        box = tuple((0, size) for size in value.axes)
+        for part in boxes(value, domain, box, self.names):
+            self._assign_part(Domain(lead, tuple(size for _, size in part), order), Write(value, dest, part, adds))
+
+    def _assign_part(self, domain: Domain, write: Write) -> None:
+        if self.group is None or self.group.domain != domain or not self.group.add(write):
+            self.flush()
+            self.group = Group(domain, self.names)
+            if not self.group.add(write):
+                self.group = None
+                self._through_copy(domain, write)
+
+    def _through_copy(self, domain: Domain, write: Write) -> None:
+        """What reads its own target at other entries is made elsewhere first."""
+        copy = Value(write.value.dtype, write.value.lead, write.value.axes, write.value.at, write.value.reads)
+        ref = self.scratch(copy)
+        self.group = Group(domain, self.names)
+        if not self.group.add(Write(copy, ref, write.box)):
+            raise NotLoweredError("an assignment that reads what it writes")
+        self.flush()
+        copy.place(ref)
+        self.group = Group(domain, self.names)
+        self.group.add(Write(copy, write.dest, write.box, write.adds))
+
+    def protect(self, region: Region) -> None:
+        """Before memory is written: values that still read it, and will be read, are put elsewhere."""
+        self.live = [(value, d) for value, d in self.live if d.last > self.place]
+        for value, _ in self.live:
+            if any(overlap(other, region) for other in value.reads):
+                value.ref = None
+                ref = self.scratch(value)
+                self.assign(ref, value)
+                value.place(ref)

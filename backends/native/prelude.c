@@ -1,0 +1,241 @@
+/* What every generated file begins with. REAL is float or double. */
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+typedef REAL real;
+typedef int64_t integer;
+typedef unsigned char flag;
+#define R(x) ((real)(x))
+#define INLINE static inline __attribute__((always_inline))
+#define SIMD _Pragma("omp simd")
+
+/* ---- exp, tanh, sigmoid: no branches, no tables, so that compilers vectorise loops over them.
+   exp(x) = 2^n exp(r), |r| <= log(2)/2, with the Taylor sum of exp(r): its remainder is below the rounding error.
+   tanh(x) = m / (m + 2), m = exp(2x) - 1 = 2^n (exp(r) - 1) + (2^n - 1), exact in the small for n = 0. */
+#if SINGLE
+#define r_sqrt sqrtf
+#define r_floor floorf
+#define r_fabs fabsf
+#define r_log logf
+#define r_log1p log1pf
+#define r_expm1 expm1f
+#define r_sin sinf
+#define r_cos cosf
+#define r_erf erff
+#define r_pow powf
+#define r_fmod fmodf
+#define r_copysign copysignf
+typedef int32_t bits;
+typedef uint32_t ubits;
+#define SHIFT 0x1.8p23f
+#define BIAS 127
+#define MANTISSA 23
+#define LOG2_HIGH 0x1.62e4p-1f
+#define LOG2_LOW 0x1.7f7d1cp-20f
+#define LOWEST -104.0f
+#define HIGHEST 89.0f
+#define FLAT 10.0f
+INLINE real rest(real r) {
+    real p = R(1.0 / 5040);
+    p = p * r + R(1.0 / 720);
+    p = p * r + R(1.0 / 120);
+    p = p * r + R(1.0 / 24);
+    p = p * r + R(1.0 / 6);
+    p = p * r + R(0.5);
+    return p * (r * r) + r;
+}
+#else
+#define r_sqrt sqrt
+#define r_floor floor
+#define r_fabs fabs
+#define r_log log
+#define r_log1p log1p
+#define r_expm1 expm1
+#define r_sin sin
+#define r_cos cos
+#define r_erf erf
+#define r_pow pow
+#define r_fmod fmod
+#define r_copysign copysign
+typedef int64_t bits;
+typedef uint64_t ubits;
+#define SHIFT 0x1.8p52
+#define BIAS 1023
+#define MANTISSA 52
+#define LOG2_HIGH 0x1.62e42fefap-1
+#define LOG2_LOW 0x1.cf79abc9e3b398p-40
+#define LOWEST -746.0
+#define HIGHEST 710.0
+#define FLAT 20.0
+INLINE real rest(real r) {
+    real p = R(1.0 / 6227020800);
+    p = p * r + R(1.0 / 479001600);
+    p = p * r + R(1.0 / 39916800);
+    p = p * r + R(1.0 / 3628800);
+    p = p * r + R(1.0 / 362880);
+    p = p * r + R(1.0 / 40320);
+    p = p * r + R(1.0 / 5040);
+    p = p * r + R(1.0 / 720);
+    p = p * r + R(1.0 / 120);
+    p = p * r + R(1.0 / 24);
+    p = p * r + R(1.0 / 6);
+    p = p * r + R(0.5);
+    return p * (r * r) + r;
+}
+#endif
+INLINE bits as_bits(real x) { bits n; __builtin_memcpy(&n, &x, sizeof n); return n; }
+INLINE real as_real(bits n) { real x; __builtin_memcpy(&x, &n, sizeof x); return x; }
+/* unsigned: bits of a NaN may be any, and overflow has no meaning in signed integers */
+INLINE real two_to(ubits n) { return as_real((bits)((n + BIAS) << MANTISSA)); }
+INLINE ubits exponent(real z) { return (ubits)as_bits(z) - (ubits)as_bits(SHIFT); }
+INLINE real r_exp(real x) {
+    real c = x < R(LOWEST) ? R(LOWEST) : x;
+    c = c > R(HIGHEST) ? R(HIGHEST) : c;
+    real z = c * R(1.4426950408889634074) + SHIFT;
+    real n = z - SHIFT;
+    real r = c - n * LOG2_HIGH;
+    r = r - n * LOG2_LOW;
+    ubits k = exponent(z);
+    ubits half = ((k + 2048) >> 1) - 1024; /* in two steps: 2^k itself may be out of range */
+    return (R(1) + rest(r)) * two_to(half) * two_to(k - half);
+}
+INLINE real r_tanh(real x) {
+    real a = r_fabs(x);
+    a = a > FLAT ? FLAT : a;
+    real c = a + a;
+    real z = c * R(1.4426950408889634074) + SHIFT;
+    real n = z - SHIFT;
+    real r = c - n * LOG2_HIGH;
+    r = r - n * LOG2_LOW;
+    real s = two_to(exponent(z));
+    real m = s * rest(r) + (s - R(1));
+    return r_copysign(m / (m + R(2)), x);
+}
+INLINE real r_sigmoid(real x) {
+    real e = r_exp(-r_fabs(x));
+    return (x < R(0) ? e : R(1)) / (R(1) + e);
+}
+INLINE real r_sign(real x) { return R((x > R(0)) - (x < R(0))); }
+INLINE real r_relu(real x) { return x > R(0) ? x : R(0); }
+INLINE real r_softplus(real x) { return r_log1p(r_exp(-r_fabs(x))) + r_relu(x); }
+INLINE real r_mod(real x, real y) {
+    real r = r_fmod(x, y);
+    return r != R(0) && (r < R(0)) != (y < R(0)) ? r + y : r;
+}
+
+/* ---- products: C[m, n] (+)= sum over k of A[m, k] B[k, n], any strides */
+typedef void (*gemm_call)(const char *, const char *, const int *, const int *, const int *, const real *,
+                          const real *, const int *, const real *, const int *, const real *, real *, const int *);
+static gemm_call blas;
+__attribute__((visibility("default"))) void recdsl_blas(void *call) { blas = (gemm_call)call; }
+
+#if defined(__AVX512F__)
+#define WIDTH 64
+#elif defined(__AVX__)
+#define WIDTH 32
+#else
+#define WIDTH 16
+#endif
+typedef real vec __attribute__((vector_size(WIDTH), aligned(sizeof(real)), may_alias));
+#define LANES ((long)(WIDTH / sizeof(real)))
+#define AT(p) (*(const vec *)(p))
+
+/* One row: the columns lo..N of y, in blocks of `v` vectors that stay in registers. */
+#define ROW_BLOCK(V)                                                              \
+    for (; j + (V) * LANES <= N; j += (V) * LANES) {                              \
+        vec s[V];                                                                 \
+        for (int q = 0; q < (V); q++) s[q] = add ? AT(y + j + q * LANES) : (vec){0}; \
+        for (long k = 0; k < K; k++) {                                            \
+            const real a = x[k * sx], *row = w + k * ldw + j;                     \
+            _Pragma("GCC unroll 8") for (int q = 0; q < (V); q++) s[q] += a * AT(row + q * LANES); \
+        }                                                                         \
+        for (int q = 0; q < (V); q++) *(vec *)(y + j + q * LANES) = s[q];         \
+    }
+INLINE void row_product(long N, long K, const real *x, long sx, const real *w, long ldw, real *y, int add) {
+    long j = 0;
+    ROW_BLOCK(8)
+    for (; j + 4 * LANES <= N; j += 4 * LANES) { /* two sums each: an addition takes four cycles */
+        vec s[4], o[4];
+        for (int q = 0; q < 4; q++) s[q] = add ? AT(y + j + q * LANES) : (vec){0}, o[q] = (vec){0};
+        long k = 0;
+        for (; k + 2 <= K; k += 2) {
+            const real a = x[k * sx], b = x[(k + 1) * sx], *row = w + k * ldw + j, *next = row + ldw;
+            for (int q = 0; q < 4; q++) s[q] += a * AT(row + q * LANES), o[q] += b * AT(next + q * LANES);
+        }
+        for (; k < K; k++)
+            for (int q = 0; q < 4; q++) s[q] += x[k * sx] * AT(w + k * ldw + j + q * LANES);
+        for (int q = 0; q < 4; q++) *(vec *)(y + j + q * LANES) = s[q] + o[q];
+    }
+    ROW_BLOCK(1)
+    for (; j < N; j++) {
+        real s = add ? y[j] : R(0);
+        for (long k = 0; k < K; k++) s += x[k * sx] * w[k * ldw + j];
+        y[j] = s;
+    }
+}
+INLINE real dot(long K, const real *x, long sx, const real *w, long sw) {
+    real s = 0;
+    if (sx == 1 && sw == 1) {
+        _Pragma("omp simd reduction(+ : s)") for (long k = 0; k < K; k++) s += x[k] * w[k];
+    } else {
+        _Pragma("omp simd reduction(+ : s)") for (long k = 0; k < K; k++) s += x[k * sx] * w[k * sw];
+    }
+    return s;
+}
+/* Without BLAS, or too small for it. */
+static __attribute__((noinline)) void loops(long M, long N, long K, const real *A, long am, long ak, const real *B,
+                                            long bk, long bn, real *C, long cm, long cn, int add) {
+    for (long m = 0; m < M; m++) {
+        if (cn == 1 && bn == 1) {
+            row_product(N, K, A + m * am, ak, B, bk, C + m * cm, add);
+        } else {
+            for (long n = 0; n < N; n++) {
+                real s = dot(K, A + m * am, ak, B + n * bn, bk);
+                C[m * cm + n * cn] = add ? C[m * cm + n * cn] + s : s;
+            }
+        }
+    }
+}
+static __attribute__((noinline)) void call_blas(long M, long N, long K, const real *A, long am, long ak,
+                                                const real *B, long bk, long bn, real *C, long cm, int add) {
+    const real one = 1, beta = add ? 1 : 0;
+    const int m = (int)N, n = (int)M, k = (int)K, c = (int)cm; /* columns first: the transposed product */
+    const int b = (int)(bn == 1 ? bk : bn), a = (int)(ak == 1 ? am : ak);
+    blas(bn == 1 ? "N" : "T", ak == 1 ? "N" : "T", &m, &n, &k, &one, B, &b, A, &a, &beta, C, &c);
+}
+#define FITS(one, other, size) ((one) == 1 && (other) >= (size) && (other) > 0)
+INLINE void product(long M, long N, long K, const real *A, long am, long ak, const real *B, long bk, long bn,
+                    real *C, long cm, long cn, int add) {
+    if (M <= 0 || N <= 0) return;
+    if (M == 1 && bn == 1 && cn == 1) {
+        row_product(N, K, A, ak, B, bk, C, add);
+    } else if (N == 1 && am == 1 && cm == 1) {
+        row_product(M, K, B, bk, A, ak, C, add);
+    } else if (N == 1 && M * K > 0) {
+        for (long m = 0; m < M; m++) {
+            real s = dot(K, A + m * am, ak, B, bk);
+            C[m * cm] = add ? C[m * cm] + s : s;
+        }
+    } else if (blas && M * N * K >= 4096 && M < 1L << 30 && N < 1L << 30 && K < 1L << 30 && FITS(cn, cm, N) &&
+               (FITS(ak, am, K) || FITS(am, ak, M)) && (FITS(bn, bk, N) || FITS(bk, bn, K))) {
+        call_blas(M, N, K, A, am, ak, B, bk, bn, C, cm, add);
+    } else if (blas && M * N * K >= 4096 && M < 1L << 30 && N < 1L << 30 && K < 1L << 30 && FITS(cm, cn, M) &&
+               (FITS(ak, am, K) || FITS(am, ak, M)) && (FITS(bn, bk, N) || FITS(bk, bn, K))) {
+        call_blas(N, M, K, B, bn, bk, A, ak, am, C, cn, add);
+    } else {
+        loops(M, N, K, A, am, ak, B, bk, bn, C, cm, cn, add);
+    }
+}
+/* Outside of loops sizes need not be literals: one function for all calls keeps compiling short. */
+static __attribute__((noinline, unused)) void product_once(long M, long N, long K, const real *A, long am, long ak,
+                                                           const real *B, long bk, long bn, real *C, long cm, long cn,
+                                                           int add) {
+    product(M, N, K, A, am, ak, B, bk, bn, C, cm, cn, add);
+}
+/* B[k, n] with n innermost, for products of one row */
+INLINE void pack(long K, long N, const real *B, long bk, long bn, real *to) {
+    for (long k0 = 0; k0 < K; k0 += 16)
+        for (long n = 0; n < N; n++)
+            for (long k = k0; k < k0 + 16 && k < K; k++) to[k * N + n] = B[k * bk + n * bn];
+}

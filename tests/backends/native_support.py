@@ -1,0 +1,29 @@
+"""What the tests of the native backend share: modules of cases with compiled loops, quickly compiled."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+import pytest
+import torch
+
+from recdsl.backends.native import native_module
+from recdsl.backends.torch.module import generate
+from recdsl.testing import Case
+
+NEEDS_COMPILER = pytest.mark.skipif(
+    not any(shutil.which(name) for name in ("cc", "gcc", "clang")), reason="there is no C compiler"
+)
+QUICK = ("-O0",)  # vectorised code takes three times as long to compile; some tests do without
+
+
+def native(
+    case: Case, *, optimise: bool = True, flags: tuple[str, ...] = QUICK, dtype: torch.dtype = torch.float64
+) -> Any:
+    """The case's module, all of whose entries run in C."""
+    source = generate(case.graph, case.plan, "", optimise=optimise)
+    module = native_module(case.graph, case.plan, source, optimise=optimise, flags=flags)
+    model: Any = module.Model(0, dtype)
+    assert model.recdsl_runs == "native", model.recdsl_runs
+    return model
