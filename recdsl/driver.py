@@ -90,4 +90,4 @@ def compile(
 
 def explain(path_or_text: str, overrides: Sequence[str] = ()) -> Report:
     """Verdict, lags, dropped edges and cost of every parameter. Printable; `.rows`, `.to_dict()`."""
-    return Report(analyse(path_or_text, overrides).plan.rows)
+    return Report.of(analyse(path_or_text, overrides).plan)

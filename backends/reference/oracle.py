@@ -40,11 +40,30 @@ class Thinned(Unroll):
         super().__init__(graph, params, call, routing.cuts, dtype, routing)
         self.weights = weights
 
-    def crossed(self, value: Tensor, t: int) -> Tensor:
+    def crossed(self, name: str, value: Tensor, t: int) -> Tensor:
         if t == 0 or not value.is_floating_point():
             return value
         weight = self.weights[t].reshape(-1, *(1,) * (value.dim() - 1))
         return value.detach() + weight * (value - value.detach())
+
+
+class Gridded(Unroll):
+    """The network with everything carried detached on entering every so-manyth step, but for what is spared."""
+
+    def __init__(
+        self,
+        graph: StepGraph,
+        params: Tensors,
+        call: Call,
+        routing: RoutingClass,
+        dtype: torch.dtype,
+    ) -> None:
+        super().__init__(graph, params, call, routing.cuts, dtype, routing)
+        self.grid, self.spared = routing.window.every, routing.spared
+
+    def crossed(self, name: str, value: Tensor, t: int) -> Tensor:
+        cut = t > 0 and t % self.grid == 0 and name not in self.spared
+        return value.detach() if cut else value
 
 
 class Reference:
@@ -190,13 +209,16 @@ class Reference:
         shares: Mapping[int, Tensor],
     ) -> dict[str, Tensor]:
         """The sum over the windows of one class."""
-        size = call.steps if routing.window.size is None else routing.window.size
-        every = call.steps if routing.window.size is None else routing.window.every
+        whole = routing.window.size is None or routing.grid > 0
+        size = call.steps if routing.window.size is None or whole else routing.window.size
+        every = call.steps if whole else routing.window.every
         found = {name: torch.zeros_like(params[name]) for name in routing.parameters}
         for first in range(0, call.steps, max(every, 1)):
             leaves = {name: params[name].clone().requires_grad_() for name in routing.parameters}
             given = {**params, **leaves}
             unroll = Thinned(self.graph, given, call, routing, self.dtype, self._thinning(routing, call))
+            if routing.grid:
+                unroll = Gridded(self.graph, given, call, routing, self.dtype)
             window = range(first, min(first + every, call.steps))
             steps, _ = unroll.run(window.stop, max(0, first + every - size))
             total = self._objective(routing, steps, window, call, chosen, divided, shares)

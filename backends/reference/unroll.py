@@ -64,7 +64,7 @@ class Unroll:
             restart = self.call.reset[t] if carry.resets else torch.zeros_like(self.call.reset[t])
             reset = _column(restart, carried[carry.name])
             initial = self._wide(self.initial(carry.init, values), carry)
-            crossed = self.crossed(carried[carry.name], t)
+            crossed = self.crossed(carry.name, carried[carry.name], t)
             entering[carry.name] = self.entered(carry.name, torch.where(reset, initial, crossed))
             values[carry.read] = entering[carry.name]
         for node in self.graph.nodes:
@@ -132,7 +132,7 @@ class Unroll:
         """What a state starts from."""
         return values[node]
 
-    def crossed(self, value: Tensor, t: int) -> Tensor:
+    def crossed(self, name: str, value: Tensor, t: int) -> Tensor:
         """What comes over the boundary before step t."""
         return value
 

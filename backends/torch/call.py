@@ -232,7 +232,12 @@ class Call:
         return loss, *(self._timed(k, found[f"out{k}"]) for k in range(len(about["outputs"])))
 
     def _thin(self) -> None:
-        """Random truncation: 0 where credit is cut between two steps, else what makes up for it, on average 1."""
+        """What credit is multiplied by between two steps: 0 where it is cut, else 1, or what makes up for cuts."""
+        about = self.model.recdsl_about
+        for name, (lag, grid) in about["gridded"][self.variant].items() if self.learning else ():
+            fixed = self.like.new_ones((self.steps, self.size))
+            fixed[grid::grid] = 0.0
+            self.data[name] = self._over(fixed, lag)
         drawn: dict[int, Tensor] = {}
         for name, (kind, lag, mean, tail) in (
             self.model.recdsl_about["thinned"][self.variant].items() if self.learning else ()
@@ -240,9 +245,12 @@ class Call:
             if kind not in drawn:
                 uniform = torch.rand((self.steps, self.size), dtype=self.like.dtype, device=self.like.device)
                 drawn[kind] = truncated(uniform, mean, tail)
-            ones = self.like.new_ones((lag - 1, self.size))
-            wide = torch.cat((ones, drawn[kind]))
-            self.data[name] = torch.stack([wide[k : k + self.steps] for k in range(lag)]).prod(0)
+            self.data[name] = self._over(drawn[kind], lag)
+
+    def _over(self, weights: Tensor, lag: int) -> Tensor:
+        """Over so many steps: the product of the weights of each."""
+        wide = torch.cat((self.like.new_ones((lag - 1, self.size)), weights))
+        return torch.stack([wide[k : k + self.steps] for k in range(lag)]).prod(0)
 
     def _sign(self) -> None:
         """Random signs of rank-one estimates."""

@@ -126,7 +126,9 @@ def describe(graph: StepGraph, plan: CreditPlan, variants: dict[str, Assembled],
     carries = {carry.name: graph.nodes[carry.read].type.shape for carry in graph.carries}
     stored = {graph.nodes[k].name for k in graph.behind(carry.write for carry in graph.carries)}
     every = {
-        f"windows{k}": routing.window.every for k, routing in enumerate(plan.classes) if routing.window.size is not None
+        f"windows{k}": routing.window.every
+        for k, routing in enumerate(plan.classes)
+        if routing.window.size is not None and not routing.grid
     }
     return {
         "name": graph.name,
@@ -162,6 +164,7 @@ def describe(graph: StepGraph, plan: CreditPlan, variants: dict[str, Assembled],
         "ranks": [len(graph.nodes[node].type.axes) for _, node in graph.outputs],
         "gradients": {name: storage for storage, name in face.gradients},
         "thinned": {name: thinned(made, plan) for name, made in variants.items()},
+        "gridded": {name: gridded(made, plan) for name, made in variants.items()},
         "signs": {name: dict(made.interface.signs) for name, made in variants.items()},
         "traced": face.traced,
         "traces": dict(face.traces),
@@ -180,9 +183,15 @@ def in_time(plan: CreditPlan) -> bool:
 
 
 def thinned(assembled: Assembled, plan: CreditPlan) -> dict[str, tuple[int, int, int, float]]:
-    """By storage: class, lag, mean number of steps between truncations, and the tail of its schedule."""
+    """By storage: class, lag, mean number of steps between random truncations, and the tail of their schedule."""
     found = {name: (k, lag, plan.classes[k]) for name, k, lag in assembled.interface.thinned}
-    return {name: (k, lag, routing.thinning, routing.tail) for name, (k, lag, routing) in found.items()}
+    return {n: (k, lag, made.thinning, made.tail) for n, (k, lag, made) in found.items() if made.thinning}
+
+
+def gridded(assembled: Assembled, plan: CreditPlan) -> dict[str, tuple[int, int]]:
+    """By storage: lag, and number of steps between fixed cuts."""
+    found = {name: (lag, plan.classes[k].grid) for name, k, lag in assembled.interface.thinned}
+    return {name: (lag, grid) for name, (lag, grid) in found.items() if grid}
 
 
 def storages(assembled: Assembled) -> dict[str, str]:

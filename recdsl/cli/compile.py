@@ -105,6 +105,7 @@ def classes(compilation: Compilation) -> list[dict[str, Any]]:
         {
             "window": routing.window.size,
             "every": routing.window.every,
+            "spared": sorted(routing.spared),
             "losses": [graph.losses[k].name for k in routing.losses],
             "cuts": [list(edge) for edge in sorted(routing.cuts)],
             "parameters": list(routing.parameters),

@@ -9,6 +9,7 @@ from dataclasses import replace
 from recdsl.credit.classes import Way, admitted, routing
 from recdsl.credit.feedback import buffers, product, readouts
 from recdsl.credit.flow import Edge
+from recdsl.credit.memories import spared
 from recdsl.credit.notes import remarks
 from recdsl.credit.plan import CreditPlan, RoutingClass, Row
 from recdsl.credit.read import Choice, Reading, read
@@ -31,7 +32,8 @@ def plan(graph: StepGraph, credit: Sequence[CreditDecl] = (), require: Name | No
     reading = read(graph, credit, problems)
     problems.check()
     trained = [p.name for p in graph.parameters if not p.frozen]
-    ways = {name: _way(graph, reading.rules[name], reading.cuts) for name in trained}
+    ways = {name: _way(graph, reading.rules[name], reading, problems) for name in trained}
+    problems.check()
     routed_ = [_altered(graph, made, reading) for made in routing(graph, ways)]
     fed = buffers(graph, [(a, b) for made in routed_ for a, b, _ in made.feedback])
     classes = tuple(_traced(graph, _named(graph, made, fed), reading, problems) for made in routed_)
@@ -47,7 +49,9 @@ def plan(graph: StepGraph, credit: Sequence[CreditDecl] = (), require: Name | No
             continue
         losses = admitted(graph, parameter.name)
         routed = home[parameter.name]
-        case = Case(parameter.name, choice.text, choice.window, reading.cuts, losses, routed.altered)
+        case = Case(
+            parameter.name, choice.text, choice.window, reading.cuts, losses, routed.altered, spared=routed.spared
+        )
         row = judge.row(case) if routed.tracing is None or tracer is None else tracer.row(case, routed)
         row = _random(row, judge.crosses(case)) if routed.thinning else row
         rows.append(replace(row, qualifiers=(*row.qualifiers, *judge.altered(case, routed))))
@@ -84,10 +88,13 @@ def _random(row: Row, crosses: bool) -> Row:
     return replace(row, verdict="unbiased", qualifiers=(*row.qualifiers, "random-truncation"))
 
 
-def _way(graph: StepGraph, choice: Choice, cuts: frozenset[Edge]) -> Way:
-    """A rule's own cuts join those of the spec."""
-    own = CUTS[choice.tracing.cuts](graph) if choice.tracing is not None else frozenset[Edge]()
-    return Way(choice.window, cuts | own, choice.tracing, choice.thinning, choice.tail)
+def _way(graph: StepGraph, choice: Choice, reading: Reading, problems: Problems) -> Way:
+    """A rule's own cuts join those of the spec. A forward rule has no windows that could cut a memory."""
+    if choice.tracing is not None:
+        own = CUTS[choice.tracing.cuts](graph)
+        return Way(choice.window, reading.cuts | own, choice.tracing, choice.thinning, choice.tail)
+    kept = spared(graph, reading.through, choice.text, choice.window, problems, every=choice.spares)
+    return Way(choice.window, reading.cuts, None, choice.thinning, choice.tail, kept)
 
 
 def _traced(graph: StepGraph, made: RoutingClass, reading: Reading, problems: Problems) -> RoutingClass:

@@ -19,6 +19,7 @@ class Way:
     tracing: Tracing | None = None
     thinning: int = 0
     tail: float = 0.0
+    spared: frozenset[str] = frozenset()
 
 
 @dataclass
@@ -68,6 +69,7 @@ def routing(graph: StepGraph, ways: dict[str, Way]) -> tuple[RoutingClass, ...]:
             g.way.tracing,
             thinning=g.way.thinning,
             tail=g.way.tail,
+            spared=g.way.spared,
         )
         for g in groups
     ]

@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from recdsl.credit.plan import Remark, RoutingClass
 from recdsl.graph.step import Loss, StepGraph
 
+FLOAT_BYTES = 4
+
 QUALIFIERS: Mapping[str, str] = {
     "declared-jacobian": "relative to the derivatives that ops on the way declare (spike, straight_through, abs, ...)",
     "decay": "a path over k steps counts decay^k",
     "drift": "traces go on from call to call; if parameters change between calls: the gradient by one shift of all",
     "feedback": "errors come back through fixed random matrices in place of those of the model",
+    "if-selected": "along the slots of a memory that a read selects; which ones these are has derivative 0",
     "no-credit": "every path from the parameter to a loss is dropped",
     "random-signs": "right on average over random signs, while the parameters stay as they are",
     "random-truncation": "right on average over random cuts, while the parameters stay as they are",
@@ -31,12 +34,18 @@ def remarks(graph: StepGraph, classes: tuple[RoutingClass, ...]) -> tuple[Remark
             if text:
                 span = graph.losses[index].span
                 found.setdefault(Remark(text, None if span is None else span.line))
+    for memory in graph.memories:
+        line = None if memory.span is None else memory.span.line
+        size = memory.entries * FLOAT_BYTES
+        slots = f"{memory.slots:,} slots of {size:,} bytes, {memory.slots * size:,} a sample"
+        found.setdefault(Remark(f"memory `{memory.name}`: {slots}; it lasts a {memory.life}", line))
+        found.update(dict.fromkeys(Remark(note, line) for note in memory.notes))
     return tuple(found)
 
 
 def _rare(loss: Loss, routing: RoutingClass) -> str:
     size = routing.window.size
-    if size is None or routing.tracing is not None:
+    if size is None or routing.tracing is not None or routing.grid:
         return ""
     steps = "step" if size == 1 else f"{size} steps"  # fewer, where the window's end is not the loss's step
     if loss.at == "last":

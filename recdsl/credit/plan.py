@@ -77,6 +77,8 @@ class RoutingClass:
     steps lie behind the last truncation, so that long runs are rare like k^-alpha and not exponentially so.
     scales: edges (source, consumer, weight) whose gradient is multiplied by the weight. feedback: edges (source,
     product, buffer) whose gradient goes through the named buffer instead of the matrix that multiplies the source.
+    spared: names of carries, those of memories, that the windows do not cut. Windows then do not overlap, and the pass
+    goes back over the whole call.
     """
 
     window: Window
@@ -91,11 +93,17 @@ class RoutingClass:
     tail: float = 0.0
     scales: tuple[tuple[int, int, float], ...] = ()
     feedback: tuple[tuple[int, int, str], ...] = ()
+    spared: frozenset[str] = frozenset()
 
     @property
     def altered(self) -> frozenset[tuple[int, int]]:
         """Edges on which credit is not what the derivative says, but is there."""
         return frozenset((a, b) for a, b, _ in (*self.scales, *self.feedback))
+
+    @property
+    def grid(self) -> int:
+        """Steps between the cuts of a pass over the whole call that spares some carries; 0 for other passes."""
+        return self.window.every if self.spared and self.window.size is not None else 0
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 
 from recdsl.credit.feedback import product
+from recdsl.credit.memories import of_memory, read_memory
 from recdsl.credit.plan import Tracing, Window
 from recdsl.credit.rule import Given, Rule, RuleError, Words
 from recdsl.credit.rules import LATER, BrokenRuleError, find, names
@@ -42,6 +43,7 @@ class Choice:
     span: Span | None = None
     thinning: int = 0
     tail: float = 0.0
+    spares: bool = False
 
 
 FULL = Choice("bptt", Window(None, 1))
@@ -50,12 +52,14 @@ FULL = Choice("bptt", Window(None, 1))
 @dataclass(frozen=True)
 class Reading:
     """rules: by parameter. cuts: edges that carry no gradient for anyone; scales: edges whose gradient is multiplied;
-    feedback: edges whose gradient comes back through a random matrix."""
+    feedback: edges whose gradient comes back through a random matrix. through: memories that no window cuts, each with
+    the place that says so."""
 
     rules: dict[str, Choice]
     cuts: frozenset[tuple[int, int]]
     scales: dict[tuple[int, int], float] = field(default_factory=dict[tuple[int, int], float])
     feedback: frozenset[tuple[int, int]] = frozenset()
+    through: Mapping[str, Span] = field(default_factory=dict[str, Span])
 
 
 def read(graph: StepGraph, credit: Sequence[CreditDecl], problems: Problems) -> Reading:
@@ -63,8 +67,15 @@ def read(graph: StepGraph, credit: Sequence[CreditDecl], problems: Problems) -> 
     fallback: Choice | None = None
     chosen: dict[str, tuple[CreditDecl, Choice]] = {}
     altered: dict[tuple[int, int], float | None] = {}
+    stopped: frozenset[tuple[int, int]] = frozenset()
+    through: dict[str, Span] = {}
     for decl in credit:
         selector, action = decl.selector.text.strip(), _head(decl.rule)
+        if of_memory(graph, selector, action):
+            found = read_memory(graph, decl, selector, problems)
+            stopped |= found.cuts
+            through |= {selector: decl.selector.span} if found.through else {}
+            continue
         if as_use(selector) or (selector == "recurrence" and action in ACTIONS):
             for edge, weight in _altered(graph, decl, selector, action, problems).items():
                 if altered.setdefault(edge, weight) != weight:
@@ -83,9 +94,10 @@ def read(graph: StepGraph, credit: Sequence[CreditDecl], problems: Problems) -> 
     rules = {p.name: fallback or FULL for p in graph.parameters}
     return Reading(
         rules | {name: choice for name, (_, choice) in chosen.items()},
-        frozenset(edge for edge, weight in altered.items() if weight == 0.0),
+        frozenset(edge for edge, weight in altered.items() if weight == 0.0) | stopped,
         {edge: weight for edge, weight in altered.items() if weight},
         frozenset(edge for edge, weight in altered.items() if weight is None),
+        through,
     )
 
 
@@ -94,7 +106,7 @@ def _assign(
 ) -> None:
     """The rule of one parameter; a second, different one is an error."""
     earlier, rule = chosen.setdefault(name, (decl, choice))
-    ways = [(c.window, c.tracing, c.thinning, c.tail) for c in (rule, choice)]
+    ways = [(c.window, c.tracing, c.thinning, c.tail, c.spares) for c in (rule, choice)]
     if ways[0] != ways[1]:
         first, second = earlier.selector.text, decl.selector.text
         problems.add(TwoRules(decl.selector.span, name, first, rule.text, second, choice.text))
@@ -206,7 +218,8 @@ def _call(expression: Expression, rule: Rule, problems: Problems) -> Choice | No
         return None
     words = [f"{name}={value}" for name, value in values.items()]
     text = f"{rule.name}({', '.join(words)})" if words else rule.name
-    return Choice(text, made.window, made.tracing, expression.span, made.thinning, made.tail)
+    span = expression.span
+    return Choice(text, made.window, made.tracing, span, made.thinning, made.tail, made.spares)
 
 
 WHAT = {

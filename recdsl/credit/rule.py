@@ -103,12 +103,13 @@ def tail(given: Given | None) -> float:
 @dataclass(frozen=True)
 class Expansion:
     """What a call of a rule asks for. thinning: mean steps between random truncations (0: none); tail: as in a
-    `RoutingClass`."""
+    `RoutingClass`. spares: whether the windows leave memories alone."""
 
     window: Window
     tracing: Tracing | None = None
     thinning: int = 0
     tail: float = 0.0
+    spares: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,8 +117,8 @@ class Rule:
     """A rule by name. `window` and `every` are numbers or names of arguments; window None: the whole call.
 
     tracing: set for forward rules; arguments with a `field` replace that field in it. thinning: the argument that says
-    how many steps a random truncation is apart from the next, on average. One that comes from another package is
-    registered by an entry point of its name in the group `recdsl.rules`.
+    how many steps a random truncation is apart from the next, on average. spares: windows do not cut memories. One
+    that comes from another package is registered by an entry point of its name in the group `recdsl.rules`.
     """
 
     name: str
@@ -127,6 +128,7 @@ class Rule:
     every: int | str
     tracing: Tracing | None = None
     thinning: str = ""
+    spares: bool = False
 
     @property
     def usage(self) -> str:
@@ -162,7 +164,7 @@ class Rule:
             raise RuleError(self.thinning, f"`{self.thinning}` is 1, which would cut every step: at least 2")
         tails = [tail(given.get(a.name)) for a in self.arguments if a.kind == "schedule"]
         tracing = None if self.tracing is None else replace(self.tracing, **own)
-        return Expansion(Window(size, every), tracing, mean, *tails)
+        return Expansion(Window(size, every), tracing, mean, *tails, spares=self.spares)
 
     def _choices(self, given: Mapping[str, Given]) -> dict[str, str]:
         """The words, defaults filled in."""

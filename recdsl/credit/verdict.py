@@ -30,7 +30,7 @@ FLOAT_BYTES = 4
 class Case:
     """What a verdict is about: a parameter, its rule as written, and the losses that may train it.
 
-    altered: edges that carry credit, but not as their derivative says.
+    altered: edges that carry credit, but not as their derivative says. spared: carries that the windows do not cut.
     """
 
     parameter: str
@@ -39,6 +39,7 @@ class Case:
     cuts: frozenset[Edge]
     losses: tuple[int, ...]
     altered: frozenset[Edge] = NO_CUTS
+    spared: frozenset[str] = frozenset()
 
 
 class Judge:
@@ -50,6 +51,9 @@ class Judge:
         self._flops = {node.id: self._forward(node) for node in work}
         self._entries = {node.id: node.type.numel for node in work}
         self._rough = {node.id for node in work if not primitive(node.op).smooth}
+        recalls = [recall for memory in graph.memories for recall in memory.recalls if recall.selective]
+        self._selected = {edge for recall in recalls for edge in (*recall.values, *recall.keys)}
+        self._queries = {edge for memory in graph.memories for recall in memory.recalls for edge in recall.queries}
         self._reads = {carry.read for carry in graph.carries}
         self._states = {carry.read for carry in graph.carries if carry.kind == "state"}
         self._edges: dict[Edge, Dropped] = {}
@@ -66,12 +70,11 @@ class Judge:
         reached = self.flow.forward([start])
         wrong = case.cuts | case.altered
         by_cut = self.flow.shortest_cut(start, ends, wrong) if wrong else None
-        by_window = self._outside(free, start, case.window)
-        lags = kept.lags(start)
-        longest = lags.longest() if case.window.size is None else lags.at_most(case.window.size - 1)
+        by_window = self._crossing(case, start, ends) if case.spared else self._outside(free, start, case.window)
+        longest = self._longest(case, kept, start)
         dropped = [] if by_cut is None else self._cut_edges(case, reached, free.live)
         if by_window is not None:
-            dropped += self._carried_edges(reached, free.live)
+            dropped += self._carried_edges(reached, free.live, case.spared)
         first = min((lag for lag in (by_cut, by_window) if lag is not None), default=None)
         inside = self.flow.forward([start], case.cuts) if case.cuts else reached
         flops, size = self._cost(inside & kept.live, case.window)
@@ -79,7 +82,7 @@ class Judge:
             case.parameter,
             case.rule,
             "exact" if first is None else "biased",
-            self._qualifiers(reached & free.live, first is None, case.window),
+            self._qualifiers(reached & free.live, first is None and not case.spared, case.window),
             first,
             longest,
             tuple(dict.fromkeys(dropped)),
@@ -123,10 +126,32 @@ class Judge:
         """The smallest live lag that a window does not guarantee."""
         return None if window.size is None else walk.lags(start).at_least(window.size - window.every + 1)
 
+    def _crossing(self, case: Case, start: int, ends: frozenset[int]) -> int | None:
+        """The smallest lag of a path over a boundary that some window cuts: any, but through what is spared."""
+        return self.flow.shortest_cut(start, ends, self._cuttable(case))
+
+    def _cuttable(self, case: Case) -> frozenset[Edge]:
+        return frozenset((c.write, c.read) for c in self.graph.carries if c.name not in case.spared)
+
+    def _longest(self, case: Case, kept: Walk, start: int) -> int | None:
+        """The largest lag of a kept path. One through what windows spare may be as long as paths are without them."""
+        lags, size = kept.lags(start), case.window.size
+        if size is None:
+            return lags.longest()
+        if not case.spared:
+            return lags.at_most(size - 1)
+        if size == 1:
+            return self._walk(kept.ends, case.cuts | self._cuttable(case)).lags(start).longest()
+        spared = {carry.read for carry in self.graph.carries if carry.name in case.spared}
+        through = self.flow.forward([start], case.cuts) & kept.live & spared
+        return lags.longest() if through else lags.at_most(size - 1)
+
     def _qualifiers(self, path: set[int], exact: bool, window: Window) -> tuple[str, ...]:
         words: list[str] = []
         if not path.isdisjoint(self._rough):
             words.append("declared-jacobian")
+        if any(source in path and target in path for source, target in self._selected):
+            words.append("if-selected")
         if exact and window.size is not None and not path.isdisjoint(self._reads):
             words.append("unmasked")
         return tuple(words)
@@ -140,7 +165,7 @@ class Judge:
             if source in reached and target in live
         ]
 
-    def _carried_edges(self, reached: set[int], live: set[int]) -> list[Dropped]:
+    def _carried_edges(self, reached: set[int], live: set[int], spared: frozenset[str] = frozenset()) -> list[Dropped]:
         """Every use of a carried value between the parameter and a loss: what a window's boundary cuts.
 
         A carried value that another one takes over as it is, is used where that is a state of its own, and not where
@@ -149,7 +174,7 @@ class Judge:
         return [
             self.edge(carry, target)
             for carry in self.graph.carries
-            if carry.write in reached and carry.read in live
+            if carry.write in reached and carry.read in live and carry.name not in spared
             for target, lag in self.flow.after[carry.read]
             if target in live and (not lag or target in self._states)
         ]
@@ -167,7 +192,8 @@ class Judge:
         """The use of a value that is not carried."""
         home = self._home(target)
         span = in_spec(self.graph.nodes[target].span, home, self.source)
-        return Dropped(f"{self._home(source)} -> {home}", None if span is None else span.line, span)
+        use = " (query)" if (source, target) in self._queries else ""
+        return Dropped(f"{self._home(source)} -> {home}{use}", None if span is None else span.line, span)
 
     def _home(self, node: int) -> str:
         """The user's name for what a node is part of: its own, or that of the first named value computed from it."""

@@ -143,6 +143,40 @@ class BadRequire(Problem):
 
 
 @dataclass(frozen=True)
+class StoreArgument(Problem):
+    """An argument of `through` or `stop` that says nothing."""
+
+    code = "RD0521"
+    message = "{reason}"
+    hint = "{usage}"
+    explain = (
+        "`past: stop` keeps credit from what the memory holds, `past: through` lets it pass. Values, keys and the "
+        "query of a read are three uses: `through(key=stop)` gives it through values alone, `stop(query=stop)` none."
+    )
+
+    reason: str
+    usage: str
+
+
+@dataclass(frozen=True)
+class OverlappingWindows(Problem):
+    """A memory that windows are to spare, beside windows that overlap."""
+
+    code = "RD0522"
+    message = "`{memory}: through` does not fit `{rule}`, whose windows overlap"
+    hint = "write `tbptt(window={size})`, or leave out `{memory}: through`"
+    explain = (
+        "With `past: through`, or under `sab(truncate=k)`, windows cut what is carried but not what is stored, so "
+        "credit goes back over the whole call and every loss must see the same cuts. Where windows overlap, each loss "
+        "has its own."
+    )
+
+    memory: str
+    rule: str
+    size: int
+
+
+@dataclass(frozen=True)
 class NoScope(Problem):
     """A forward rule that has no meaning on this graph."""
 

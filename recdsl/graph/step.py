@@ -79,12 +79,16 @@ class Recall:
 
 @dataclass(frozen=True)
 class Memory:
-    """A memory that was lowered to states. `entries`: numbers that one slot holds; `notes`: what a user should know."""
+    """A memory that was lowered to states.
+
+    states: the carries that hold its items. entries: numbers that one slot holds. notes: what a user should know.
+    """
 
     name: str
     slots: int
     life: str
     entries: int
+    states: tuple[str, ...]
     recalls: tuple[Recall, ...]
     notes: tuple[str, ...]
     span: Span | None

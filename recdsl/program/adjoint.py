@@ -20,13 +20,14 @@ class Credit:
     """What a reverse pass keeps, on the timeline: seeds (node, cotangent node) and wanted leaves.
 
     severed: `prev` nodes whose crossing of a step is cut at every step (the initial value still gets its share).
-    weights: by lag, nodes by which what crosses so many steps is multiplied.
+    weights: by lag, nodes by which what crosses so many steps is multiplied, but at `prev` nodes that are spared.
     """
 
     seeds: tuple[tuple[int, int], ...]
     severed: frozenset[int]
     parameters: frozenset[str]
     weights: Mapping[int, int] = field(default_factory=dict[int, int])
+    spared: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class _Reverse:
                 self._give(arg, cotangent)
 
     def _sweep_prev(self, k: int, node: TNode, total: int | None) -> None:
-        weight = self.credit.weights.get(node.attr("lag"))
+        weight = None if k in self.credit.spared else self.credit.weights.get(node.attr("lag"))
         if total is not None and weight is not None:
             axes = node.type.axes
             wide = self.builder.op("broadcast", weight, axes=axes, at=()) if axes else weight

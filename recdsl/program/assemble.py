@@ -181,7 +181,8 @@ class _Assembly:
             ]
         moves = frozenset(k for k, node in enumerate(self.nodes) if node.op == "prev")
         severed = moves if immediate(routing) else frozenset[int]()
-        credit = Credit(tuple(seeds), severed, frozenset(routing.parameters), self.thinned[index])
+        spared = frozenset(k for name, k in self.forward.reads if name in routing.spared)
+        credit = Credit(tuple(seeds), severed, frozenset(routing.parameters), self.thinned[index], spared)
         adjoint = adjoint_timeline(self.nodes, credit)
         return backward_passes(adjoint, len(self.nodes)) if self.optimise else adjoint
 
@@ -480,7 +481,7 @@ def _roots(made: Traced) -> list[int]:
 
 def _thinned(b: TimelineBuilder, plan: CreditPlan, index: int) -> dict[int, int]:
     """By lag, what a class multiplies credit by that crosses so many steps: a number a step and sample."""
-    if not plan.classes[index].thinning:
+    if not plan.classes[index].thinning and not plan.classes[index].grid:
         return {}
     lags = {node.attr("lag") for node in b.nodes if node.op == "prev"}
     return {lag: b.leaf("input", f".thin{index}_{lag}", FLOAT, time=True) for lag in sorted(lags)}

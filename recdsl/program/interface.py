@@ -12,7 +12,7 @@ class Interface:
     """Which storage holds what, for a backend: pairs of (storage, name).
 
     traced: parameters whose gradient the entry "traces" makes. traces: what it carries, with shapes.
-    thinned: (storage, class, lag) of the weights of credit that crosses `lag` steps under random truncation.
+    thinned: (storage, class, lag) of weights of credit that crosses `lag` steps, where cuts are random or spare some.
     signs: storages of random signs, with shapes. forgotten: traces that the next call begins without.
     """
 

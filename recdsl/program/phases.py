@@ -11,11 +11,11 @@ from recdsl.program.timeline import TNode
 
 def immediate(routing: RoutingClass) -> bool:
     """A window of one step has nothing to loop over: every crossing is cut."""
-    return routing.window.size == 1
+    return routing.window.size == 1 and not routing.grid
 
 
 def windowed(routing: RoutingClass) -> bool:
-    return routing.window.size is not None and not immediate(routing)
+    return routing.window.size is not None and not immediate(routing) and not routing.grid
 
 
 def facts(index: int, every: int) -> tuple[Affine, Affine]:

@@ -30,6 +30,7 @@ def by_lag(compilation: Compilation, params: Tensors, batch: Tensors, seeds: Seq
 
     params: as the module's state dict has them, float64. batch: [T, B, *axes].
     """
+    assert not any(routing.grid for routing in compilation.plan.classes), "cuts at steps of the call cannot be moved"
     steps = len(next(iter(batch.values())))
     lags = range(min(seeds) + 1)
     found: Parts = [{} for _ in lags]

@@ -91,7 +91,7 @@ def test_a_block_selects_its_parameters():
 
 ERRORS = [
     ("default", "tbtt(window=3)", "RD0501", 10, "tbptt"),
-    ("default", "sab", "RD0502", 10, "bptt"),
+    ("default", "sab", "RD0503", 10, "needs `truncate`"),
     ("default", "kf_rtrl", "RD0502", 10, "tbptt"),
     ("h[t-1]", "scale(half)", "RD0507", 9, "scale(0.5)"),
     ("W1", "scale(0.5)", "RD0507", 5, "use of a state"),
@@ -109,7 +109,7 @@ ERRORS = [
     ("h[t-2]", "cut", "RD0506", 1, "h[t-1]"),
     ("h[t-1]", "bptt", "RD0507", 9, "takes `cut`"),
     ("W1", "cut", "RD0507", 5, "use of a state"),
-    ("default", "through", "RD0502", 10, "supported"),
+    ("default", "through", "RD0507", 1, "memories: none"),
 ]
 
 

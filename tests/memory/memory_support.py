@@ -19,7 +19,11 @@ INP, HID, KEY = 3, 4, 3
 
 @dataclass(frozen=True)
 class Options:
-    """One memory of the model below. `number` belongs to the score; shift: options of shifted_relu."""
+    """One memory of the model below. `number` belongs to the score; shift: options of shifted_relu.
+
+    credit: as the spec says it; by definition it means that the uses `stopped` ("value", "key", "query") have no
+    gradient, and that h is cut on entering every `grid`-th step (0: never).
+    """
 
     slots: int = 3
     life: str = "sequence"
@@ -37,6 +41,8 @@ class Options:
     release: bool = False
     null: bool = False
     credit: str = "bptt"
+    stopped: tuple[str, ...] = ()
+    grid: int = 0
 
 
 SCORES = {
@@ -85,7 +91,7 @@ step: |
   g = mean(p)
   r = past.read
 loss: mse(h, y)
-credit: "{o.credit}"
+credit: {o.credit}
 """
 
 
@@ -110,13 +116,14 @@ class Literal:
 
     def run(self, batch: dict[str, Tensor], mask: Tensor, reset: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(loss, h, what was read), the latter [time, batch, hid]."""
-        steps, samples = mask.shape
+        (steps, samples), o_grid = mask.shape, self.o.grid
         states: list[list[Tensor]] = []
         reads: list[list[Tensor]] = []
         total = torch.zeros((), dtype=torch.float64)
         for b in range(samples):
             h, items, seen, shown = torch.zeros(HID, dtype=torch.float64), list[Item](), [], []
             for t in range(steps):
+                h = h.detach() if o_grid and t % o_grid == 0 else h
                 if reset[t, b]:
                     h = torch.zeros(HID, dtype=torch.float64)
                     items = items if self.o.life == "stream" else []
@@ -150,9 +157,11 @@ class Literal:
         if self.null:
             pool = [Item(zero, torch.zeros(HID, dtype=torch.float64), -1), *pool]
         total = torch.zeros(HID, dtype=torch.float64)
-        weights = self.weights([self.score(query, item.key) for item in pool])
+        query = query.detach() if "query" in self.o.stopped else query
+        keys = [item.key.detach() if "key" in self.o.stopped else item.key for item in pool]
+        weights = self.weights([self.score(query, key) for key in keys])
         for weight, item in zip(weights, pool, strict=True):
-            total = total + weight * item.value
+            total = total + weight * (item.value.detach() if "value" in self.o.stopped else item.value)
         by_item = {id(item): num(weight) for item, weight in zip(pool, weights, strict=True)}
         return total, [by_item[id(item)] for item in items]
 

@@ -202,7 +202,9 @@ class Lowering:
         recalls = tuple(ctx.recalls.get(self.store.name, ()))
         notes = tuple(note for read in self.store.reads for note in _notes(read))
         size = sum(items) // self.slot.size
-        return Memory(self.store.name, self.slot.size, self.store.life, size, recalls, notes, self.store.span)
+        return Memory(
+            self.store.name, self.slot.size, self.store.life, size, tuple(parts), recalls, notes, self.store.span
+        )
 
 
 def _notes(read: Read) -> list[str]:

@@ -1,0 +1,80 @@
+"""Credit through memories: `past: stop`, `past: through(query=stop)`, and which carries windows spare."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from recdsl.credit.flow import Edge
+from recdsl.credit.plan import Window
+from recdsl.diagnostics import Problems, suggest
+from recdsl.errors.credit import OverlappingWindows, RuleNotYet, StoreArgument, WrongAction
+from recdsl.graph.step import Memory, StepGraph
+from recdsl.source import Span
+from recdsl.syntax.ast import CreditDecl
+
+ACTIONS = ("through", "stop")
+USES = ("value", "key", "query")
+LATER = ("reinstate", "synthetic")
+USAGE = "`through(query=stop)`: each of value, key and query is `through` or `stop`"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What the credit of one memory says. cuts: uses without credit; through: no window cuts what is stored."""
+
+    cuts: frozenset[Edge]
+    through: bool
+
+
+def of_memory(graph: StepGraph, selector: str, action: str) -> bool:
+    """Whether an entry of `credit:` is about what a memory holds, not about parameters."""
+    named = any(memory.name == selector for memory in graph.memories)
+    return action in ACTIONS or (named and action in LATER)
+
+
+def read_memory(graph: StepGraph, decl: CreditDecl, selector: str, problems: Problems) -> Stored:
+    """The cuts of `past: stop` and the like; mistakes are collected."""
+    nothing, root = Stored(frozenset(), through=False), decl.rule.root
+    memory = next((memory for memory in graph.memories if memory.name == selector), None)
+    if memory is None:
+        known = [memory.name for memory in graph.memories]
+        hint = suggest(selector, known) or f"memories: {', '.join(known) or 'none'}"
+        problems.add(WrongAction(decl.selector.span, selector, str(root.value), hint))
+        return nothing
+    if root.value in LATER:
+        problems.add(RuleNotYet(decl.rule.span, str(root.value), ", ".join(ACTIONS)))
+        return nothing
+    words = {"value": root.value, "key": root.value, "query": "through"}
+    for name, index in (*(("", k) for k in root.args), *root.keywords):
+        node = decl.rule.nodes[index]
+        if name not in USES or node.value not in ACTIONS:
+            reason = (
+                f"`{root.value}` takes no `{name or node.span.text}`" if name not in USES else f"`{name}` is a word"
+            )
+            problems.add(StoreArgument(node.span, reason, suggest(name, USES) or USAGE))
+            return nothing
+        words[name] = node.value
+    stopped = frozenset(name for name, word in words.items() if word == "stop")
+    return Stored(frozenset(edges(memory, stopped)), words["value"] == "through")
+
+
+def edges(memory: Memory, uses: frozenset[str]) -> Iterable[Edge]:
+    """The edges by which reads use values, keys or queries."""
+    for recall in memory.recalls:
+        for name, found in (("value", recall.values), ("key", recall.keys), ("query", recall.queries)):
+            yield from found if name in uses else ()
+
+
+def spared(
+    graph: StepGraph, through: Mapping[str, Span], rule: str, window: Window, problems: Problems, *, every: bool
+) -> frozenset[str]:
+    """Carries that the windows of a rule do not cut; `every`: those of all memories."""
+    found = [memory for memory in graph.memories if every or memory.name in through]
+    if window.size is None:
+        return frozenset()
+    if window.size != window.every:
+        for memory in found:
+            problems.add(OverlappingWindows(through[memory.name], memory.name, rule, window.size))
+        return frozenset()
+    return frozenset(name for memory in found for name in memory.states)
