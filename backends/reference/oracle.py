@@ -163,7 +163,8 @@ class Reference:
         gradients: dict[str, Tensor] = {}
         for index, routing in enumerate(plan.classes):
             gradients |= self._class(index, routing, given, call, chosen, divided, made)
-        state = {**carried, "t": torch.tensor(call.start + call.steps)}
+        kept = {c.name: carried[c.name] for c in self.graph.carries if not c.taped}
+        state = {**kept, "t": torch.tensor(call.start + call.steps)}
         return Result(self._outputs(steps, call), total, losses, state, gradients)
 
     def _class(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from recdsl.backends.reference import declared
+from recdsl.backends.reference import declared, tape
 from recdsl.backends.reference.result import Call
 from recdsl.credit.plan import RoutingClass
 from recdsl.graph.step import Carry, Node, StepGraph
@@ -52,15 +52,25 @@ class Unroll:
     def _start(self) -> dict[str, Tensor]:
         state = self.call.state
         if state is not None:
-            return {carry.name: self._given(state[carry.name], carry) for carry in self.graph.carries}
+            known = [carry for carry in self.graph.carries if not carry.taped]
+            return {carry.name: self._given(state[carry.name], carry) for carry in known} | self._empty()
         fixed = self.invariant()
-        return {carry.name: self._wide(self.initial(carry.init, fixed), carry) for carry in self.graph.carries}
+        started = {carry.name: self._wide(self.initial(carry.init, fixed), carry) for carry in self.graph.carries}
+        return started | self._empty()
+
+    def _empty(self) -> dict[str, Tensor]:
+        """Tapes without slots, [B, 0, *axes]."""
+        shapes = {c.name: self.graph.nodes[c.read].type.shape for c in self.graph.carries if c.taped}
+        return {n: torch.zeros((self.call.samples, 0, *s), dtype=self.dtype) for n, s in shapes.items()}
 
     def _step(self, t: int, carried: Mapping[str, Tensor]) -> tuple[Values, dict[str, Tensor]]:
         """One step: reset, evaluate, carry. A masked row carries what it entered with, after the reset."""
         values = self.invariant()
         entering: dict[str, Tensor] = {}
         for carry in self.graph.carries:
+            if carry.taped:
+                values[carry.read] = entering[carry.name] = carried[carry.name]
+                continue
             restart = self.call.reset[t] if carry.resets else torch.zeros_like(self.call.reset[t])
             reset = _column(restart, carried[carry.name])
             initial = self._wide(self.initial(carry.init, values), carry)
@@ -74,6 +84,9 @@ class Unroll:
         shown: Values = {}
         seen = self.read(values, t)
         for carry in self.graph.carries:
+            if carry.taped:
+                leaving[carry.name] = self._wound(carry, values[carry.write], t)
+                continue
             new = self._wide(self.initial(carry.write, values), carry)
             valid = _column(self.call.valid[t], new)
             if carry.kind == "state":
@@ -83,6 +96,13 @@ class Unroll:
             new = self._weighted(new, (carry.write, carry.read))
             leaving[carry.name] = torch.where(valid, new, entering[carry.name])
         return seen | shown, leaving
+
+    def _wound(self, carry: Carry, slots: Tensor, t: int) -> Tensor:
+        """A tape as a step leaves it: masked steps leave no stamp."""
+        if carry.kind != "stamp":
+            return slots
+        last = torch.where(self.call.valid[t], slots[:, -1], -torch.ones_like(slots[:, -1]))
+        return torch.cat((slots[:, :-1], last.unsqueeze(1)), 1)
 
     def invariant(self) -> Values:
         """What does not vary: parameters, constants, and what is computed from them."""
@@ -103,6 +123,8 @@ class Unroll:
             return self.call.batch[node.name][t]
         args = [self._weighted(self.operand(arg, node, values), (arg, node.id)) for arg in node.args]
         types = [self.graph.nodes[arg].type for arg in node.args]
+        if node.op in ("append", "fetch", "nearest"):
+            return tape.value(node, args, types, self.dtype)
         made = declared.value(node.op, args, node.attrs, types, self.dtype)
         for place, arg in enumerate(node.args):
             if (arg, node.id) in self.feedback:

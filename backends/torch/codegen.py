@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 
 from recdsl.backends.torch.fuse import fuse
 from recdsl.backends.torch.hosting import Hosting, Region, columns_read
+from recdsl.backends.torch.inplace import changed
 from recdsl.backends.torch.lifetimes import fix_empty, last_lines, names_in
-from recdsl.backends.torch.loops import LoopWriter, changed
+from recdsl.backends.torch.loops import LoopWriter
 from recdsl.backends.torch.operations import BINARY, UNARY, VIEWS, Operand, expression, flat_product, in_place
 from recdsl.backends.torch.room import loaded_elsewhere, read_by
 from recdsl.backends.torch.texts import affine_text, bound_text, full_text, nested_text, number_text
@@ -284,6 +285,9 @@ class Entry:
             self.results[storage.name] = full_text(storage, value) if value.number else value.text
         elif storage.kind == "carry":
             self.carry(storage, value)
+        elif storage.kind == "accumulate" and value.number:
+            self.allocate(storage)
+            self.line(f"{storage.name}{self.index(storage, store.index) or '[:]'} = {value.text}")
         elif self.replaces(storage, store):
             self.aliases[storage.name] = value.text
             if self.windowed:

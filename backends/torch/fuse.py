@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence, Set
 from dataclasses import replace
 
-from recdsl.program.ir import For, Load, Op, Stmt, Store
+from recdsl.backends.torch.room import chosen_by
+from recdsl.program.ir import Add, Load, Op, Stmt, Store
 
 
 def fuse(
@@ -17,7 +18,7 @@ def fuse(
     is still there, as values are assigned once. `ones`: values from outside the loop that are the number 1;
     `numbers`: all that are numbers, which these calls do not take.
     """
-    made = {op.results[0]: op for op in body if isinstance(op, Op)}
+    made = {op.results[0]: op for op in body if isinstance(op, Op) and not slotwise(op)}
     varying = made.keys() | {load.result for load in body if isinstance(load, Load)}
     uses: dict[str, int] = {}
     for statement in body:
@@ -26,7 +27,7 @@ def fuse(
     gone: set[str] = set()
     out: dict[str, Op] = {}
     for statement in body:
-        if isinstance(statement, Op) and statement.op in ("add", "sub"):
+        if isinstance(statement, Op) and statement.op in ("add", "sub") and statement.results[0] in made:
             before, counts = set(gone), dict(uses)
             fused = _lerp(statement, made, uses, gone, ones)
             fused = fused or _multiply_add(statement, made, varying, uses, gone, out)
@@ -45,11 +46,14 @@ def fuse(
 def _reads(statement: Stmt) -> tuple[str, ...]:
     if isinstance(statement, Op):
         return statement.args
-    if isinstance(statement, Store):
-        return (statement.value,)
-    if isinstance(statement, For | Load):
-        return ()
-    return ()
+    if isinstance(statement, Store | Add):
+        return (statement.value, *chosen_by(statement))
+    return chosen_by(statement) if isinstance(statement, Load) else ()
+
+
+def slotwise(op: Op) -> bool:
+    """Whether an op of a loop over steps works on all slots of a tape, or changes nothing but the names of axes."""
+    return len(op.types[0].lead) > 1 or op.op == "view"
 
 
 def _single(name: str, kind: str, made: dict[str, Op], uses: dict[str, int], gone: set[str]) -> Op | None:

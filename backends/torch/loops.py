@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from recdsl.backends.torch.fuse import slotwise
 from recdsl.backends.torch.hosting import Cut, Region, Slices, slices
-from recdsl.backends.torch.operations import BINARY, UNARY, VIEWS, Operand, expression, in_place
+from recdsl.backends.torch.inplace import changed, fused_in_place, sent_back
+from recdsl.backends.torch.operations import VIEWS, Operand, expression, in_place
 from recdsl.backends.torch.room import ELEMENTWISE, alike, hosts, last_reads
-from recdsl.program.ir import Affine, Bound, For, Load, Op, Range, Stmt, Store, VType
+from recdsl.program.ir import Add, Affine, At, Bound, For, Load, Op, Range, Stmt, Storage, Store, VType
 
 if TYPE_CHECKING:
     from recdsl.backends.torch.codegen import Entry
@@ -43,7 +45,8 @@ class LoopWriter:
         self.scratch: dict[str, str] = {}
         self.free: dict[str, list[str]] = {}
         self.values: dict[str, Operand] = {}
-        self.made: dict[str, Op] = {op.results[0]: op for op in body if isinstance(op, Op)}
+        self.made: dict[str, Op] = {op.results[0]: op for op in body if isinstance(op, Op) and not slotwise(op)}
+        self.counted = False
         self.last = last_reads(self.body)
         self.swaps: list[str] = []
         self.text: list[str] = []
@@ -51,6 +54,9 @@ class LoopWriter:
     def write(self) -> None:
         """Header and body; allocations and transposed matrices come before."""
         destinations = self._destinations()
+        for statement in self.body:
+            if isinstance(statement, Load | Add) and statement.index and not isinstance(statement.index[0], Affine):
+                self._pin(statement.storage)
         self._plan_parts(destinations)
         for whole, text in self.heads:
             self.entry.allocate(self.entry.storages[whole])
@@ -65,18 +71,44 @@ class LoopWriter:
                 self._op(statement, destinations, place)
             elif isinstance(statement, Store):
                 self._store(statement, destinations)
+            elif isinstance(statement, Add):
+                self.text.append(sent_back(statement, self.entry.source(self._storage(statement)), self._operand))
             self._release(place)
         entry = self.entry
         self._hoist()
         names, sequences = list(self.rows.values()), list(self.rows)
+        if self.counted:
+            names.append("t")
         direction = "" if self.loop.step > 0 else "[::-1]"
         entry.line("with torch.inference_mode():")
         entry.line(f"    for {', '.join(names)}{',' if len(names) == 1 else ''} in zip(")
         for text in sequences:
             entry.line(f"        arena.rows({text}){direction},")
+        if self.counted:
+            lo, hi = entry.bound(self.loop.lo), entry.bound(self.loop.hi)
+            entry.line(f"        range({lo}, {hi}){direction},")
         entry.line("    ):")
         for text in (*self.text, *self.swaps):
             entry.line("        " + text)
+
+    def _storage(self, statement: Load | Add) -> Storage:
+        return self.entry.storages[statement.storage]
+
+    def _pin(self, name: str) -> None:
+        """A tape that this loop writes has a room of its own: its earlier rows stay."""
+        if any(isinstance(s, Store) and s.storage == name for s in self.body):
+            self.entry.allocate(self.entry.storages[name])
+
+    def _slots(self, load: Load) -> None:
+        """Earlier steps of a tape, all of them or those at some places."""
+        base = self.entry.source(self._storage(load))
+        part = load.index[0]
+        if isinstance(part, At):
+            self.text.append(f"{load.result} = rows_at({base}, {self._operand(part.value).text})")
+        else:
+            self.counted = True
+            self.text.append(f"{load.result} = {base}[:t]")
+        self.values[load.result] = Operand(load.result, 2, load.type.axes)
 
     def _hoist(self) -> None:
         """Matrices are transposed before the loop, once, and copied where many steps read them: strides are slow."""
@@ -155,7 +187,9 @@ class LoopWriter:
             text = load.storage
         else:
             index = load.index[0]
-            assert isinstance(index, Affine)
+            if not isinstance(index, Affine):
+                self._slots(load)
+                return
             text = self._row(load.storage, index, write=False)
         self.values[load.result] = Operand(text, 1, load.type.axes)
 
@@ -333,6 +367,9 @@ class LoopWriter:
             self.entry.constant(op)
             return
         args = [self._operand(arg) for arg in op.args]
+        if slotwise(op):
+            self.values[name] = self._slotwise(op, args)
+            return
         if op.op in VIEWS:
             text = expression(op, args)
             attrs = dict(op.attrs)
@@ -369,6 +406,15 @@ class LoopWriter:
         else:
             self.text.append(written)
         self.values[name] = Operand(out, 1, vtype.axes)
+
+    def _slotwise(self, op: Op, args: Sequence[Operand]) -> Operand:
+        """An op on all slots of a tape; what has none stands in front of each."""
+        name, lead = op.results[0], len(op.types[0].lead)
+        if op.op == "view":
+            return Operand(args[0].text, lead, op.types[0].axes)
+        wide = [replace(arg, text=f"{arg.text}[None]", lead=2) if arg.lead == 1 else arg for arg in args]
+        self.text.append(f"{name} = {expression(op, wide)}")
+        return Operand(name, lead, op.types[0].axes)
 
     def _drop_scratch(self, name: str) -> None:
         tensor = self.scratch.pop(name, None)
@@ -439,45 +485,3 @@ class LoopWriter:
         self.entry.rebound[carry] = room
         self.entry.lodgers.setdefault(room, []).append(carry)
         return True
-
-
-def changed(op: Op, args: Sequence[Operand], out: str) -> str | None:
-    """The shorter calls that change one of their own arguments."""
-    place = next((k for k, arg in enumerate(args) if arg.text == out), None)
-    if place is None:
-        return None
-    others = [arg.text for k, arg in enumerate(args) if k != place]
-    if op.op in UNARY:
-        return f"{out}.{UNARY[op.op]}_()"
-    if op.op in BINARY and (place == 0 or op.op in ("add", "mul")):
-        return f"{out}.{BINARY[op.op]}_({others[0]})"
-    if place == 0 and op.op in ("addcmul", "subcmul"):
-        return f"{out}.addcmul_({', '.join(others)}{', value=-1' if op.op == 'subcmul' else ''})"
-    if place == 0 and op.op == "lerp":
-        return f"{out}.lerp_({', '.join(others)})"
-    if place == 0 and op.op == "addmm":
-        value, weight = product_of(op, args)
-        return f"{out}.addmm_({value}, {weight})"
-    return None
-
-
-def product_of(op: Op, args: Sequence[Operand]) -> tuple[str, str]:
-    """The factors of an "addmm": vectors, and the matrix as it has to stand."""
-    attrs = dict(op.attrs)
-    x, y, labels = tuple(attrs["x"]), tuple(attrs["y"]), tuple(attrs["out"])
-    value, weight, other = (args[2], args[1], x) if len(y) == 1 else (args[1], args[2], y)
-    return value.text, f"{weight.text}.t()" if other[0] == labels[0] else weight.text
-
-
-def fused_in_place(op: Op, args: Sequence[Operand], out: str) -> str | None:
-    """Calls for the fused ops of `fuse`."""
-    if op.op == "lerp":
-        return f"torch.lerp({args[0].text}, {args[1].text}, {args[2].text}, out={out})"
-    if op.op == "addcmul":
-        return f"torch.addcmul({', '.join(a.text for a in args)}, out={out})"
-    if op.op == "subcmul":
-        return f"torch.addcmul({', '.join(a.text for a in args)}, value=-1, out={out})"
-    if op.op == "addmm":
-        value, weight = product_of(op, args)
-        return f"torch.addmm({args[0].text}, {value}, {weight}, out={out})"
-    return None

@@ -17,7 +17,7 @@ from recdsl.resources import read_text
 
 RUNTIME = (
     ("init.py",),
-    *(("torch", f"{name}.py") for name in ("ranks", "arena", "chunks", "call", "runtime")),
+    *(("torch", f"{name}.py") for name in ("ranks", "slots", "arena", "chunks", "call", "runtime")),
 )
 ENTRIES = ("start", "forward", "backward", "backward_outputs", "traces", "traces_outputs")
 
@@ -123,7 +123,7 @@ def write_entries(assembled: Assembled) -> list[tuple[str, str, tuple[str, ...],
 def describe(graph: StepGraph, plan: CreditPlan, variants: dict[str, Assembled], credit: str) -> dict[str, Any]:
     """What the runtime has to know, as plain data."""
     face = variants["plain"].interface
-    carries = {carry.name: graph.nodes[carry.read].type.shape for carry in graph.carries}
+    carries = {carry.name: graph.nodes[carry.read].type.shape for carry in graph.carries if not carry.taped}
     stored = {graph.nodes[k].name for k in graph.behind(carry.write for carry in graph.carries)}
     every = {
         f"windows{k}": routing.window.every

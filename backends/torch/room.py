@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from recdsl.backends.torch.operations import BINARY, UNARY, VIEWS
-from recdsl.program.ir import Add, For, If, Load, Op, Program, Stmt, Store, VType
+from recdsl.program.ir import Add, At, For, If, Load, Op, Program, Stmt, Store, VType
 
 ELEMENTWISE = (*UNARY, *BINARY, "relu", "lerp", "addcmul", "subcmul", "addmm")  # may write over what they read
 
@@ -24,12 +24,17 @@ def read_by(statements: Iterable[Stmt]) -> set[str]:
         if isinstance(statement, Op):
             found.update(statement.args)
         elif isinstance(statement, Load):
-            found.add(statement.storage)
+            found.update((statement.storage, *chosen_by(statement)))
         elif isinstance(statement, Store | Add):
-            found.add(statement.value)
+            found.update((statement.value, *chosen_by(statement)))
         elif isinstance(statement, For | If):
             stack.extend(statement.body)
     return found
+
+
+def chosen_by(statement: Load | Store | Add) -> tuple[str, ...]:
+    """The values that choose rows."""
+    return tuple(part.value for part in statement.index if isinstance(part, At))
 
 
 def loaded_elsewhere(program: Program, entry: str) -> set[str]:
@@ -108,8 +113,10 @@ def _places(body: Sequence[Stmt], chained: dict[str, str]) -> tuple[dict[str, in
             first.setdefault(final, place)
             for arg in statement.args:
                 last[arg] = last[roots.get(arg, arg)] = place
-            if statement.op in (*VIEWS, "straight_through"):
+            if statement.op in (*VIEWS, "straight_through", "view"):
                 roots[statement.results[0]] = roots.get(statement.args[0], statement.args[0])
-        elif isinstance(statement, Store | Add):
-            last[statement.value] = last[roots.get(statement.value, statement.value)] = place
+        elif isinstance(statement, Store | Add | Load):
+            read = chosen_by(statement) if isinstance(statement, Load) else (statement.value, *chosen_by(statement))
+            for name in read:
+                last[name] = last[roots.get(name, name)] = place
     return first, last

@@ -39,6 +39,10 @@ def scopes(graph: StepGraph, routing: RoutingClass) -> tuple[Scope, ...]:
     if routing.tracing is not None and routing.tracing.scope == "rank" and eligible(graph, routing):
         reason = "it keeps no gradient of a prediction until the error of the next step, as the loss `td` needs"
         raise ScopeError("", reason, "rules that do: `columns`, `snap(1)`, `rtrl`, `tbptt`")
+    if any(carry.taped for carry in graph.carries):
+        names = ", ".join(f"`{memory.name}`" for memory in graph.memories if not memory.slots)
+        reason = f"it carries influences along with states, and {names} has no bound: its slots are no states"
+        raise ScopeError("", reason, "write a number of `slots`, or take `bptt` or `tbptt`")
     found = _scopes(graph, routing)
     size = FLOAT_BYTES * (entries(graph, found) + sum(eligible(graph, routing).values()))
     if routing.tracing is not None and routing.tracing.scope != "rank" and size > BUDGET:

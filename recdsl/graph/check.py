@@ -108,7 +108,7 @@ def _carries(graph: StepGraph) -> Iterator[str]:
 
 
 def _carry(graph: StepGraph, carry: Carry) -> Iterator[str]:
-    if carry.kind not in ("state", "delay", "input", "held"):
+    if carry.kind not in ("state", "delay", "input", "held", "tape", "stamp"):
         yield f"carry {carry.name} is a {carry.kind}"
     read = graph.nodes[carry.read]
     if (read.op, read.name) != ("carry", carry.name):

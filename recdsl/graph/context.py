@@ -44,7 +44,8 @@ class Context:
     final pass reports problems; a value that could not be built silences what depends on it.
 
     equations: those of the spec's step and of its memories; handlers: what calls in the latter mean; recalls: the
-    reads that were built, by store; lasting: states that a reset leaves alone.
+    reads that were built, by store; lasting: states that a reset leaves alone; taped: those that are
+    tapes, with their kind.
     """
 
     spec: Spec
@@ -73,6 +74,7 @@ class Context:
     recalls: dict[str, list[Recall]] = field(default_factory=dict[str, list[Recall]])
     stores: list[Any] = field(default_factory=list[Any])
     lasting: set[str] = field(default_factory=set[str])
+    taped: dict[str, str] = field(default_factory=dict[str, str])
 
     def known(self, value: int) -> bool:
         """Whether a value has a type, all of its axes included."""

@@ -14,6 +14,7 @@ from recdsl.graph.emit import UNKNOWN
 from recdsl.graph.expressions import Evaluator
 from recdsl.graph.memory.check import checked
 from recdsl.graph.memory.slots import Lowering
+from recdsl.graph.memory.tape import Tape, refuse
 from recdsl.graph.names import INPUT_NAMES
 from recdsl.graph.order import ordered
 from recdsl.graph.scope import Argument, Ref, Scope, Stop, Target
@@ -59,17 +60,14 @@ def _store(ev: Evaluator, decl: StoreDecl) -> tuple[Equation, ...]:
     if store is None:
         return ()
     if store.slots is None:
-        advice = (
-            "write a number: as many as a sequence has writes keeps all of them, `slots: 100` with `life: sequence`"
-        )
-        raise Stop(NotSupported(decl.name.span, "slots: unbounded", advice))
+        refuse(store)
     if store.life == "model":
         advice = "one store for all samples is not there yet; for one store a sample write `life: sequence` or `stream`"
         raise Stop(NotSupported(decl.name.span if decl.life is None else decl.life.span, "life: model", advice))
     if decl.write is not None and decl.write.eval is False:
         advice = "a store of its own for each sample is written in evaluation too, or it would stay empty"
         raise Stop(NotSupported(decl.write.span, "eval: false", advice))
-    lowering = Lowering(store)
+    lowering = Tape(store) if store.slots is None else Lowering(store)
     ev.ctx.stores.append(lowering)
     lowering.declare(ev.ctx)
     return lowering.equations()

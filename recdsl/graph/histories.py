@@ -180,6 +180,7 @@ def carries(ctx: Context, top: Evaluator) -> list[Carry]:
         kept = history.name in ctx.lasting or (declared is not None and declared.decl.kept)
         for lag, link in enumerate(history.links, 1):
             kind = "delay" if history.kind == "state" and lag > 1 else history.kind
+            kind = ctx.taped.get(history.name, kind)
             name = link_name(history, lag)
             found.append(Carry(name, link, value, init, kind, history.span, resets=not kept))
             value = link

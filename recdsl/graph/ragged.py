@@ -61,6 +61,18 @@ def _moved(memory: Memory, new: Mapping[int, int]) -> Memory:
     return replace(memory, recalls=tuple(moved))
 
 
+def _left(work: _Rebuild, carry: Carry) -> int:
+    """What a step leaves of a carry: at a masked step what it has read, and of a tape of stamps none."""
+    write = work.new[carry.write]
+    if not carry.taped:
+        return work.choose("mask", write, work.new[carry.read], carry)
+    if carry.kind == "tape":
+        return write
+    tape, stamp = work.emit.nodes[write].args
+    none = work.emit.constant(-1.0, work.emit.type(stamp))
+    return work.emit.op("append", tape, work.choose("mask", stamp, none, carry))
+
+
 def ragged(graph: StepGraph) -> StepGraph:
     """The graph with two more inputs, `reset` and `mask`, obeyed by every carry."""
     return ragged_map(graph)[0]
@@ -76,14 +88,14 @@ def ragged_map(graph: StepGraph) -> tuple[StepGraph, dict[int, int]]:
         if node.id in graph.varying:
             leaf = work.copy(node)
             carry = carried.get(node.id)
-            if carry is not None and carry.resets:
+            if carry is not None and carry.resets and not carry.taped:
                 leaf = work.choose("reset", work.new[carry.init], leaf, carry)
             work.new[node.id] = leaf
     reads = {node.name: node.id for node in work.emit.nodes if node.op == "carry"}
     kept: dict[int, int] = {}
     carries: list[Carry] = []
     for carry in graph.carries:
-        write = work.choose("mask", work.new[carry.write], work.new[carry.read], carry)
+        write = _left(work, carry)
         if carry.kind == "state":
             kept.setdefault(carry.write, write)
         carries.append(replace(carry, read=reads[carry.name], write=write, init=work.new[carry.init]))

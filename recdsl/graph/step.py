@@ -43,8 +43,10 @@ class Carry:
 
     `read` is the leaf that holds it on entry, `write` the value it takes on leaving the step, `init` the
     time-invariant node it starts from (and returns to at a reset). `kind` is "state", "delay" (one link of the
-    line behind `h[t-k]`, k > 1; named `h[t-2]`...), "input" (the delay line of an input, zero at the start) or
-    "held" (what a `td` loss remembers of the last valid step: no credit goes through it).
+    line behind `h[t-k]`, k > 1; named `h[t-2]`...), "input" (the delay line of an input, zero at the start), "held"
+    (what a `td` loss remembers of the last valid step: no credit goes through it), or that of a tape, which has the
+    type of one slot and grows by one each step: "tape", or "stamp", a number for each slot that says when it was
+    written (-1: it holds nothing; so it is at masked steps).
     resets: whether a reset starts it anew.
     """
 
@@ -59,7 +61,12 @@ class Carry:
     @property
     def credited(self) -> bool:
         """Whether credit can go through it."""
-        return self.kind in ("state", "delay")
+        return self.kind in ("state", "delay", "tape")
+
+    @property
+    def taped(self) -> bool:
+        """Whether it holds a slot for each step."""
+        return self.kind in ("tape", "stamp")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from recdsl.ops import primitive
 from recdsl.ops.base import add_all
-from recdsl.program.timeline import LEAVES, TimelineBuilder, TNode
+from recdsl.program.timeline import LEAVES, TimelineBuilder, TNode, here
 
 
 @dataclass(frozen=True)
@@ -75,10 +75,18 @@ class _Reverse:
     def _open_crossings(self) -> None:
         """Before any sweep: the cotangent of a source starts with what later steps will send back."""
         for k, node in enumerate(self.forward):
-            if node.op == "prev" and k in self.active and k not in self.credit.severed and node.args[0] in self.active:
+            crosses = node.op in ("prev", "fetch") and k not in self.credit.severed
+            if crosses and k in self.active and node.args[0] in self.active:
                 self.builder.span = node.span
-                self.pending[k] = self.builder.move("next", [-1], node.attr("lag"), node.type, f"d {node.name}")
+                self.pending[k] = self._crossing(node)
                 self._give(node.args[0], self.pending[k])
+
+    def _crossing(self, node: TNode) -> int:
+        """What a sequence gets back from later steps that read it through `node`."""
+        if node.op == "prev":
+            return self.builder.move("next", [-1], node.attr("lag"), node.type, f"d {node.name}")
+        type, name = self.forward[node.args[0]].type, f"d {node.name}"
+        return self.builder.again(TNode("unfetch", (), (), type, True, name, node.span), (-1, node.args[1]))
 
     def _give(self, node: int, cotangent: int | None) -> None:
         if cotangent is not None and node in self.active:
@@ -95,6 +103,9 @@ class _Reverse:
         total = self._total(k)
         if node.op == "prev":
             self._sweep_prev(k, node, total)
+        elif node.op == "fetch":
+            if k in self.pending:
+                self.builder.aim(self.pending[k], self.builder.const(0.0, k) if total is None else total)
         elif total is not None and node.op not in LEAVES:
             given = primitive(node.op).vjp(self.builder, node.args, k, total, node.attrs)
             for arg, cotangent in zip(node.args, given, strict=True):
@@ -118,7 +129,7 @@ class _Reverse:
 
 def topological(nodes: tuple[TNode, ...]) -> list[int]:
     """An order in which arguments of the same step come first; moves wait for nothing but initial values."""
-    waits = [node.args[1:] if node.op == "prev" else () if node.op == "next" else node.args for node in nodes]
+    waits = [node.args if node.op == "trace" else here(node) for node in nodes]
     users: list[list[int]] = [[] for _ in nodes]
     left = [len(args) for args in waits]
     for k, args in enumerate(waits):
@@ -155,6 +166,8 @@ def _gradient_args(nodes: tuple[TNode, ...], k: int, credit: Credit) -> list[int
         return []
     if node.op == "prev":
         return list(node.args[1:] if k in credit.severed else node.args)
+    if node.op == "fetch":
+        return [] if k in credit.severed else list(node.args[:1])
     if primitive(node.op).structure == "zero":
         return []
     skip = 1 if node.op == "straight_through" else 0

@@ -179,7 +179,7 @@ class _Assembly:
                 for k, (_, node) in enumerate(self.forward.outputs)
                 if self.nodes[node].type.dtype == "float"
             ]
-        moves = frozenset(k for k, node in enumerate(self.nodes) if node.op == "prev")
+        moves = frozenset(k for k, node in enumerate(self.nodes) if node.op in ("prev", "fetch"))
         severed = moves if immediate(routing) else frozenset[int]()
         spared = frozenset(k for name, k in self.forward.reads if name in routing.spared)
         credit = Credit(tuple(seeds), severed, frozenset(routing.parameters), self.thinned[index], spared)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from recdsl.graph.step import Carry, StepGraph
-from recdsl.program.timeline import TimelineBuilder, TNode
+from recdsl.program.timeline import EARLIER, TimelineBuilder, TNode
 
 
 @dataclass(frozen=True)
@@ -48,15 +49,23 @@ def forward_timeline(graph: StepGraph, cuts: frozenset[tuple[int, int]] = frozen
     reads: dict[str, int] = {}
     chains = _chains(graph, cuts)
     by_read = {carry.read: carry for carry in graph.carries}
+    tapes = {carry.read: carry for carry in graph.carries if carry.taped}
     base = {carry.name: (head, lag) for head, links in chains.items() for lag, carry in enumerate(links, 1)}
     for node in graph.nodes:
         builder.span = node.span
         args = [builder.op("stop", values[a]) if (a, node.id) in cuts else values[a] for a in node.args]
-        if node.id in by_read:
+        if node.id in tapes:
+            value = builder.constant(0.0, node.type)  # stands for the tape; who reads it names the sequence itself
+        elif node.id in by_read:
             carry = by_read[node.id]
             _, lag = base[carry.name]
             value = builder.move("prev", [-1, -1], lag, node.type, carry.name)
             reads[carry.name] = value
+        elif node.op == "append":
+            value = args[1]
+        elif node.op in ("nearest", "fetch"):
+            value = builder.again(TNode(node.op, (), node.attrs, node.type, True, node.name, node.span), args)
+            value = builder.op("stop", value) if (node.args[0], node.id) in cuts else value
         elif node.op in ("input", "target"):
             value = builder.leaf("input", node.name, node.type, time=True)
         elif node.op == "parameter":
@@ -68,6 +77,7 @@ def forward_timeline(graph: StepGraph, cuts: frozenset[tuple[int, int]] = frozen
         else:
             value = builder.op(node.op, *args, **dict(node.attrs))
         values.append(value)
+    _wind(graph, builder, tapes, values)
     histories = _link(builder, cuts, chains, values, reads)
     return Forward(
         tuple(builder.nodes),
@@ -79,14 +89,26 @@ def forward_timeline(graph: StepGraph, cuts: frozenset[tuple[int, int]] = frozen
     )
 
 
+def _wind(graph: StepGraph, builder: TimelineBuilder, tapes: Mapping[int, Carry], values: list[int]) -> None:
+    """Name the sequences that reads of tapes look back at."""
+    for node in graph.nodes:
+        if node.op in EARLIER:
+            count = EARLIER[node.op]
+            found = values[node.id]
+            move = found if builder.nodes[found].op == node.op else builder.nodes[found].args[0]
+            own = builder.nodes[move]
+            args = (*(values[tapes[tape].write] for tape in node.args[:count]), *own.args[count:])
+            builder.nodes[move] = replace(own, args=args)
+
+
 def _chains(graph: StepGraph, cuts: frozenset[tuple[int, int]]) -> dict[str, list[Carry]]:
     """Delay lines as lists of links, keyed by the carry that heads them. A link writes what the one before reads."""
-    by_read = {carry.read: carry.name for carry in graph.carries}
+    by_read = {carry.read: carry.name for carry in graph.carries if not carry.taped}
     linked = [c for c in graph.carries if c.write in by_read and (c.write, c.read) not in cuts]
     after = {by_read[c.write]: c for c in linked}
     chains: dict[str, list[Carry]] = {}
     for carry in graph.carries:
-        if carry in linked:
+        if carry in linked or carry.taped:
             continue
         links = [carry]
         while links[-1].name in after and after[links[-1].name].init == carry.init:
@@ -94,7 +116,7 @@ def _chains(graph: StepGraph, cuts: frozenset[tuple[int, int]]) -> dict[str, lis
         chains[carry.name] = links
     placed = {link.name for links in chains.values() for link in links}
     for carry in graph.carries:
-        if carry.name not in placed:
+        if carry.name not in placed and not carry.taped:
             chains[carry.name] = [carry]
     return chains
 

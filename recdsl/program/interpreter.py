@@ -205,9 +205,12 @@ class Machine:
             return view(self.xp, collapse(self.xp, args[0], kept), wanted, own(kind))
         if stmt.op == "constant":
             return self._constant(dict(stmt.attrs)["value"], VType(kind.dtype, (), kind.axes))
-        lead, sizes = union([arg.lead for arg in args], wanted), extents(args)
+        first = stmt.joint if stmt.op == "search" else wanted
+        lead, sizes = union([arg.lead for arg in args], first), extents(args)
         arrays = [spread(self.xp, arg, lead, sizes) for arg in args]
         array = primitive(stmt.op).value(self.xp, arrays, stmt.attrs, [arg.type for arg in args])
+        if stmt.op == "search":
+            return Cell(array, tuple(label for label in lead if label not in stmt.joint), own(kind))
         mapped = len(array.shape) == len(lead) + len(kind.axes)
         cell = Cell(array, lead if mapped else (), own(kind))
         return collapse(self.xp, cell, [label for label in lead if label not in stmt.joint])

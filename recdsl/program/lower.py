@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from recdsl.graph.types import Type
+from recdsl.program import tapes
 from recdsl.program.ir import Add, Affine, Bound, For, If, Load, Op, Range, Stmt, Storage, Store, VType
 from recdsl.program.schedule import Item
-from recdsl.program.timeline import TNode
+from recdsl.program.timeline import TNode, here
 
 VIEWS = ("slice", "rename", "transpose", "broadcast")
 ZERO = Affine()
@@ -72,6 +73,7 @@ class Emitter:
         self.totals: dict[int, str] = {}
         self.pasts: dict[int, tuple[int, Place]] = {}
         self.incoming: dict[int, str] = {}
+        self.tapes: dict[int, str] = {}
         self._filled: set[str] = set()
         self.lazy: set[int] = set()
 
@@ -265,13 +267,15 @@ class Emitter:
                 local[k] = self._crossing(body, k)
             elif node.op == "trace":
                 local[k] = self._held(body, k)
+            elif node.op in tapes.TAPES:
+                local[k] = tapes.written(self, body, local, k)
             elif node.op == "collect":
                 self._collected(body, k, local)
                 continue
             elif k in self.lazy:
                 continue
             else:
-                args = tuple(local[a] if a in local else self._operand(body, local, a) for a in node.args)
+                args = tuple(self.operand(body, local, a) for a in node.args)
                 name = self.label(k)
                 body.append(Op((name,), node.op, args, node.attrs, (self.vtype(k, step=True),), node.span))
                 local[k] = name
@@ -279,10 +283,10 @@ class Emitter:
                 self._filled.add(place.storage)
                 body.append(Store(place.storage, (affine("t", 1, place.offset),), local[k]))
         for k in item.nodes:
-            if self.nodes[k].op in ("next", "trace") and k in self.carried:
-                source = self.nodes[k].args[0]
-                value = local[source] if source in local else self._operand(body, local, source)
-                body.append(Store(self.carried[k], (), value))
+            if self.nodes[k].op == "unfetch":
+                tapes.send_back(self, body, local, k)
+            elif self.nodes[k].op in ("next", "trace") and k in self.carried:
+                body.append(Store(self.carried[k], (), self.operand(body, local, self.nodes[k].args[0])))
         self.body.append(For("t", self.domain.lo, self.domain.hi, item.direction, tuple(body)))
 
     def _prepare(self, item: Item, members: set[int]) -> dict[int, str]:
@@ -295,6 +299,7 @@ class Emitter:
                         self.placed(arg)
                     else:
                         outer[arg] = self.whole(arg)
+        tapes.open_tapes(self, item.nodes)
         for k in item.nodes:
             if self.nodes[k].op == "trace":
                 self._open_trace(k)
@@ -315,6 +320,8 @@ class Emitter:
         for source, place in self.pasts.values():
             if source == k and place not in found:
                 found.append(place)
+        if k in self.tapes and Place(self.tapes[k], 0) not in found:
+            found.append(Place(self.tapes[k], 0))
         return found
 
     def _open(self, k: int) -> None:
@@ -354,7 +361,7 @@ class Emitter:
         made, name = self.nodes[source], f"{self.label(source)}_total"
         vtype = VType("float", (), node.type.axes)
         if source in self.lazy:
-            args = tuple(local[a] if a in local else self._operand(body, local, a) for a in made.args)
+            args = tuple(self.operand(body, local, a) for a in made.args)
             body.append(Op((name,), made.op, args, made.attrs, (vtype,), made.span, "", ("B",)))
         else:
             body.append(Op((name,), "collect", (local[source],), (), (vtype,), node.span, "", ("B",)))
@@ -373,8 +380,10 @@ class Emitter:
         body.append(Load(name, place.storage, (affine("t", 1, place.offset),), vtype))
         return name
 
-    def _operand(self, body: list[Stmt], local: dict[int, str], k: int) -> str:
-        local[k] = self._row(body, k, self.places[k])
+    def operand(self, body: list[Stmt], local: dict[int, str], k: int) -> str:
+        """A node's value at step t."""
+        if k not in local:
+            local[k] = self._row(body, k, self.places[k]) if self.nodes[k].time else self.values[k]
         return local[k]
 
     def _crossing(self, body: list[Stmt], k: int) -> str:
@@ -389,9 +398,7 @@ class Emitter:
 
 def _read(node: TNode) -> tuple[int, ...]:
     """What a node of a loop reads at its own step, or (a trace) hands on as it is."""
-    if node.op in ("prev", "next"):
-        return ()
-    return node.args[:1] if node.op == "trace" else node.args
+    return node.args[:1] if node.op == "trace" else () if node.op == "prev" else here(node)
 
 
 def _only_collected(nodes: tuple[TNode, ...], items: Iterable[Item]) -> set[int]:

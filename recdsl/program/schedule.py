@@ -13,7 +13,10 @@ from dataclasses import dataclass
 import networkx as nx
 
 from recdsl.jacobian.pieces import is_lane
-from recdsl.program.timeline import TNode
+from recdsl.program.timeline import EARLIER, LATER, TNode, here
+
+STEPWISE = ("nearest", "fetch", "unfetch")
+"""Moves that have no form for all steps at once."""
 
 
 @dataclass(frozen=True)
@@ -131,15 +134,14 @@ def _order(groups: list[tuple[int, list[int]]], graph: nx.DiGraph[int], home: Ma
 
 def _item(nodes: tuple[TNode, ...], graph: nx.DiGraph[int], group: list[int]) -> Item:
     looped = len(group) > 1 or graph.has_edge(group[0], group[0])
-    if not looped:
+    if not looped and nodes[group[0]].op not in STEPWISE:
         return Item(0, (group[0],))
-    moves = {nodes[k].op for k in group} & {"prev", "next"}
-    assert len(moves) == 1, "a recurrence runs in one direction"
+    directions = {1 if nodes[k].op in EARLIER else -1 for k in group if nodes[k].op in (*EARLIER, *LATER)}
+    assert len(directions) == 1, "a recurrence runs in one direction"
     inner = nx.DiGraph()
     inner.add_nodes_from(group)
     members = set(group)
     for k in group:
-        if nodes[k].op not in ("prev", "next"):
-            inner.add_edges_from((arg, k) for arg in nodes[k].args if arg in members)
+        inner.add_edges_from((arg, k) for arg in here(nodes[k]) if arg in members)
     order = tuple(nx.lexicographical_topological_sort(inner))
-    return Item(1 if moves == {"prev"} else -1, order)
+    return Item(directions.pop(), order)

@@ -1,11 +1,14 @@
 """The timeline: one equation a value, over all steps at once.
 
 A node stands for the whole sequence of its values (or, where it does not vary, for one value a call). All arguments
-are read at the same step, but for three ops that move in time:
+are read at the same step, but for ops that move in time:
 
 - `prev(x, init; lag)`: x of `lag` steps before, `init` (given at those steps) before the first;
 - `next(x; lag)`: x of `lag` steps later, zero after the last;
-- `trace(x, start)`: x of the step before, what an earlier call left (or `start`) before the first; not kept over time.
+- `trace(x, start)`: x of the step before, what an earlier call left (or `start`) before the first; not kept over time;
+- `nearest(keys, stamps, since, *others)`: places among the earlier steps of keys and stamps (`recdsl/ops/nearest.py`);
+- `fetch(x, place)`: x of the earlier steps that `place` names, and its adjoint `unfetch(rows, place)`: for each step
+  the sum of the rows that later steps fetched from it.
 
 So a recurrence is a cycle through `prev`, its adjoint a cycle through `next`, and everything else can be computed for
 all steps in one go. Leaves: `input`, `parameter`, `constant`, `state` (what a carry holds before step 0),
@@ -25,7 +28,11 @@ from recdsl.ops import primitive
 from recdsl.ops.base import Attrs, Elementwise
 from recdsl.source import Span
 
-MOVES = ("prev", "next", "trace")
+MOVES = ("prev", "next", "trace", "nearest", "fetch", "unfetch")
+EARLIER = {"prev": 1, "fetch": 1, "nearest": 2}
+"""Moves to later steps, with the number of their arguments that are read at earlier ones."""
+LATER = ("next", "unfetch")
+"""Moves to earlier steps; the first argument is read at later ones."""
 LEAVES = ("input", "parameter", "constant", "state", "step_number", "cotangent")
 
 
@@ -70,8 +77,13 @@ class TimelineBuilder:
         self.nodes.append(TNode(op, tuple(args), (("lag", lag),), type, True, name, self.span))
         return len(self.nodes) - 1
 
+    def again(self, node: TNode, args: Sequence[int]) -> int:
+        """A move like `node`, never shared."""
+        self.nodes.append(TNode(node.op, tuple(args), node.attrs, node.type, True, node.name, node.span))
+        return len(self.nodes) - 1
+
     def aim(self, move: int, source: int) -> None:
-        """Set what a `prev` or `next` reads."""
+        """Set what a move reads at another step (the first of its arguments)."""
         node = self.nodes[move]
         self.nodes[move] = TNode(node.op, (source, *node.args[1:]), node.attrs, node.type, True, node.name, node.span)
 
@@ -116,6 +128,13 @@ class TimelineBuilder:
             arrays = [np.asarray(number, dtype=np.float64) for number in numbers]
             value = float(op.value(np, arrays, tuple(sorted(attrs.items())), types))
         return self.constant(value, self.type(args[0]))
+
+
+def here(node: TNode) -> tuple[int, ...]:
+    """The arguments that a node reads at its own step."""
+    if node.op in LATER:
+        return node.args[1:]
+    return () if node.op == "trace" else node.args[EARLIER.get(node.op, 0) :]
 
 
 def _key(node: TNode) -> tuple[Any, ...]:

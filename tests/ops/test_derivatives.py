@@ -72,7 +72,8 @@ def close(found: Tensor | None, expected: Tensor | None, tolerance: float = 1e-1
 
 
 def test_every_op_has_a_sample():
-    assert {sample.op for sample in SAMPLES} == set(catalogue())
+    moved = {"append", "fetch", "nearest", "search"}  # ops of tapes, whose values have slots: tests/memory/test_tapes.py
+    assert {sample.op for sample in SAMPLES} == set(catalogue()) - moved
 
 
 def floats(sample: Sample) -> list[int]:

@@ -9,7 +9,7 @@ from math import prod, sqrt
 from recdsl.errors.memory import QueryAxes
 from recdsl.graph import align
 from recdsl.graph.context import Context
-from recdsl.graph.emit import Emitter
+from recdsl.graph.emit import UNKNOWN, Emitter
 from recdsl.graph.memory.store import Read
 from recdsl.graph.scope import Stop
 from recdsl.graph.step import Parameter
@@ -50,12 +50,46 @@ class Compared:
 
     def matched(self) -> int:
         """The query along the axes of a key. Raises Stop."""
-        found, wanted = self.b.type(self.query), Type("float", self.key_axes)
+        return self.matched_to(self.key_axes)
+
+    def matched_to(self, axes: tuple[Axis, ...]) -> int:
+        """The query along these axes. Raises Stop."""
+        found, wanted = self.b.type(self.query), Type("float", axes)
         if not align.same_set(found, wanted):
             hint = "give both the same axes, or use `mlp(width)`, which maps each by a matrix of its own"
             raise Stop(QueryAxes(self.read.query.span, self.store, self.read.score.kind, str(found), str(wanted), hint))
         same = found.axes == wanted.axes
         return self.query if same else align.to_axes(self.b, self.query, wanted.axes)
+
+    def key_matrix(self, axes: tuple[Axis, ...]) -> int:
+        """What `mlp` maps keys of these axes by."""
+        return self.parameter("Wk", (self._hidden(), *axes), prod(axis.size for axis in axes))
+
+    def mixed_query(self) -> int:
+        """The query as `mlp` adds it to keys, [hidden]."""
+        axes = self.b.type(self.query).axes
+        matrix = self.parameter("Wq", (self._hidden(), *axes), prod(axis.size for axis in axes))
+        own = tuple(range(1, 1 + len(axes)))
+        return self.b.op("contract", matrix, self.query, x=(0, *own), y=own, out=(0,))
+
+    def last_weights(self) -> int:
+        """From the hidden layer of `mlp` to a score."""
+        hidden = self._hidden()
+        return self.parameter("w", (hidden,), hidden.size)
+
+    def key_weights(self, axes: tuple[Axis, ...]) -> int:
+        """What `separable` weighs keys of these axes by. Without a query (where a key is written), as a read has it."""
+        full = f"{self.read.scorer}.wk"
+        if self.query == UNKNOWN:
+            self.ctx.parameters.setdefault(
+                full, Parameter(full, Type("float", axes), ("zeros", ()), (), False, self.read.span)
+            )
+            return self.b.leaf("parameter", full, Type("float", axes))
+        return self.parameter("wk", axes, prod(axis.size for axis in (*axes, *self.b.type(self.query).axes)))
+
+    def _hidden(self) -> Axis:
+        assert self.read.score.width is not None
+        return self.read.score.width.axis
 
 
 def scored(made: Compared) -> int:
@@ -75,7 +109,7 @@ def _total(b: Emitter, value: int, first: int) -> int:
     return b.op("sum", value, over=over) if over else value
 
 
-def _norm(b: Emitter, value: int, first: int) -> int:
+def norm(b: Emitter, value: int, first: int) -> int:
     """The norm over all axes from `first` on, at least FLOOR; its gradient is 0 below."""
     squares = _total(b, b.op("mul", value, value), first)
     return b.op("sqrt", b.op("maximum", squares, b.const(FLOOR * FLOOR, squares)))
@@ -92,7 +126,7 @@ def _dot(made: Compared) -> int:
 def _cosine(made: Compared) -> int:
     b, query = made.b, made.matched()
     products = along_keys(b, made.keys, query)
-    lengths = b.op("mul", _norm(b, made.keys, 1), _wide(b, _norm(b, query, 0), (made.slot,), ()))
+    lengths = b.op("mul", norm(b, made.keys, 1), _wide(b, norm(b, query, 0), (made.slot,), ()))
     cosine = b.op("div", products, lengths)
     sharpness = made.read.score.number
     return cosine if sharpness == 1 else b.op("mul", cosine, b.const(sharpness, cosine))
@@ -108,25 +142,19 @@ def _inverse_distance(made: Compared) -> int:
 
 def _mlp(made: Compared) -> int:
     """w . tanh(Wk k + Wq q): additive, without biases (Ke et al. 2018; Bahdanau et al. 2015)."""
-    b, width = made.b, made.read.score.width
-    assert width is not None
-    hidden, query_axes = width.axis, b.type(made.query).axes
-    from_key = made.parameter("Wk", (hidden, *made.key_axes), prod(axis.size for axis in made.key_axes))
-    from_query = made.parameter("Wq", (hidden, *query_axes), prod(axis.size for axis in query_axes))
-    keys = len(made.key_axes)
-    inner = tuple(range(2, 2 + keys))
+    b, from_key = made.b, made.key_matrix(made.key_axes)
+    inner = tuple(range(2, 2 + len(made.key_axes)))
     first = b.op("contract", made.keys, from_key, x=(0, *inner), y=(1, *inner), out=(0, 1))
-    own = tuple(range(1, 1 + len(query_axes)))
-    second = b.op("contract", from_query, made.query, x=(0, *own), y=own, out=(0,))
-    mixed = b.op("tanh", b.op("add", first, _wide(b, second, (made.slot, hidden), (1,))))
-    return b.op("contract", mixed, made.parameter("w", (hidden,), hidden.size), x=(0, 1), y=(1,), out=(0,))
+    second = _wide(b, made.mixed_query(), b.type(first).axes, (1,))
+    mixed = b.op("tanh", b.op("add", first, second))
+    return b.op("contract", mixed, made.last_weights(), x=(0, 1), y=(1,), out=(0,))
 
 
 def _separable(made: Compared) -> int:
     """wk . tanh(k) + wq . tanh(q), one layer on both joined: the query moves all scores alike."""
     b, query_axes = made.b, made.b.type(made.query).axes
     fan_in = prod(axis.size for axis in (*made.key_axes, *query_axes))
-    keys = along_keys(b, b.op("tanh", made.keys), made.parameter("wk", made.key_axes, fan_in))
+    keys = along_keys(b, b.op("tanh", made.keys), made.key_weights(made.key_axes))
     own = tuple(range(len(query_axes)))
     weights = made.parameter("wq", query_axes, fan_in)
     query = b.op("contract", b.op("tanh", made.query), weights, x=own, y=own, out=())

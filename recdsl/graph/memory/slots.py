@@ -63,11 +63,11 @@ class Lowering:
     def _carried(self) -> dict[str, Expression]:
         """What the slots held before the step."""
         place = self.store.span
-        return {part: _leaf("delay", (self.state(part), 1), place) for part in self.parts}
+        return {part: leaf("delay", (self.state(part), 1), place) for part in self.parts}
 
     def _reading(self, read: Read) -> Equation:
         targets = [read.name, f"{read.name}.weights"] if self.used else [read.name]
-        return _equation(targets, read.name, {"query": read.query, **self._carried()}, read.span)
+        return equation(targets, read.name, {"query": read.query, **self._carried()}, read.span)
 
     def _writing(self) -> Equation:
         write, given = self.store.write, self._carried()
@@ -75,8 +75,8 @@ class Lowering:
         optional = {"new_key": write.key, "when": write.when, "new_priority": self.store.evict.priority}
         given |= {name: value for name, value in optional.items() if value is not None}
         for k, read in enumerate(self.store.reads if self.used else ()):
-            given[f"weights{k}"] = _leaf("name", f"{read.name}.weights", self.store.span)
-        return _equation([self.state(part) for part in self.parts], self.state("write"), given, write.span)
+            given[f"weights{k}"] = leaf("name", f"{read.name}.weights", self.store.span)
+        return equation([self.state(part) for part in self.parts], self.state("write"), given, write.span)
 
     def declare(self, ctx: Context) -> None:
         """What calls of these equations mean, and the states whose types are known beforehand."""
@@ -90,7 +90,7 @@ class Lowering:
 
     # -- reading --------------------------------------------------------------------------------------------------
     def _read(self, ev: Evaluator, call: Call, read: Read) -> Item:
-        b, values = ev.b, _given(ev, call)
+        b, values = ev.b, given(ev, call)
         held = values["value"]
         if ev.ctx.optimistic:
             known = ev.ctx.known(held)
@@ -106,30 +106,23 @@ class Lowering:
         last = len(b.nodes)
         slots = Slots(b, self.store, self.slot, values)
         weights = weighed(Weighing(b, read, scores, slots.held(null=read.null_slot), slots.order))
-        weights = self._due(ev, read.every, weights)
+        weights = due(ev, read.every, weights, self.slot)
         start = len(b.nodes)
         rest = tuple(range(1, len(b.type(held).axes)))
         item = b.op("contract", weights, held, x=(0,), y=(0, *rest), out=rest)
         found = Recall(
             read.name,
-            values=_uses(ev, held, start, len(b.nodes)),
-            keys=_uses(ev, keys, first, last),
-            queries=_uses(ev, query, first, last),
+            values=uses(ev, held, start, len(b.nodes)),
+            keys=uses(ev, keys, first, last),
+            queries=uses(ev, query, first, last),
             selective=read.selective,
         )
         ev.ctx.recalls.setdefault(self.store.name, []).append(found)
         return Results((item, weights)) if self.used else Ref(item)
 
-    def _due(self, ev: Evaluator, every: int, weights: int) -> int:
-        """The weights at the steps of a read, 0 at the others."""
-        if every == 1:
-            return weights
-        wide = ev.b.op("broadcast", _every(ev, every), axes=(self.slot,), at=())
-        return ev.b.op("where", wide, weights, ev.b.const(0.0, weights))
-
     # -- writing --------------------------------------------------------------------------------------------------
     def _write(self, ev: Evaluator, call: Call) -> Item:
-        values, write = _given(ev, call), self.store.write
+        values, write = given(ev, call), self.store.write
         fresh = {"value": ev.floats(values["new_value"], "a stored value", write.value.span)}
         if write.key is not None:
             fresh["key"] = ev.floats(values["new_key"], "a stored key", write.key.span)
@@ -200,11 +193,16 @@ class Lowering:
         parts = [self.state(part) for part in ("value", "key") if part in self.parts]
         items = [ctx.emit.type(ctx.values[name]).numel for name in parts]
         recalls = tuple(ctx.recalls.get(self.store.name, ()))
-        notes = tuple(note for read in self.store.reads for note in _notes(read))
+        notes = notes_on(self.store)
         size = sum(items) // self.slot.size
         return Memory(
             self.store.name, self.slot.size, self.store.life, size, tuple(parts), recalls, notes, self.store.span
         )
+
+
+def notes_on(store: Store) -> tuple[str, ...]:
+    """What a user should know about reads that are legal."""
+    return tuple(note for read in store.reads for note in _notes(read))
 
 
 def _notes(read: Read) -> list[str]:
@@ -217,6 +215,14 @@ def _notes(read: Read) -> list[str]:
     return []
 
 
+def due(ev: Evaluator, every: int, weights: int, axis: Axis) -> int:
+    """The weights at the steps of a read, 0 at the others."""
+    if every == 1:
+        return weights
+    wide = ev.b.op("broadcast", _every(ev, every), axes=(axis,), at=())
+    return ev.b.op("where", wide, weights, ev.b.const(0.0, weights))
+
+
 def _every(ev: Evaluator, every: int) -> int:
     """bool: whether the step is one of every - 1, 2 every - 1, ..."""
     b = ev.b
@@ -225,21 +231,21 @@ def _every(ev: Evaluator, every: int) -> int:
     return b.op("eq", passed, b.const(0.0, passed))
 
 
-def _given(ev: Evaluator, call: Call) -> dict[str, int]:
+def given(ev: Evaluator, call: Call) -> dict[str, int]:
     """The operands of a read or write, by name."""
     return {name: ev.node(item, call.span) for name, item in call.keywords.items()}
 
 
-def _uses(ev: Evaluator, source: int, first: int, last: int) -> tuple[tuple[int, int], ...]:
+def uses(ev: Evaluator, source: int, first: int, last: int) -> tuple[tuple[int, int], ...]:
     """The edges from a value into a run of nodes."""
     return tuple((source, node.id) for node in ev.b.nodes[first:last] if source in node.args)
 
 
-def _leaf(kind: str, value: str | tuple[str, int], span: Span) -> Expression:
+def leaf(kind: str, value: str | tuple[str, int], span: Span) -> Expression:
     return Expression((Node(kind, value, (), (), span),))
 
 
-def _equation(targets: Sequence[str], call: str, given: Mapping[str, Expression], span: Span) -> Equation:
+def equation(targets: Sequence[str], call: str, given: Mapping[str, Expression], span: Span) -> Equation:
     """`targets = call(name=..., ...)`."""
     nodes: list[Node] = []
     keywords: list[tuple[str, int]] = []

@@ -50,7 +50,7 @@ class _Factor:
         for k in moves:
             node = self.nodes[k]
             self.builder.span = node.span
-            self.new[k] = self.builder.move(node.op, [-1], node.attr("lag"), node.type, node.name)
+            self.new[k] = self.builder.again(node, (-1, *node.args[1:]))  # the others belong to the forward pass
         for k in topological(self.nodes):
             if k >= self.own and k not in self.new and k in self.live:
                 self._visit(k)

@@ -50,7 +50,7 @@ def rewrite(
     for k in moves:
         node = nodes[k]
         builder.span = node.span
-        new[k] = builder.move(node.op, [-1] * len(node.args), node.attr("lag"), node.type, node.name)
+        new[k] = builder.again(node, [-1] * len(node.args))
     for k in range(kept, len(nodes)):
         _demand(builder, nodes, recipes, new, k)
     for k in moves:
