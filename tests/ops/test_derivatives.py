@@ -72,7 +72,7 @@ def close(found: Tensor | None, expected: Tensor | None, tolerance: float = 1e-1
 
 
 def test_every_op_has_a_sample():
-    moved = {"append", "fetch", "nearest", "search"}  # ops of tapes, whose values have slots: tests/memory/test_tapes.py
+    moved = {"append", "fetch", "nearest", "search"}  # of tapes: tests/memory/test_tapes.py
     assert {sample.op for sample in SAMPLES} == set(catalogue()) - moved
 
 
