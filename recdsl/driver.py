@@ -20,6 +20,7 @@ from recdsl.syntax.ast import Spec
 from recdsl.syntax.printer import print_expression
 from recdsl.syntax.spec import read_spec
 from recdsl.training.catalogue import check_settings, data_sizes
+from recdsl.training.stages import resolved
 
 if TYPE_CHECKING:
     import torch
@@ -29,11 +30,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Compilation:
-    """Every stage of one spec; the later ones are made when asked for."""
+    """Every stage of one spec; the later ones are made when asked for.
+
+    boundaries: updates at which `train: stages` changes what is trained.
+    """
 
     spec: Spec
     graph: StepGraph
     plan: CreditPlan
+    boundaries: tuple[int, ...] = ()
 
     @cached_property
     def credit(self) -> str:
@@ -64,12 +69,20 @@ class Compilation:
         return 0
 
 
-def analyse(path_or_text: str, overrides: Sequence[str] = ()) -> Compilation:
-    """Everything short of code. Raises SpecError with all problems of the first phase that has any."""
+def analyse(path_or_text: str, overrides: Sequence[str] = (), update: int = 0) -> Compilation:
+    """Everything short of code. Raises SpecError with all problems of the first phase that has any.
+
+    update: of `train: stages`, the one whose parameters are trained.
+    """
     spec = read_spec(path_or_text, overrides)
     settings = check_settings(spec)
     graph = with_traces(build(spec, data_sizes(spec)), settings.optimizer.options.get("trace", 0.0))
-    return Compilation(spec, graph, plan(graph, spec.credit, spec.require))
+    stages = resolved(settings.stages, graph, settings["steps"])
+    if not update:
+        for later in stages.boundaries:
+            plan(stages.graph(graph, later), spec.credit, spec.require, stages.numbers)
+    graph = stages.graph(graph, update)
+    return Compilation(spec, graph, plan(graph, spec.credit, spec.require, stages.numbers), stages.boundaries)
 
 
 def compile(

@@ -26,13 +26,22 @@ _REQUIRE = re.compile(r"(exact|unbiased)(?:\s+for\s+(\S+))?")
 _RANK = {"exact": 0, "frozen": 0, "unbiased": 1, "biased": 2}
 
 
-def plan(graph: StepGraph, credit: Sequence[CreditDecl] = (), require: Name | None = None) -> CreditPlan:
-    """All reverse passes of a model and the verdict of each parameter. Raises SpecError with every problem found."""
+def plan(
+    graph: StepGraph,
+    credit: Sequence[CreditDecl] = (),
+    require: Name | None = None,
+    stages: Mapping[str, int] | None = None,
+) -> CreditPlan:
+    """All reverse passes of a model and the verdict of each parameter. Raises SpecError with every problem found.
+
+    stages: numbers of parameters that are trained at times of their own.
+    """
     problems = Problems()
     reading = read(graph, credit, problems)
     problems.check()
     trained = [p.name for p in graph.parameters if not p.frozen]
-    ways = {name: _way(graph, reading.rules[name], reading, problems) for name in trained}
+    numbers = stages or {}
+    ways = {n: replace(_way(graph, reading.rules[n], reading, problems), stage=numbers.get(n, 0)) for n in trained}
     problems.check()
     routed_ = [_altered(graph, made, reading) for made in routing(graph, ways)]
     fed = buffers(graph, [(a, b) for made in routed_ for a, b, _ in made.feedback])

@@ -12,7 +12,11 @@ from recdsl.graph.step import StepGraph
 
 @dataclass(frozen=True)
 class Way:
-    """How a parameter gets its gradient: parameters with different ways never share a pass."""
+    """How a parameter gets its gradient: parameters with different ways never share a pass.
+
+    stage: parameters that are trained at other times have passes of their own, so that their traces keep their names
+    and layouts while others come and go.
+    """
 
     window: Window
     cuts: frozenset[Edge]
@@ -20,6 +24,7 @@ class Way:
     thinning: int = 0
     tail: float = 0.0
     spared: frozenset[str] = frozenset()
+    stage: int = 0
 
 
 @dataclass

@@ -216,3 +216,59 @@ class NoDifference(Problem):
     message = "`td_lambda` learns from temporal differences, but no loss is one"
     hint = "add a loss `td(v, cumulant, discount=0.9)`, or use another optimizer"
     explain = "`td_lambda` keeps traces of the gradients of predictions; other losses have nothing to keep."
+
+
+@dataclass(frozen=True)
+class StageEmpty(Problem):
+    code = "RD0619"
+    message = "this stage ends at update {until}, not after its start at {start}"
+    hint = "`until` is the first update that no longer trains the parameters"
+    explain = "A stage trains its parameters in the updates from `start` on, as long as they come before `until`."
+
+    start: int
+    until: int
+
+
+@dataclass(frozen=True)
+class StageUnknown(Problem):
+    code = "RD0620"
+    message = "`{selector}` names no parameter that is trained"
+    hint = "{known}"
+    explain = "A stage names parameters by a selector, such as `late.*`; those that are `frozen` are never trained."
+
+    selector: str
+    known: str
+
+
+@dataclass(frozen=True)
+class StageTwice(Problem):
+    code = "RD0621"
+    message = "`{parameter}` is in two stages"
+    hint = "name each parameter in one stage; what no stage names is trained all the time"
+    explain = "A parameter is trained for one stretch of updates and constant before and after."
+
+    parameter: str
+
+
+@dataclass(frozen=True)
+class StageIdle(Problem):
+    code = "RD0622"
+    message = "nothing is trained at update {step}"
+    hint = "let a stage begin at update {step}, or name fewer parameters"
+    explain = "Every update needs a parameter that it may change."
+
+    step: int
+
+
+@dataclass(frozen=True)
+class NotSingle(Problem):
+    code = "RD0623"
+    message = "`idbd` {reason}"
+    hint = "it needs {wanted}"
+    explain = (
+        "Incremental delta-bar-delta uses the square of a prediction's gradient. It can be told from the gradient of a "
+        "loss for one error only, not from a mean over several."
+    )
+
+    reason: str
+    wanted: str

@@ -17,7 +17,7 @@ from recdsl.syntax.yaml_reader import Mapping, Scalar, YamlNode
 from recdsl.syntax.yaml_reader import Sequence as YamlSequence
 
 LOSS_KEYS = ("value", "weight", "trains", "at")
-LATER_TRAIN = ("freeze", "drift", "flush")
+LATER_TRAIN = ("drift", "flush")
 _EVERY = re.compile(r"every\(\s*([0-9]{1,15})\s*\)")
 _REQUIRE = re.compile(r"\s*(\w+)(?:\s+for\s+(.+?))?\s*", re.S)
 

@@ -289,7 +289,7 @@ def _learning(rule: str, question: Question) -> tuple[tuple[tuple[int, float], .
     compiled = COMPILER.build(question.spec, changes)
     ready = setup(compiled, beside(compiled.spec, question.trust))
     seed_all(settings(compiled.spec)["seed"])
-    worker = trainer(compiled.module, ready.source, ready.binding, ready.settings)
+    worker = trainer(compiled, ready.source, ready.binding, ready.settings)
     every = max(1, question.train // POINTS)
     found: list[tuple[int, float]] = []
     while worker.step < question.train:

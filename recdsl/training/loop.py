@@ -18,7 +18,9 @@ from recdsl.training.batches import Batch, Request, Sampler, Source
 from recdsl.training.binding import Binding, Call
 from recdsl.training.checkpoint import Checkpoint
 from recdsl.training.metrics import Tally, measure
+from recdsl.training.online_rules import IDBD
 from recdsl.training.optim import factor, flatten, optimizer, unflatten
+from recdsl.training.pipeline import Stages
 from recdsl.training.settings import Settings
 
 
@@ -44,16 +46,38 @@ class Trainer:
     seconds: float = 0.0
     batch: Batch | None = None
     stopping: Callable[[], bool] = lambda: False
+    stages: Stages = field(default_factory=Stages)
 
     def __post_init__(self) -> None:
-        self.named = [(name, p) for name, p in self.module.named_parameters() if p.requires_grad]
-        if not self.named:
-            raise RunError(NothingToTrain())
-        self.optimizer = optimizer(self.settings.optimizer, [parameter for _, parameter in self.named])
+        self._train(self.module)
         self.rate = float(self.settings.optimizer.options["lr"])
         self.sampler = self._sampler("train")
         self.tell: Callable[[float], None] = getattr(self.sampler, "learned", lambda _loss: None)
         self.fingerprint = self.source.fingerprint()
+
+    def _train(self, module: nn.Module) -> None:
+        """From now on train the parameters of this module."""
+        self.module = module
+        self.named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+        if not self.named:
+            raise RunError(NothingToTrain())
+        self.optimizer = optimizer(self.settings.optimizer, [parameter for _, parameter in self.named])
+
+    def _enter(self, update: int) -> None:
+        """Begin the stage of an update: a module in which other parameters are trained takes over.
+
+        Those that are trained on keep what the optimizer knows of them. The carried state is kept as far as the new
+        module has it; the influence of parameters that were constant until now begins at zero.
+        """
+        assert self.stages.module is not None
+        module = self.stages.module(update).to(self.binding.device)
+        module.load_state_dict(self.module.state_dict())
+        before = {name: self.optimizer.state.get(p, {}) for name, p in self.named}
+        self._train(module)
+        for name, parameter in self.named:
+            if before.get(name):
+                self.optimizer.state[parameter] = before[name]
+        self.state = carried(module, self.state)
 
     def _sampler(self, split: str) -> Sampler:
         return self.source.draw(self._request(split))
@@ -65,6 +89,8 @@ class Trainer:
     def update(self) -> None:
         """One batch, one step of the optimizer. Raises RD0654, RD0701 and RD0711 before anything has changed."""
         began = time.perf_counter()
+        if self.step in self.stages.boundaries:
+            self._enter(self.step)
         call = self._next()
         try:
             self._update(call)
@@ -87,14 +113,16 @@ class Trainer:
         loss = guard.check_output(output.loss, output.outputs, self.step, self.last_good)
         output.loss.backward()
         norm = guard.clip(self.named, self.settings["clip"], self.step, self.last_good)
-        rate = self._advance()
+        rate = self._advance(loss)
         if self.settings["stream"]:
             self.state = {name: value.detach() for name, value in output.state.items()}
         self._count(call, output, loss, norm, rate)
         self.tell(loss)
 
-    def _advance(self) -> float:
+    def _advance(self, loss: float) -> float:
         """One step of the optimizer, at the rate of the schedule; the rate."""
+        if isinstance(self.optimizer, IDBD):
+            self.optimizer.loss, self.optimizer.scale = loss, self.settings.halves
         rate = self.rate * factor(self.settings.schedule, self.step, self.settings["steps"])
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -162,6 +190,9 @@ class Trainer:
     def restore(self, checkpoint: Checkpoint) -> None:
         """Put a snapshot back. Raises RD0705 if it is of another model."""
         parts = split_names(checkpoint.tensors)
+        passed = [update for update in self.stages.boundaries if update < checkpoint.state["step"]]
+        if passed:
+            self._enter(passed[-1])
         load_weights(self.module, parts.get("model", {}), str(checkpoint.path))
         state = checkpoint.state
         unflatten(self.optimizer, parts.get("optimizer", {}), state["optimizer"])
@@ -179,6 +210,15 @@ class Trainer:
         np.random.set_state(("MT19937", key, position, has_gauss, gauss))
         version, internal, gauss_next = state["python"]
         random.setstate((version, tuple(internal), gauss_next))
+
+
+def carried(module: nn.Module, state: Mapping[str, Tensor] | None) -> dict[str, Tensor] | None:
+    """What a module can take over of the state that another one of the same model has left."""
+    if state is None:
+        return None
+    about: Mapping[str, Any] = getattr(module, "recdsl_about", {})
+    known = {**about.get("carries", {}), **about.get("traces", {})}
+    return {name: value for name, value in state.items() if name in known or name == "t"} if known else dict(state)
 
 
 def run(module: nn.Module, call: Call, state: Mapping[str, Tensor] | None) -> Any:

@@ -20,17 +20,18 @@ from recdsl.training.batches import Source
 from recdsl.training.binding import Binding
 from recdsl.training.checkpoint import Checkpoint
 from recdsl.training.feed import Feed, Steps, joined
-from recdsl.training.loop import Trainer, split_names
+from recdsl.training.loop import Trainer, carried, split_names
 from recdsl.training.metrics import Tally, measure
+from recdsl.training.pipeline import Compiled
 from recdsl.training.settings import Settings
 
 State = Mapping[str, Tensor]
 
 
-def trainer(module: nn.Module, source: Source, binding: Binding, settings: Settings) -> Trainer:
+def trainer(compiled: Compiled, source: Source, binding: Binding, settings: Settings) -> Trainer:
     """The trainer that `train:` asks for."""
     kind = Online if settings["online"] else Trainer
-    return kind(module, source, binding, settings)
+    return kind(compiled.module, source, binding, settings, stages=compiled.stages)
 
 
 def windows(module: nn.Module, every: int) -> list[tuple[int, int]]:
@@ -50,13 +51,22 @@ def replayed(found: list[tuple[int, int]], every: int) -> int:
     return 0 if uneven or steps > 2 * size else steps
 
 
+def looks_behind(module: nn.Module) -> bool:
+    """Whether gradients go back to the step before the newest ones: of the last prediction that a `td` loss corrects,
+    under rules that do not carry it along."""
+    about: Mapping[str, Any] = getattr(module, "recdsl_about", {})
+    temporal = any("after" in info for info in about.get("losses", ()))
+    return temporal and bool(set(about["gradients"]) - set(about["traced"]))
+
+
 class Online(Trainer):
     """See the module's text. `seen` holds the steps that can be replayed, `states` the state before each of them."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.every: int = self.settings["every"]
-        self.kept = max(1, replayed(windows(self.module, self.every), self.every) // self.every)
+        steps = replayed(windows(self.module, self.every), self.every)
+        self.kept = max(1 + looks_behind(self.module), steps // self.every)
         self.feed = Feed(self.sampler, self.binding, self.source.continues)
         self.seen: deque[Steps] = deque(maxlen=self.kept)
         self.states: deque[State | None] = deque(maxlen=self.kept)
@@ -64,6 +74,10 @@ class Online(Trainer):
         self.pending = Pending()
         self.losses, self.told = (0.0, 0), 0
         self.blocks: deque[tuple[int, Tally]] = deque()
+
+    def _enter(self, update: int) -> None:
+        super()._enter(update)
+        self.states = deque((carried(self.module, state) for state in self.states), maxlen=self.kept)
 
     # -- one update ------------------------------------------------------------------------------------------------
     def _next(self) -> Steps:
@@ -81,7 +95,7 @@ class Online(Trainer):
         output.loss.backward()
         due, clip = (self.step + 1) % self.settings["log"] == 0, self.settings["clip"]
         norm = guard.clip(self.named, clip, self.step, self.last_good) if due or clip is not None else None
-        rate = self._advance()
+        rate = self._advance(loss)
         self.state = {name: value.detach() for name, value in output.state.items()}
         self._note(call, output, loss, norm, rate)
         self.losses = self.losses[0] + loss, self.losses[1] + 1

@@ -10,17 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from recdsl.errors.runs import OptimizerRefused, RunError
+from recdsl.training.online_rules import IDBD, TDLambda
 from recdsl.training.settings import Chosen
-
-
-class TDLambda(torch.optim.SGD):
-    """theta += lr * mean of delta * e: a plain step, since the gradient of a `td` loss is the mean of -delta * e."""
-
-    def __init__(self, params: Iterable[nn.Parameter], lr: float, trace: float) -> None:
-        """trace: lambda of the traces e, which the compiled model keeps."""
-        super().__init__(params, lr=lr)
-        self.trace = trace
-
 
 CLASSES: Mapping[str, type[torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
@@ -32,6 +23,7 @@ CLASSES: Mapping[str, type[torch.optim.Optimizer]] = {
     "nadam": torch.optim.NAdam,
     "radam": torch.optim.RAdam,
     "td_lambda": TDLambda,
+    "idbd": IDBD,
 }
 
 

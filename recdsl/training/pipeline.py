@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
@@ -16,6 +16,14 @@ from recdsl.training.settings import settings, written
 
 
 @dataclass(frozen=True)
+class Stages:
+    """The updates at which what is trained changes, and the module of the updates from such a one on."""
+
+    boundaries: tuple[int, ...] = ()
+    module: Callable[[int], nn.Module] | None = None
+
+
+@dataclass(frozen=True)
 class Compiled:
     """A compiled spec: the tree, what a batch holds, the module, the spec with all filled in, the generated code."""
 
@@ -24,6 +32,7 @@ class Compiled:
     module: nn.Module
     resolved: str
     code: str = ""
+    stages: Stages = field(default_factory=lambda: Stages())
 
 
 @dataclass(frozen=True)
@@ -48,7 +57,12 @@ def _build(path_or_text: str, overrides: Sequence[str]) -> Compiled:
     dtype = getattr(torch, settings(compilation.spec)["dtype"])
     module = find("torch").module(compilation, dtype)
     resolved = _resolved(path_or_text, overrides)
-    return Compiled(compilation.spec, compilation.graph.inputs, module, resolved, compilation.source)
+
+    def later(update: int) -> nn.Module:
+        return find("torch").module(analyse(path_or_text, overrides, update), dtype)
+
+    stages = Stages(compilation.boundaries, later)
+    return Compiled(compilation.spec, compilation.graph.inputs, module, resolved, compilation.source, stages)
 
 
 def _resolved(path_or_text: str, overrides: Sequence[str]) -> str:

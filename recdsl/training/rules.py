@@ -43,7 +43,19 @@ OPTIMIZERS = (
     Declaration(
         "td_lambda",
         "temporal differences with eligibility traces (Sutton 1988), for `td` losses",
-        (LR, Option("trace", "float", 0.0, "lambda: how slowly traces decay", low=0.0, high=1.0)),
+        (
+            LR,
+            Option("trace", "float", 0.0, "lambda: how slowly traces decay", low=0.0, high=1.0),
+            Option("normalise", "bool", False, "divide each update by the root of its running mean square"),
+        ),
+    ),
+    Declaration(
+        "idbd",
+        "a step size for each parameter, learned online (Sutton 1992); one stream, one `td` or `mse` loss",
+        (
+            Option("lr", "float", 1e-3, "the first step size of each parameter", above=0.0),
+            Option("meta", "float", 1e-2, "rate at which step sizes are learned", low=0.0),
+        ),
     ),
 )
 
@@ -121,7 +133,17 @@ NUMBERS = (
 )
 """Plain settings of `train:`; `optimizer`, `schedule` and `metrics` are calls."""
 
+STAGE = Declaration(
+    "train",
+    "parameters that are trained for a part of the run, and constant before and after",
+    (
+        Option("parameters", "text", "<required>", 'a selector, such as "late.*"'),
+        Option("start", "int", 0, "the first update that trains them", low=0),
+        Option("until", "int", None, "the first update that no longer does", low=1, none=True),
+    ),
+)
+
 CALLS = {"optimizer": ("adam(lr=1e-3)", OPTIMIZERS), "schedule": ("cosine(warmup=100)", SCHEDULES)}
 ONLINE = ("every", "recent")
 """Settings that mean nothing without `online: true`."""
-SETTINGS = (*(option.name for option in NUMBERS), *CALLS, "metrics")
+SETTINGS = (*(option.name for option in NUMBERS), *CALLS, "metrics", "stages")

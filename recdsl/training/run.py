@@ -126,7 +126,7 @@ def _start(
     where = beside(compiled.spec, trust)
     made = setup(compiled, where)
     seed_all(made.settings["seed"])
-    worker = trainer(compiled.module, made.source, made.binding, made.settings)
+    worker = trainer(compiled, made.source, made.binding, made.settings)
     run = folder.create(root, compiled.spec.name)
     describe(run, made, path_or_text, overrides, where)
     with store.locked(run.path):
@@ -160,7 +160,7 @@ def _resume(
                 raise RunError(CheckpointMismatch(str(run.path), "its spec.yaml differs from the spec given"))
             _check_blocks(run, given)
         made = reopen(run, overrides, trust, compiler)
-        worker = trainer(made.compiled.module, made.source, made.binding, made.settings)
+        worker = trainer(made.compiled, made.source, made.binding, made.settings)
         whole = pick(run, resume, talk)
         if whole.state["fingerprint"] != worker.fingerprint:
             raise RunError(DataChanged(whole.state["fingerprint"], worker.fingerprint))

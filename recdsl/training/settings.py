@@ -12,6 +12,8 @@ from recdsl.errors.training import (
     NeedsOnline,
     NoDifference,
     NotACall,
+    NotSingle,
+    StageEmpty,
     UnknownCall,
     UnknownSetting,
     WrongOption,
@@ -21,7 +23,7 @@ from recdsl.syntax.ast import LossDecl, Name, Setting, Spec
 from recdsl.syntax.expressions import parse_value
 from recdsl.syntax.text import Text
 from recdsl.training.declare import Declaration, Option
-from recdsl.training.rules import CALLS, METRICS, NUMBERS, ONLINE, SETTINGS
+from recdsl.training.rules import CALLS, METRICS, NUMBERS, ONLINE, SETTINGS, STAGE
 from recdsl.training.values import WRONG, Call, Value, as_call, bind, convert, read, show
 
 
@@ -49,13 +51,25 @@ class Metric:
 
 
 @dataclass(frozen=True)
+class Stage:
+    """Parameters that are trained in updates `start` to `until` - 1 (None: to the end)."""
+
+    parameters: str
+    start: int
+    until: int | None
+    span: Span
+
+
+@dataclass(frozen=True)
 class Settings:
-    """`numbers` are the plain settings by name (see `rules.NUMBERS`)."""
+    """`numbers` are the plain settings by name (see `rules.NUMBERS`). halves: the loss in units of delta^2 / 2."""
 
     numbers: Mapping[str, Any]
     optimizer: Chosen
     schedule: Chosen
     metrics: tuple[Metric, ...]
+    stages: tuple[Stage, ...] = ()
+    halves: float = 1.0
 
     def __getitem__(self, name: str) -> Any:
         return self.numbers[name]
@@ -83,7 +97,7 @@ def collect(spec: Spec, problems: Problems) -> Settings:
     """As `settings`, with the problems added to a collector."""
     numbers: dict[str, Any] = {option.name: option.default for option in NUMBERS}
     chosen = {"optimizer": _default("optimizer"), "schedule": _default("schedule")}
-    metrics = _default_metrics(spec)
+    metrics, stages = _default_metrics(spec), tuple[Stage, ...]()
     sizes = fixed_sizes(spec)
     for setting in spec.train:
         name, value = setting.name.text, read(setting.value)
@@ -96,11 +110,42 @@ def collect(spec: Spec, problems: Problems) -> Settings:
                 problems.add(NoDifference(value.span))
         elif name == "metrics":
             metrics = _metrics(spec, value, sizes, problems)
+        elif name == "stages":
+            stages = _stages(value, sizes, problems)
         else:
             near = suggest(name, SETTINGS)
             problems.add(UnknownSetting(setting.name.span, name, f"{near} " if near else "", ", ".join(SETTINGS)))
     _online(spec, numbers, problems)
-    return Settings(numbers, chosen["optimizer"], chosen["schedule"], metrics)
+    if chosen["optimizer"].name == "idbd":
+        _single(spec, numbers, problems)
+    halves = 2.0 if [_head(loss) for loss in spec.losses] == ["mse"] else 1.0
+    return Settings(numbers, chosen["optimizer"], chosen["schedule"], metrics, stages, halves)
+
+
+def _single(spec: Spec, numbers: Mapping[str, Any], problems: Problems) -> None:
+    """`idbd` needs the gradient of one prediction: from means over several it could not be told."""
+    span = next(setting.value.span for setting in spec.train if setting.name.text == "optimizer")
+    if not numbers["online"] or numbers["batch"] != 1 or numbers["every"] != 1:
+        problems.add(NotSingle(span, "needs an update for each step of one stream", "online: true, batch: 1, every: 1"))
+    wide = {item.name.text for item in (*spec.inputs, *spec.targets) if item.type.axes}
+    heads = [_head(loss) for loss in spec.losses]
+    names = {str(node.value) for loss in spec.losses for node in loss.value.nodes if node.kind == "name"}
+    if heads not in (["td"], ["mse"]) or names & wide:
+        problems.add(NotSingle(span, "learns from the error of one number", "one loss, `td` or `mse`, of a scalar"))
+
+
+def _stages(value: Value, sizes: Mapping[str, int], problems: Problems) -> tuple[Stage, ...]:
+    found: list[Stage] = []
+    for item in value.data if isinstance(value.data, tuple) else (value,):
+        call = as_call(item)
+        if call is None:
+            problems.add(NotACall(item.span, "train: stages", 'train("late.*", start=10_000)', show(item)))
+        elif lookup("stage", call, (STAGE,), problems) is not None:
+            options = bind(call, STAGE, sizes, problems)
+            if options["until"] is not None and options["until"] <= options["start"]:
+                problems.add(StageEmpty(item.span, options["start"], options["until"]))
+            found.append(Stage(options["parameters"], options["start"], options["until"], item.span))
+    return tuple(found)
 
 
 def _online(spec: Spec, numbers: dict[str, Any], problems: Problems) -> None:
@@ -233,6 +278,11 @@ def written(found: Settings) -> tuple[Setting, ...]:
     for key, call in (("optimizer", found.optimizer), ("schedule", found.schedule)):
         texts[key] = _call_text(call.name, call.options)
     texts["metrics"] = f"[{', '.join(metrics)}]"
+    stages = [
+        _call_text("train", {"parameters": f'"{s.parameters}"', "start": s.start, "until": s.until})
+        for s in found.stages
+    ]
+    texts |= {"stages": f"[{', '.join(stages)}]"} if stages else {}
     problems, made = Problems(), list[Setting]()
     for name, text in texts.items():
         source = Text.whole(Source("<settings>", text))

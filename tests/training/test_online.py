@@ -43,7 +43,7 @@ def run(text: str, root: Path, *overrides: str, **options: Any) -> Result:
 def online(text: str, *overrides: str) -> Online:
     compiled = COMPILER.build(text, overrides)
     made = setup(compiled, beside(compiled.spec))
-    found = trainer(compiled.module, made.source, made.binding, made.settings)
+    found = trainer(compiled, made.source, made.binding, made.settings)
     assert isinstance(found, Online)
     return found
 

@@ -1,0 +1,85 @@
+"""Optimizers of online learning. Their state is ordinary optimizer state, so checkpoints hold it."""
+
+# The operations of torch on lists of tensors have no public names, but every optimizer of torch is made of them.
+# pyright: reportPrivateUsage=false, reportPrivateImportUsage=false
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class TDLambda(torch.optim.Optimizer):
+    """theta += lr * mean of delta * e; the gradient of a `td` loss with traces is the mean of -delta * e.
+
+    The compiled model keeps the traces e. normalise: each update is divided by the root of its running mean square
+    (Javed et al., JMLR 24(256), 2023): v <- 0.9999 v + 0.0001 (delta e)^2, v = 1 at first;
+    theta += lr * delta * e / (sqrt(v) + 1e-8).
+    """
+
+    KEPT, SMALL = 0.9999, 1e-8
+
+    def __init__(self, params: Iterable[nn.Parameter], lr: float, trace: float = 0.0, normalise: bool = False) -> None:
+        """trace: lambda of the traces; it is for the compiler."""
+        super().__init__(params, {"lr": lr, "trace": trace, "normalise": normalise})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        for group in self.param_groups:
+            parameters: list[Tensor] = [p for p in group["params"] if p.grad is not None]
+            moves = [p.grad for p in parameters if p.grad is not None]
+            if group["normalise"] and parameters:
+                moves = self._normalised(parameters, moves)
+            if parameters:
+                torch._foreach_add_(parameters, moves, alpha=-group["lr"])
+
+    def _normalised(self, parameters: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
+        for p in parameters:
+            if "square" not in self.state[p]:
+                self.state[p]["square"] = torch.ones_like(p)
+        squares = [self.state[p]["square"] for p in parameters]
+        torch._foreach_mul_(squares, self.KEPT)
+        torch._foreach_addcmul_(squares, gradients, gradients, value=1.0 - self.KEPT)
+        roots: Any = torch._foreach_sqrt(squares)
+        torch._foreach_add_(roots, self.SMALL)
+        return list(torch._foreach_div(gradients, roots))
+
+
+class IDBD(torch.optim.Optimizer):
+    """Incremental delta-bar-delta (Sutton 1992), where x is the gradient of the prediction by each parameter.
+
+    beta += meta * delta * x * h; alpha = exp(beta); theta += alpha * delta * x;
+    h <- h * max(0, 1 - alpha * x^2) + alpha * delta * x. A schedule multiplies alpha.
+
+    From the loss L of one prediction and its gradient g: delta * x = -g / c and x^2 = (g / c)^2 / (2 L / c), with c = 1
+    for delta^2 / 2 (`td`) and 2 for delta^2 (`mse`).
+    """
+
+    def __init__(self, params: Iterable[nn.Parameter], lr: float, meta: float) -> None:
+        super().__init__(params, {"lr": lr, "first": lr, "meta": meta})
+        self.loss, self.scale = 0.0, 1.0
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """`loss` holds the loss of the update."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    self._one(p, -p.grad / self.scale, group)
+
+    def _one(self, p: Tensor, move: Tensor, group: dict[str, Any]) -> None:
+        """move: delta * x."""
+        state = self.state[p]
+        if not state:
+            state["beta"] = torch.full_like(p, math.log(group["first"]))
+            state["h"] = torch.zeros_like(p)
+        state["beta"].addcmul_(move, state["h"], value=group["meta"])
+        alpha = state["beta"].exp() * (group["lr"] / group["first"])
+        error = 2.0 * self.loss / self.scale  # delta^2
+        square = move.square() / error if error > 0.0 else torch.zeros_like(p)
+        p.addcmul_(alpha, move)
+        state["h"].mul_((1.0 - alpha * square).clamp_min_(0.0)).addcmul_(alpha, move)
