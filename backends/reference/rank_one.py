@@ -62,7 +62,7 @@ class _Steps(Unroll):
         mine = arg in self.own and node.id in self.graph.varying and (arg, node.id) not in self.cuts
         return self.own[arg] if mine else super().operand(arg, node, values)
 
-    def entered(self, name: str, value: Tensor) -> Tensor:
+    def entered(self, name: str, value: Tensor, t: int) -> Tensor:
         self.met[name] = value.detach().requires_grad_(value.is_floating_point())
         return self.met[name]
 

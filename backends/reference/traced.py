@@ -1,7 +1,9 @@
 """Forward rules taken literally: each scalar of an effective parameter is shifted on its own, in its own network.
 
-At every step boundary a state keeps its dependence on the shift only on the entries in the scalar's scope; elsewhere
-the value goes on and the dependence does not (semantics, section 8, O4). No Jacobian and no trace is ever formed.
+For each window of losses the network is run anew. On entering every step up to the one that the window begins with, a
+state keeps its dependence on the shift only on the entries in the scalar's scope; elsewhere the value goes on and the
+dependence does not. Inside the window nothing is confined (semantics 2.1 and 8, O4). No Jacobian and no trace is ever
+formed.
 """
 
 from __future__ import annotations
@@ -63,6 +65,7 @@ class _Shifted(Unroll):
         super().__init__(graph, params, _repeated(call, self.count), routing.cuts, dtype, routing)
         self.routing, self.own = routing, call.samples
         self.shift = torch.zeros(self.count, dtype=dtype, requires_grad=True)
+        self.boundary = 0
         self.scopes = {
             carry.name: self._scope(carry.name, graph.nodes[carry.read].type.shape) for carry in graph.carries
         }
@@ -78,21 +81,36 @@ class _Shifted(Unroll):
         return lanes.repeat_interleave(self.own, 0)
 
     def gradient(self, chosen: Sequence[Tensor], divided: Sequence[float], shares: Mapping[int, Tensor]) -> Tensor:
-        """[scalars]: the derivative of the class's losses."""
-        steps, _ = self.run(self.call.steps, 0)
+        """[scalars]: the derivative of the class's losses, window by window."""
+        found, (size, every) = torch.zeros(self.count, dtype=self.dtype), self._window()
+        for first in range(0, self.call.steps, every):
+            self.boundary = max(0, first + every - size)
+            window = range(first, min(first + every, self.call.steps))
+            found = found + self._of(window, chosen, divided, shares)
+        return found
+
+    def _window(self) -> tuple[int, int]:
+        window = self.routing.window
+        return (self.call.steps, self.call.steps) if window.size is None else (window.size, window.every)
+
+    def _of(
+        self, window: range, chosen: Sequence[Tensor], divided: Sequence[float], shares: Mapping[int, Tensor]
+    ) -> Tensor:
+        """[scalars]: the derivative of the losses of these steps."""
+        steps, _ = self.run(window.stop, 0)
         total = torch.zeros((), dtype=self.dtype)
         for k in self.routing.losses:
             loss, pairs = self.graph.losses[k], chosen[k].repeat(1, self.count)
-            for t, values in enumerate(steps) if loss.td is not None else ():
+            for t in window if loss.td is not None else ():
                 wide = shares[k][t].repeat(self.count, *(1,) * (shares[k].dim() - 2))
-                total = total + (wide * self.initial(loss.root, values)).sum()
-            for t, values in enumerate(steps) if loss.td is None else ():
-                part = self.initial(loss.node, values).expand(pairs.shape[1])[pairs[t]].sum()
+                total = total + (wide * self.initial(loss.root, steps[t])).sum()
+            for t in window if loss.td is None else ():
+                part = self.initial(loss.node, steps[t]).expand(pairs.shape[1])[pairs[t]].sum()
                 total = total + loss.weight / divided[k] * part
         for name, node in self.graph.outputs:
             if name in self.call.cotangents:
-                for t, values in enumerate(steps):
-                    total = total + (self.call.cotangents[name][t] * self.initial(node, values)).sum()
+                for t in window:
+                    total = total + (self.call.cotangents[name][t] * self.initial(node, steps[t])).sum()
         if not total.requires_grad:
             return torch.zeros(self.count, dtype=self.dtype)
         (found,) = torch.autograd.grad(total, [self.shift], allow_unused=True, materialize_grads=True)
@@ -114,9 +132,9 @@ class _Shifted(Unroll):
             return self.initial(arg, values)
         return super().operand(arg, node, values)
 
-    def entered(self, name: str, value: Tensor) -> Tensor:
-        """What crosses a step boundary."""
-        return self._kept(name, value)
+    def entered(self, name: str, value: Tensor, t: int) -> Tensor:
+        """What crosses a step boundary: inside a window, all of it."""
+        return self._kept(name, value) if t <= self.boundary else value
 
     def leaves(self, value: Tensor) -> Tensor:
         """The dependence on the shift, decayed."""

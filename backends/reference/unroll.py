@@ -75,7 +75,7 @@ class Unroll:
             reset = _column(restart, carried[carry.name])
             initial = self._wide(self.initial(carry.init, values), carry)
             crossed = self.crossed(carry.name, carried[carry.name], t)
-            entering[carry.name] = self.entered(carry.name, torch.where(reset, initial, crossed))
+            entering[carry.name] = self.entered(carry.name, torch.where(reset, initial, crossed), t)
             values[carry.read] = entering[carry.name]
         for node in self.graph.nodes:
             if node.id not in values:
@@ -158,8 +158,8 @@ class Unroll:
         """What comes over the boundary before step t."""
         return value
 
-    def entered(self, name: str, value: Tensor) -> Tensor:
-        """What a step sees of a carried value."""
+    def entered(self, name: str, value: Tensor, t: int) -> Tensor:
+        """What step t sees of a carried value."""
         return value
 
     def leaves(self, value: Tensor) -> Tensor:

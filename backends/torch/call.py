@@ -265,10 +265,16 @@ class Call:
             return {}
         for k, info in enumerate(about["losses"]):
             self.data[f"g{k}"] = self.data[f"w{k}"] * info["weight"]
-        found = self.run("traces")
+        found = self._trace("")
         self.left = {name: found[self.storages["next " + name]] for name in about["traces"]}
         self.data |= {self.storages["next " + name]: value for name, value in self.left.items()}
         return {name: value for name, value in found.items() if name.startswith("grad_")}
+
+    def _trace(self, kind: str) -> dict[str, Any]:
+        """The traces, behind the reverse passes of rules that look back over a window."""
+        if f"{self.variant}.windows{kind}" in self.model.recdsl_functions:
+            self.data.update(self.run(f"windows{kind}"))
+        return self.run(f"traces{kind}")
 
     def _timed(self, k: int, value: Tensor) -> Tensor:
         """An output that does not vary is shown at every step."""
@@ -316,7 +322,7 @@ class Call:
             self._cotangents(outputs)
         found = {} if self.parted else self.run(entry)
         if self.learned and entry == "backward_outputs":
-            found |= in_pieces_again(self) if self.parted else self.run("traces_outputs")
+            found |= in_pieces_again(self) if self.parted else self._trace("_outputs")
         else:
             found |= {name: value * scale for name, value in self.learned.items()}
         return [found.get(about["gradients"].get(name)) for name in about["parameters"]]

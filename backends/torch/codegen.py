@@ -229,7 +229,7 @@ class Entry:
             return self.argument(storage.name)
         if storage.name in self.aliases:
             return self.aliases[storage.name]
-        if storage.kind == "buffer" and storage.name not in self.allocated:
+        if storage.kind in ("buffer", "output") and storage.name not in self.allocated:
             return self.argument(storage.name)
         return storage.name
 
@@ -238,7 +238,8 @@ class Entry:
             return ""
         part = index[0]
         if isinstance(part, Affine):
-            return f"[{affine_text(part)}]"
+            inside = self.windowed and storage.name in self.aliases and storage.name in self.local
+            return f"[{affine_text(part)} - lo]" if inside else f"[{affine_text(part)}]"
         assert isinstance(part, Range)
         return self.rows(storage, part)
 

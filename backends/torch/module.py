@@ -19,7 +19,9 @@ RUNTIME = (
     ("init.py",),
     *(("torch", f"{name}.py") for name in ("ranks", "slots", "arena", "chunks", "call", "runtime")),
 )
-ENTRIES = ("start", "forward", "backward", "backward_outputs", "traces", "traces_outputs")
+ENTRIES = (
+    "start", "forward", "backward", "backward_outputs", "windows", "windows_outputs", "traces", "traces_outputs",
+)  # fmt: skip
 
 
 def generate(graph: StepGraph, plan: CreditPlan, credit: str, *, optimise: bool = True) -> str:

@@ -8,8 +8,9 @@ from math import prod
 
 from recdsl.backends.torch.codegen import Entry
 from recdsl.backends.torch.operations import Operand, expression, spread
+from recdsl.backends.torch.texts import affine_text, bound_text
 from recdsl.backends.torch.trace_plan import Host, folded, hosts, parts, readers, renamed, rooms, thin
-from recdsl.program.ir import Add, Affine, Bound, For, Load, Op, Range, Stmt, Storage, Store, VType
+from recdsl.program.ir import Add, Affine, Bound, For, If, Load, Op, Range, Stmt, Storage, Store, VType
 
 TENSORS = (
     "contract",
@@ -64,15 +65,64 @@ class TraceEntry(Entry):
         self.line(f"{storage.name} = {value.text}")
 
     def loop(self, loop: For) -> None:
-        rows: dict[str, str] = {}
+        """A loop over steps, or one over windows with such a loop as its last statement."""
+        for text in self._rounds(loop) if loop.var == "u" else self._steps(loop):
+            self.line(text)
+
+    def _rounds(self, loop: For) -> list[str]:
+        """From boundary to boundary: what is read there, then the steps up to the next."""
+        steps = loop.body[-1]
+        assert isinstance(steps, For), "traces are carried on behind what is read"
+        self.windowed, self.range = True, Range(steps.lo, steps.hi)
+        inner = self._steps(steps)
+        reading = self._there(loop.body[:-1])
+        self.windowed = False
+        for part in loop.hi.parts:
+            for name, _ in part.terms:
+                self.argument(name)
+        bounds = [f"lo = {bound_text(steps.lo)}", f"hi = max(lo, {bound_text(steps.hi)})"]
+        return [f"for u in range({bound_text(loop.hi)}):", *(f"    {line}" for line in (*bounds, *reading, *inner))]
+
+    def _there(self, statements: Sequence[Stmt]) -> list[str]:
+        """What is read at a boundary, if there is a window that begins there."""
+        if not statements or not isinstance(statements[0], If):
+            return self._block(statements)
+        (kind, left, right), body = statements[0].predicate, self._block(statements[0].body)
+        assert kind == "lt", "windows are counted"
+        return [f"if {affine_text(left)} < {affine_text(right)}:", *(f"    {line}" for line in body)]
+
+    def _block(self, statements: Sequence[Stmt]) -> list[str]:
+        """Statements of one window, behind those of its steps: these say where traces lie."""
+        self._look(renamed(statements))
         body: list[str] = []
-        left: list[tuple[str, str]] = []
-        statements = renamed(loop.body)
+        for statement in renamed(statements):
+            if isinstance(statement, Load) and self.storages[statement.storage].kind != "carry":
+                storage = self.storages[statement.storage]
+                self.values[statement.result] = Operand(statement.result, 1, statement.type.axes)
+                body.append(f"{statement.result} = {self.source(storage)}{self.index(storage, statement.index)}")
+            elif isinstance(statement, Load):
+                self.values[statement.result] = Operand(statement.storage, 1, statement.type.axes)
+            elif isinstance(statement, Op):
+                self._fill(statement)
+                body += self._made(statement).split("\n")
+            elif isinstance(statement, Add):
+                body.append(self._sum(statement))
+        return [line for line in body if line]
+
+    def _look(self, statements: Sequence[Stmt]) -> None:
+        """What needs no statement of its own."""
         self.stacked = rooms(statements)
         self.inner = parts(statements, self.stacked)
         self.thin, self.folded = thin(statements) - self.inner.keys(), folded(statements)
         self.thin_ops = {s.results[0]: s for s in statements if isinstance(s, Op) and s.results[0] in self.thin}
         self.fresh = {name for name, users in readers(statements).items() if len(users) == 1}
+
+    def _steps(self, loop: For) -> list[str]:
+        rows: dict[str, str] = {}
+        body: list[str] = []
+        left: list[tuple[str, str]] = []
+        statements = renamed(loop.body)
+        self._look(statements)
         self.hosts = hosts(statements, self.stacked)
         self.links = {name: host for host in self.hosts.values() for name in host.chain}
         self.added = {op.results[0] for host in self.hosts.values() for op in host.products.values()}
@@ -88,7 +138,7 @@ class TraceEntry(Entry):
                 body.append(self._sum(statement))
             elif isinstance(statement, Store):
                 left += self._left(statement)
-        self._write(rows, [line for line in body if line], left)
+        return self._written(rows, [line for line in body if line], left)
 
     def _rooms(self) -> None:
         """Two rooms for each trace that is made in place, one for its last step and one for the next."""
@@ -111,20 +161,15 @@ class TraceEntry(Entry):
         pairs = ((store.storage, host.stack), (f"{store.storage}_base", f"{host.stack}_base"))
         return [swap for one, other in pairs for swap in ((one, other), (other, one))]
 
-    def _write(self, rows: dict[str, str], body: Sequence[str], left: Sequence[tuple[str, str]]) -> None:
+    def _written(self, rows: dict[str, str], body: Sequence[str], left: Sequence[tuple[str, str]]) -> list[str]:
+        lines = ["for _ in range(hi - lo):" if self.windowed else "for _ in range(T):"]
         if rows:
-            self.line(f"for {', '.join(rows.values())}{',' if len(rows) == 1 else ''} in zip(")
-            for text in rows:
-                self.line(f"    {text},")
-            self.line("):")
-        else:
-            self.line("for _ in range(T):")
-        for line in body:
-            self.line(f"    {line}")
+            names = f"{', '.join(rows.values())}{',' if len(rows) == 1 else ''}"
+            lines = [f"for {names} in zip(", *(f"    {text}," for text in rows), "):"]
+        lines += [f"    {line}" for line in body]
         if left:
-            self.line(f"    {', '.join(name for name, _ in left)} = {', '.join(text for _, text in left)}")
-        elif not body:
-            self.line("    pass")
+            lines.append(f"    {', '.join(name for name, _ in left)} = {', '.join(text for _, text in left)}")
+        return lines if left or body else [*lines, "    pass"]
 
     def _row(self, load: Load, loop: For, rows: dict[str, str]) -> None:
         """A trace as it stands, or one step of a sequence."""

@@ -29,7 +29,8 @@ class Tracing:
     scope: "all" | "support" (what is reached within `depth` steps) | "column" (along `axis`, if there are several) |
     "rank" (everywhere, estimated as one product of two vectors with random signs).
     read: "pre": a loss reads the influence on the states that enter its step, through all paths of the step; "post":
-    the influence on the states that the step leaves. cuts: "" | "products" (the recurrent products of states) |
+    the influence on the states that the step leaves; "window": on the states that enter its window, inside of which
+    every path is kept. cuts: "" | "products" (the recurrent products of states) |
     "spikes" (these, and what a neuron's output does to the states that it is made of). decay: what an influence is
     multiplied by on its way to the next step, so a path over k steps counts decay^k (a masked step is none). drift:
     what becomes of traces at the next call, before which parameters may have changed: "accept" (they go on) | "reset".
@@ -69,7 +70,8 @@ class RoutingClass:
     cuts: edges (source node, consuming node) of the step graph that carry no gradient, such as the uses of h[t-1]
     under `h[t-1]: cut` (the hold edge of a delay line is none of them).
     parameters: names of the parameters whose gradient this pass gives; each trained parameter is in exactly one class.
-    tracing: None for a reverse pass; else the class is a forward rule (its window is one step) with these scopes.
+    tracing: None for a reverse pass; else the class is a forward rule with these scopes: what is older than its window
+    is carried along, reverse mode is inside (for most rules in a window of one step).
     late: whether a loss may as well read the influence on the states that its step leaves: the same gradient, with less
     to read. True where read is "post"; else where no influence leaves its scope in the step of the loss.
     thinning: credit is cut at random between steps, on average once in so many, and made up for elsewhere (0: never).

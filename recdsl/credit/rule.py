@@ -40,7 +40,8 @@ class Argument:
     traces when parameters change ("drift"), or how the chance of a random truncation goes on ("schedule").
     A rule that reads its arguments by itself may have others: a number that may be left out ("count"), and "words".
 
-    like: the argument whose value it takes if absent; empty: it must be given. field: what it sets in a `Tracing`.
+    like: the argument whose value it takes if absent. default: the number that it is if absent. With neither it must be
+    given. field: what it sets in a `Tracing`.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Argument:
     kind: str = "number"
     field: str = ""
     choices: tuple[str, ...] = ()
+    default: int = 0
 
 
 FEEDBACK = Argument(
@@ -116,9 +118,10 @@ class Expansion:
 class Rule:
     """A rule by name. `window` and `every` are numbers or names of arguments; window None: the whole call.
 
-    tracing: set for forward rules; arguments with a `field` replace that field in it. thinning: the argument that says
-    how many steps a random truncation is apart from the next, on average. spares: windows do not cut memories. One
-    that comes from another package is registered by an entry point of its name in the group `recdsl.rules`.
+    tracing: set for forward rules; arguments with a `field` replace that field in it. Where the window of one is given,
+    losses read influence on the states that enter their window. thinning: the argument that says how many steps a
+    random truncation is apart from the next, on average. spares: windows do not cut memories. One that comes from
+    another package is registered by an entry point of its name in the group `recdsl.rules`.
     """
 
     name: str
@@ -145,7 +148,8 @@ class Rule:
             return f"{argument.name}=constant"
         if argument.kind == "drift":
             return f"{argument.name}=accept"
-        return f"{argument.name}={argument.like}" if argument.like else argument.name
+        usual = argument.like or str(argument.default or "")
+        return f"{argument.name}={usual}" if usual else argument.name
 
     def expand(self, given: Mapping[str, Given]) -> Expansion:
         """What a call with these arguments asks for. Raises RuleError."""
@@ -164,6 +168,8 @@ class Rule:
             raise RuleError(self.thinning, f"`{self.thinning}` is 1, which would cut every step: at least 2")
         tails = [tail(given.get(a.name)) for a in self.arguments if a.kind == "schedule"]
         tracing = None if self.tracing is None else replace(self.tracing, **own)
+        if tracing is not None and (self.window in given or size != 1):
+            tracing = self._read(tracing, size)
         return Expansion(Window(size, every), tracing, mean, *tails, spares=self.spares)
 
     def _choices(self, given: Mapping[str, Given]) -> dict[str, str]:
@@ -177,6 +183,15 @@ class Rule:
                     raise RuleError(argument.name, f"`{argument.name}` of `{self.name}` is `{word}`, but {known}")
                 found[argument.name] = word
         return found
+
+    def _read(self, tracing: Tracing, size: int | None) -> Tracing:
+        """With traces read where the window begins. What holds for traces alone does not fit reverse mode inside."""
+        if size == 1:
+            return replace(tracing, read="pre")
+        changed = tracing.cuts or tracing.decay != 1 or tracing.feedback not in ("", "symmetric")
+        if size is None or tracing.scope == "rank" or changed:
+            raise RuleError(str(self.window), f"`{self.name}` has no window of more than one step")
+        return replace(tracing, read="window")
 
     def _factors(self, given: Mapping[str, Given]) -> dict[str, float]:
         """The factors."""
@@ -198,7 +213,7 @@ class Rule:
         for argument in self.arguments:
             if argument.kind != "number":
                 continue
-            value = given.get(argument.name, values.get(argument.like))
+            value = given.get(argument.name, values.get(argument.like, argument.default or None))
             if not isinstance(value, int):
                 raise RuleError("", f"`{self.name}` needs `{argument.name}`")
             if value < 1:

@@ -4,6 +4,9 @@ Influence is confined to a scope at every step boundary. A path is dropped where
 cut edge, or (read "post") where it leaves a step through a state outside of the scope. `exact` is claimed if no live
 influence ever lies outside of the scope and no cut edge stands between the parameter and a loss; patterns and edges
 are supersets of what is ever non-zero, so the claim holds for all inputs, lengths, resets, masks and parameters.
+
+With a window (read "window") only what crosses the boundary of its loss's window, or a boundary before that, is
+confined; live is then what a loss still sees window - every steps on. A claim that rests on that is "unmasked".
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from recdsl.credit.place import in_spec, spec_source
 from recdsl.credit.plan import Dropped, RoutingClass, Row, Scope, Tracing
 from recdsl.credit.scopes import ScopeError, Setting, scope
 from recdsl.credit.select import label
+from recdsl.credit.sights import Sights
 from recdsl.credit.verdict import Case, Judge
 from recdsl.graph.step import StepGraph
 from recdsl.jacobian.pieces import Axes, Key, free, row_axes
@@ -115,7 +119,7 @@ def late(graph: StepGraph, routing: RoutingClass) -> bool:
 
     So it is if whatever influence arrives at a state which a loss or output sees in the same step is stored there.
     """
-    if routing.tracing is None or routing.tracing.scope == "rank":
+    if routing.tracing is None or routing.tracing.scope == "rank" or routing.tracing.read == "window":
         return False
     if routing.tracing.read == "post":
         return True
@@ -134,12 +138,14 @@ def late(graph: StepGraph, routing: RoutingClass) -> bool:
 class _Walk:
     """Smallest lag of a dropped path (None: no path is dropped), largest of a kept one (None: no bound; NONE: no path).
 
-    places: carried values where influence leaves the scope.
+    places: carried values where influence leaves the scope. unmasked: whether masked steps can make a path longer than
+    its window.
     """
 
     dropped: int | None
     kept: int | None
     places: frozenset[str]
+    unmasked: bool = False
 
 
 class Tracer:
@@ -155,8 +161,9 @@ class Tracer:
         assert routing.tracing is not None
         ends = frozenset(self.graph.losses[k].root for k in case.losses)
         plain = self.judge.row(replace(case, altered=NO_EDGES))
+        walk = self._window_walk if routing.tracing.read == "window" else self._walk
         walks = [
-            self._walk(source, routing, ends)
+            walk(source, routing, ends)
             for source, names in sorted(effective(self.graph).items())
             if case.parameter in names
         ]
@@ -178,6 +185,8 @@ class Tracer:
         if routing.tracing.scope == "rank" and verdict == "exact" and longest not in (0, NONE):
             verdict, words = "unbiased", (*words, "random-signs")
         words = (*words, "decay") if weaker is not None else words
+        if verdict == "exact" and any(walk.unmasked for walk in walks):
+            words = (*words, "unmasked")
         held, products = self._entries(case.parameter, routing)
         if held and longest not in (0, NONE):
             words = (*words, "drift" if routing.tracing.drift == "accept" else "reset-at-call")
@@ -194,8 +203,8 @@ class Tracer:
             first,
             longest,
             tuple(dict.fromkeys(dropped)) if first is not None else (),
-            plain.flops + 2 * products + held,
-            FLOAT_BYTES * held,
+            plain.flops + 2 * products + -(-held // routing.window.every),
+            FLOAT_BYTES * held + (plain.bytes if routing.tracing.read == "window" else 0),
         )
 
     # -- lags -----------------------------------------------------------------------------------------------------
@@ -236,6 +245,46 @@ class Tracer:
             lost = self._live(self.free.next(lost), reads | writes)
             kept = self._live(cut.next(kept), reads | writes)
         return _Walk(FAR if dropped is None else dropped, None, frozenset(places))
+
+    def _window_walk(self, source: int, routing: RoutingClass, ends: frozenset[int]) -> _Walk:
+        """The same for a rule with a window: what is confined on entering a step is d steps away from its loss.
+
+        A path is dropped if it has left the scope by a step that is at least size - every steps from the loss (so it is
+        in some window), and kept if it stays in the scope up to one that is at most size - 1 steps away.
+        """
+        assert routing.window.size is not None
+        scope_ = {s.carry: s.allowed for s in routing.scopes if s.source == source}
+        cut, (reads, _, _) = self._influence(routing.cuts), self._hits(ends, post=False)
+        free, kept_sets = Sights(self.free, reads), Sights(cut, reads)
+        least, most = routing.window.size - routing.window.every, routing.window.size - 1
+        used = self._live(self.free.used(source), reads)
+        longest = 0 if self._direct(source, routing, ends) else NONE
+        inside = [kept_sets.at_most(name, most - 1) for name in used]
+        longest = max([longest, *(lag + 1 for lag in inside if lag is not None)])
+        kept: Patterns = self._live(self.free.begun(source), reads)
+        lags: list[int] = []
+        places, unmasked, last = set[str](), False, -2
+        seen: dict[object, int] = {}
+        for lag in range(-1, FAR):
+            kept = union(kept, used) if lag == 0 else kept
+            for name in beyond(kept, scope_):
+                far = free.at_least(name, least)
+                if far is None:
+                    unmasked = True
+                else:
+                    places.add(name)
+                    lags.append(lag + 1 + far)
+            kept = confine(kept, scope_)
+            ahead = [far for far in (kept_sets.at_most(name, most) for name in kept) if far is not None]
+            longest, last = max([longest, *(lag + 1 + far for far in ahead)]), lag if ahead else last
+            state = _frozen(kept)
+            if state in seen:
+                bounded = longest if last <= seen[state] else None
+                return _Walk(min(lags, default=None), bounded, frozenset(places), unmasked)
+            if lag >= 0:
+                seen[state] = lag
+            kept = self._live(cut.next(kept), reads)
+        return _Walk(min([FAR, *lags]), None, frozenset(places), unmasked)
 
     def _direct(self, source: int, routing: RoutingClass, ends: frozenset[int]) -> bool:
         """Whether a path within one step is kept that goes through no state which the rule reads instead."""

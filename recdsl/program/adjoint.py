@@ -21,6 +21,9 @@ class Credit:
 
     severed: `prev` nodes whose crossing of a step is cut at every step (the initial value still gets its share).
     weights: by lag, nodes by which what crosses so many steps is multiplied, but at `prev` nodes that are spared.
+    behind: empty, or where traces carry what is older than a window: for each `prev` what it held a step before (its
+    source, or the link of a delay line before it). Credit then crosses steps one by one, and none goes to initial
+    values: the traces have them. entering: carries with the `prev` whose cotangent is asked for.
     """
 
     seeds: tuple[tuple[int, int], ...]
@@ -28,14 +31,20 @@ class Credit:
     parameters: frozenset[str]
     weights: Mapping[int, int] = field(default_factory=dict[int, int])
     spared: frozenset[int] = frozenset()
+    behind: Mapping[int, int] = field(default_factory=dict[int, int])
+    entering: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True)
 class Adjoint:
-    """The joint timeline and, by parameter, the node of its gradient. `pending` maps a `prev` to its cotangent."""
+    """The joint timeline and, by parameter, the node of its gradient.
+
+    entering: by carry, the node of the cotangent of what enters a step.
+    """
 
     nodes: tuple[TNode, ...]
     gradients: tuple[tuple[str, int], ...]
+    entering: tuple[tuple[str, int], ...] = ()
 
 
 def adjoint_timeline(nodes: tuple[TNode, ...], credit: Credit) -> Adjoint:
@@ -54,6 +63,7 @@ class _Reverse:
         self.active = _active(nodes, self.order, credit)
         self.parts: dict[int, list[int]] = {}
         self.pending: dict[int, int] = {}
+        self.arrived: dict[int, int] = {}
         for seeded, cotangent in credit.seeds:
             self._give(seeded, cotangent)
 
@@ -64,7 +74,8 @@ class _Reverse:
                 if self.forward[node].time == time and node in self.active:
                     self._sweep(node)
         gradients = tuple(sorted(self._gradients()))
-        return Adjoint(tuple(self.builder.nodes), gradients)
+        entering = tuple((name, self.arrived[k]) for name, k in self.credit.entering if k in self.arrived)
+        return Adjoint(tuple(self.builder.nodes), gradients, entering)
 
     def _gradients(self) -> Iterable[tuple[str, int]]:
         for k, node in enumerate(self.forward):
@@ -75,16 +86,18 @@ class _Reverse:
     def _open_crossings(self) -> None:
         """Before any sweep: the cotangent of a source starts with what later steps will send back."""
         for k, node in enumerate(self.forward):
+            target = self.credit.behind.get(k, node.args[0] if node.args else -1)
             crosses = node.op in ("prev", "fetch") and k not in self.credit.severed
-            if crosses and k in self.active and node.args[0] in self.active:
+            if crosses and k in self.active and target in self.active:
                 self.builder.span = node.span
                 self.pending[k] = self._crossing(node)
-                self._give(node.args[0], self.pending[k])
+                self._give(target, self.pending[k])
 
     def _crossing(self, node: TNode) -> int:
         """What a sequence gets back from later steps that read it through `node`."""
         if node.op == "prev":
-            return self.builder.move("next", [-1], node.attr("lag"), node.type, f"d {node.name}")
+            lag = 1 if self.credit.behind else node.attr("lag")
+            return self.builder.move("next", [-1], lag, node.type, f"d {node.name}")
         type, name = self.forward[node.args[0]].type, f"d {node.name}"
         return self.builder.again(TNode("unfetch", (), (), type, True, name, node.span), (-1, node.args[1]))
 
@@ -120,7 +133,10 @@ class _Reverse:
         source = self.builder.const(0.0, k) if total is None else total
         if k in self.pending:
             self.builder.aim(self.pending[k], source)
-        if total is not None and node.args[1] in self.active and self.builder.uniform(total) is None:
+        if total is not None and self.builder.uniform(total) is None:
+            self.arrived[k] = total
+        if k in self.arrived and not self.credit.behind and node.args[1] in self.active:
+            assert total is not None
             # where every crossing is cut, a delay line still holds the initial value at step 1, but behind a cut
             lag = 1 if k in self.credit.severed else node.attr("lag")
             first = TNode("first", (total,), (("lag", lag),), node.type, False, node.name, node.span)
@@ -157,6 +173,7 @@ def _active(nodes: tuple[TNode, ...], order: list[int], credit: Credit) -> set[i
             users[arg].append(k)
             feeds[k].append(arg)
     wanted = [k for k, n in enumerate(nodes) if n.op == "parameter" and n.name in credit.parameters]
+    wanted += [k for _, k in credit.entering]
     return _closure(wanted, users) & _closure([k for k, _ in credit.seeds], feeds)
 
 
@@ -164,6 +181,8 @@ def _gradient_args(nodes: tuple[TNode, ...], k: int, credit: Credit) -> list[int
     node = nodes[k]
     if node.type.dtype != "float" or node.op in LEAVES:
         return []
+    if node.op == "prev" and credit.behind:
+        return [credit.behind[k]]
     if node.op == "prev":
         return list(node.args[1:] if k in credit.severed else node.args)
     if node.op == "fetch":

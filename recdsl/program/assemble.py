@@ -19,6 +19,8 @@ from recdsl.program.forward import Forward, forward_timeline
 from recdsl.program.interface import Assembled, Interface, Tags, safe
 from recdsl.program.ir import Affine, Bound, For, Load, Op, Program, Range, Stmt, Storage, Store, VType
 from recdsl.program.lower import BATCH, STEPS, WHOLE, ZERO, Emitter, Place, affine, outside_uses
+from recdsl.program.learning import Learning
+from recdsl.program.nest import Learned, edge_type, leave, uncrossed
 from recdsl.program.passes import backward_passes, forward_passes
 from recdsl.program.phases import domain, facts, immediate, phases, split, windowed
 from recdsl.program.rank_one import rank_one_timeline, sign_name
@@ -40,9 +42,9 @@ def assemble(graph: StepGraph, plan: CreditPlan, *, optimise: bool = True) -> As
 
 
 def _forward(graph: StepGraph, plan: CreditPlan) -> Forward:
-    """The forward timeline with the edges that reverse passes change, all of them the same; forward rules have their
-    own. Its `values` are those of the graph as it is."""
-    reverse = [routing for routing in plan.classes if routing.tracing is None]
+    """The forward timeline with the edges that reverse passes change, all of them the same; forward rules without a
+    window have their own. Its `values` are those of the graph as it is."""
+    reverse = [routing for routing in plan.classes if routing.tracing is None or windowed(routing)]
     assert len({(c.cuts, c.scales, c.feedback) for c in reverse}) <= 1, "edges changed for one class only"
     if not reverse:
         return forward_timeline(graph)
@@ -51,7 +53,7 @@ def _forward(graph: StepGraph, plan: CreditPlan) -> Forward:
     return replace(found, values=tuple(found.values[k] for k in made.new))
 
 
-class _Assembly:
+class _Assembly(Learning):
     """Holds what the entries share while they are written."""
 
     def __init__(
@@ -88,6 +90,7 @@ class _Assembly:
         self.names = {node: name for name, node in reversed(self.forward.outputs)}
         self.traces: tuple[Trace, ...] = ()
         self.forgotten: set[str] = set()
+        self.carries = [carry for history in forward.histories for carry in history.carries]
         self.shapes: dict[str, tuple[int, ...]] = {}
 
     @staticmethod
@@ -102,20 +105,27 @@ class _Assembly:
         reverse = [k for k, routing in enumerate(self.plan.classes) if routing.tracing is None]
         bare = {k: self._adjoint(k, outputs=False) for k in reverse}
         full = {k: self._adjoint(k, outputs=True) for k in reverse}
-        learned = [(self._traced(outputs=False), "traces", "l"), (self._traced(outputs=True), "traces_outputs", "m")]
+        hybrid = [k for k, c in enumerate(self.plan.classes) if c.tracing is not None and windowed(c)]
+        inside = [{k: self._adjoint(k, outputs=outputs) for k in hybrid} for outputs in (False, True)]
+        learned = [
+            (self._traced(inside[0], outputs=False), "traces", "l"),
+            (self._traced(inside[1], outputs=True), "traces_outputs", "m"),
+        ]
+        ahead, early = self._emitted(reverse), self._emitted(hybrid)
         tape = set[int]()
-        for adjoint in (*bare.values(), *full.values()):
-            tape |= self._tape(adjoint.nodes, [g for _, g in adjoint.gradients])
-        ahead = self._emitted(reverse)
-        tape |= self._tape(ahead.nodes, [node for _, node in ahead.gradients])
+        for adjoint in (*bare.values(), *full.values(), *inside[0].values(), *inside[1].values(), ahead, early):
+            tape |= self._tape(adjoint.nodes, _ends(adjoint))
         for made, _, _ in learned:
-            tape |= self._tape(made.nodes, _roots(made))
+            tape |= self._tape(made.nodes, made.roots)
         entries = [
-            ("start", self._start_entry()),
+            ("start", self._start_entry(learned[0][0])),
             ("forward", self._forward_entry(tape)),
             ("backward", self._backward_entry(bare, ahead, "b")),
             ("backward_outputs", self._backward_entry(full, ahead, "o")),
         ]
+        if hybrid:
+            entries += [("windows", self._windows_entry(inside[0], early, "r"))]
+            entries += [("windows_outputs", self._windows_entry(inside[1], early, "q"))]
         if any(routing.tracing is not None for routing in self.plan.classes):
             entries += [(name, self._traces_entry(made, prefix)) for made, name, prefix in learned]
         cut = [k for k, routing in enumerate(self.plan.classes) if windowed(routing)]
@@ -125,7 +135,7 @@ class _Assembly:
             (),
             tuple(entries),
             scalars=tuple(f"windows{k}" for k in cut),
-            follows=tuple((name, "forward") for name, _ in entries if name not in ("start", "forward")),
+            follows=tuple(pair for name, _ in entries for pair in _follows(name, bool(hybrid))),
             facts=tuple(fact for k in cut for fact in facts(k, self.plan.classes[k].window.every)),
         )
         return Assembled(program, self._interface(), self._loose())
@@ -136,10 +146,6 @@ class _Assembly:
         return tuple(self.places[k].storage for k, n in enumerate(self.nodes) if n.op == "input" and n.name in targets)
 
     # -- storages -------------------------------------------------------------------------------------------------
-    def _declare(self, name: str, kind: str, type: Type, lead: tuple[tuple[str, Affine], ...], lifetime: str) -> str:
-        self.storages[name] = Storage(name, kind, VType(type.dtype, lead, type.axes), lifetime)
-        return name
-
     def _interface_storages(self) -> None:
         sequence = (("t", STEPS), BATCH)
         for k, node in enumerate(self.nodes):
@@ -182,9 +188,23 @@ class _Assembly:
         moves = frozenset(k for k, node in enumerate(self.nodes) if node.op in ("prev", "fetch"))
         severed = moves if immediate(routing) else frozenset[int]()
         spared = frozenset(k for name, k in self.forward.reads if name in routing.spared)
-        credit = Credit(tuple(seeds), severed, frozenset(routing.parameters), self.thinned[index], spared)
+        own = (tuple(seeds), severed, frozenset(routing.parameters), self.thinned[index], spared)
+        credit = Credit(*own) if routing.tracing is None else Credit(*own, self._behind(), self._entering(routing))
         adjoint = adjoint_timeline(self.nodes, credit)
         return backward_passes(adjoint, len(self.nodes)) if self.optimise else adjoint
+
+    def _behind(self) -> dict[int, int]:
+        """What each `prev` held a step before: the source, or the link of a delay line before it."""
+        found: dict[int, int] = {}
+        for history in self.forward.histories:
+            links = self._prevs(history.carries)
+            found |= dict(zip(links, (history.source, *links), strict=False))
+        return found
+
+    def _entering(self, routing: RoutingClass) -> tuple[tuple[str, int], ...]:
+        """The carries that have traces."""
+        names = {scope.carry for scope in routing.scopes if scope.stored}
+        return tuple((name, node) for name, node in self.forward.reads if name in names)
 
     def _emitted(self, reverse: Sequence[int]) -> Adjoint:
         """The cotangents of the predictions of `td` losses that reverse passes carry, by the name of their sequence."""
@@ -292,9 +312,8 @@ class _Assembly:
                 emitter.body.append(Load(loaded, store, (row,), vtype))
                 emitter.body.append(Store(name, (), loaded))
 
-    def _start_entry(self) -> tuple[Stmt, ...]:
+    def _start_entry(self, made: Learned) -> tuple[Stmt, ...]:
         """The initial value of each history, from parameters and constants."""
-        made = self._traced(outputs=False)
         self.traces, self.shapes = made.traces, {t.name: made.nodes[t.node].type.shape for t in made.traces}
         inits = [*(h.init for h in self.forward.histories), *(trace.start for trace in made.traces)]
         wanted = needed(made.nodes, inits, frozenset(self.places))
@@ -305,20 +324,10 @@ class _Assembly:
             emitter.body.append(Store(name, (), emitter.whole(init)))
         return tuple(emitter.body)
 
-    def _total(self, emitter: Emitter, k: int) -> str:
-        """The value of an accumulate (or of a constant that took its place)."""
-        if k not in emitter.totals:
-            return emitter.whole(k)
-        name = f"{emitter.label(k)}_done"
-        node = emitter.nodes[k]
-        emitter.body.append(Load(name, emitter.totals[k], (), VType("float", (), node.type.axes)))
-        emitter.values[k] = name
-        return name
-
     # -- forward rules --------------------------------------------------------------------------------------------
-    def _traced(self, *, outputs: bool) -> Traced:
-        """The timelines of all forward classes, one behind the other."""
-        made = Traced(self.nodes, (), ())
+    def _traced(self, inside: Mapping[int, Adjoint], *, outputs: bool) -> Learned:
+        """The timelines of all forward classes, one behind the other. inside: passes in windows, by class."""
+        made = Learned(self.nodes, Traced(self.nodes, (), ()), {})
         for index, routing in enumerate(self.plan.classes):
             if routing.tracing is not None:
                 own = changed(self.graph, routing)
@@ -334,47 +343,23 @@ class _Assembly:
                 given = (own.graph, nodes, values, own.routing(routing), seeds)
                 td = [(loss, seed) for loss, seed in losses if loss.td is not None]
                 rank = routing.tracing.scope == "rank"
-                more = rank_one_timeline(*given, index) if rank else traced_timeline(*given, td)
+                if index in inside:
+                    edges = {name: self._edge(index, name) for name, _ in inside[index].entering}
+                    more = traced_timeline(*given, edges=edges)
+                else:
+                    more = rank_one_timeline(*given, index) if rank else traced_timeline(*given, td)
                 self.forgotten |= {t.name for t in more.traces if routing.tracing.drift == "reset"}
-                made = Traced(more.nodes, (*made.gradients, *more.gradients), (*made.traces, *more.traces))
+                made = made.beside(more, index if index in inside else None)
         return made
-
-    def _traces_entry(self, made: Traced, prefix: str) -> tuple[Stmt, ...]:
-        """Gradients of the forward classes, and the traces that the call leaves."""
-        nodes = made.nodes
-        wanted = needed(nodes, _roots(made), frozenset(self.places))
-        before, loop, after = trace_schedule(nodes, wanted)
-        emitter = Emitter(nodes, self.places, self.names, prefix)
-        held = {trace.node: trace.name for trace in made.traces if trace.node in wanted}
-        emitter.incoming = {
-            k: self._declare(self.tag("s", name), "input", nodes[k].type, (BATCH,), "call") for k, name in held.items()
-        }
-        items = (*before, *([loop] if loop is not None else []))
-        emitter.run(items)
-        for k, name in held.items():
-            target = self._declare(self.tag("next", name), "output", nodes[k].type, (BATCH,), "call")
-            value = f"{emitter.label(k)}_next"
-            emitter.body.append(Load(value, emitter.carried[k], (), emitter.vtype(k, step=True)))
-            emitter.body.append(Store(target, (), value))
-        for k in sorted(emitter.totals):
-            self._total(emitter, k)
-        emitter.run(after)
-        self._store_gradients(emitter, made.gradients)
-        self.storages.update(emitter.storages)
-        return tuple(emitter.body)
-
-    def _store_gradients(self, emitter: Emitter, gradients: Sequence[tuple[str, int]]) -> None:
-        for name, node in gradients:
-            storage = self.tag("grad", name)
-            self._declare(storage, "output", emitter.nodes[node].type, (), "call")
-            emitter.body.append(Store(storage, (), emitter.whole(node)))
 
     def _backward_entry(self, adjoints: Mapping[int, Adjoint], ahead: Adjoint, prefix: str) -> tuple[Stmt, ...]:
         body, places = self._emission_entry(ahead, prefix)
         for index, adjoint in adjoints.items():
             routing = self.plan.classes[index]
             own = f"{prefix}{index}_" if len(adjoints) > 1 else prefix
-            body.extend(self._class_entry(adjoint, routing, own, index, places))
+            emitter = self._pass(adjoint, routing, own, index, places)
+            self._store_gradients(emitter, adjoint.gradients)
+            body.extend(emitter.body)
         return tuple(body)
 
     def _emission_entry(self, ahead: Adjoint, prefix: str) -> tuple[list[Stmt], dict[int, Place]]:
@@ -389,16 +374,17 @@ class _Assembly:
         self.storages.update(emitter.storages)
         return emitter.body, places
 
-    def _class_entry(
+    def _pass(
         self, adjoint: Adjoint, routing: RoutingClass, prefix: str, index: int, emissions: Mapping[int, Place]
-    ) -> list[Stmt]:
+    ) -> Emitter:
+        """One reverse pass, window by window, up to the gradients."""
         nodes, places = adjoint.nodes, {**self.places, **emissions}
         given = frozenset(places)
-        wanted = needed(nodes, [g for _, g in adjoint.gradients], given)
+        wanted = needed(nodes, _ends(adjoint), given)
         items = schedule(nodes, wanted)
         cut = windowed(routing)
         emitter = Emitter(nodes, places, self.names, prefix, domain(routing) if cut else WHOLE)
-        emitter.stored = outside_uses(nodes, items, ())
+        emitter.stored = outside_uses(nodes, items, uncrossed(nodes, items, [k for _, k in adjoint.entering]))
         before, inside, after = phases(nodes, items)
         emitter.run(before)
         for k in sorted({arg for item in after for node in item.nodes for arg in nodes[node].args}):
@@ -408,6 +394,10 @@ class _Assembly:
         if cut:
             self._mask_seeds(emitter, routing, wanted, nodes, prefix)
         emitter.run(inside)
+        for name, node in adjoint.entering:
+            storage = f"{prefix[0]}_{self._edge(index, name)}"
+            self.storages[storage] = Storage(storage, "buffer", edge_type(f"windows{index}", nodes[node].type), "call")
+            leave(emitter, node, storage)
         if cut:
             bound = Bound("min", (affine(f"windows{index}"),))
             outer.append(For("u", Bound("max", (ZERO,)), bound, 1, tuple(emitter.body)))
@@ -417,9 +407,7 @@ class _Assembly:
         for k in sorted(emitter.totals):
             self._total(emitter, k)
         emitter.run(after)
-        self._store_gradients(emitter, adjoint.gradients)
-        self.storages.update(emitter.storages)
-        return emitter.body
+        return emitter
 
     def _mask_seeds(
         self, emitter: Emitter, routing: RoutingClass, wanted: set[int], nodes: tuple[TNode, ...], prefix: str
@@ -449,7 +437,7 @@ class _Assembly:
             for k, n in enumerate(self.nodes)
             if n.op in ("input", "step_number") and not n.name.startswith(".")
         ]
-        carries = [carry for history in self.forward.histories for carry in history.carries]
+        carries = self.carries
         trained = [name for routing in self.plan.classes for name in routing.parameters]
         traced = [trace.name for trace in self.traces]
         starts = [*(h.carries for h in self.forward.histories), *((name,) for name in traced)]
@@ -474,9 +462,17 @@ class _Assembly:
         )
 
 
-def _roots(made: Traced) -> list[int]:
-    """What the traces' entry makes: gradients, and what each trace holds next."""
-    return [*(node for _, node in made.gradients), *(trace.node for trace in made.traces)]
+def _ends(adjoint: Adjoint) -> list[int]:
+    """What a reverse pass makes: gradients, and the cotangents of what enters a window."""
+    return [node for _, node in (*adjoint.gradients, *adjoint.entering)]
+
+
+def _follows(name: str, hybrid: bool) -> tuple[tuple[str, str], ...]:
+    """The entries that an entry runs behind."""
+    if name in ("start", "forward"):
+        return ()
+    inside = name.replace("traces", "windows")
+    return ((name, "forward"), (name, inside)) if hybrid and inside != name else ((name, "forward"),)
 
 
 def _thinned(b: TimelineBuilder, plan: CreditPlan, index: int) -> dict[int, int]:

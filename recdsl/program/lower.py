@@ -127,7 +127,7 @@ class Emitter:
     # -- writing --------------------------------------------------------------------------------------------------
     def run(self, items: Iterable[Item]) -> None:
         items = tuple(items)
-        self.lazy |= _only_collected(self.nodes, items) - self.stored
+        self.lazy |= only_collected(self.nodes, items) - self.stored
         for item in items:
             if item.direction == 0:
                 self.single(item.nodes[0])
@@ -253,8 +253,8 @@ class Emitter:
         return name
 
     # -- loops ----------------------------------------------------------------------------------------------------
-    def loop(self, item: Item) -> None:
-        """One loop over the steps; reads rows, writes rows of what is asked for outside."""
+    def loop(self, item: Item, steps: Domain | None = None) -> None:
+        """One loop over the steps (of the domain); reads rows, writes rows of what is asked for outside."""
         members = set(item.nodes)
         outer = self._prepare(item, members)
         body: list[Stmt] = []
@@ -270,7 +270,7 @@ class Emitter:
             elif node.op in tapes.TAPES:
                 local[k] = tapes.written(self, body, local, k)
             elif node.op == "collect":
-                self._collected(body, k, local)
+                self.collected(body, k, local)
                 continue
             elif k in self.lazy:
                 continue
@@ -287,7 +287,8 @@ class Emitter:
                 tapes.send_back(self, body, local, k)
             elif self.nodes[k].op in ("next", "trace") and k in self.carried:
                 body.append(Store(self.carried[k], (), self.operand(body, local, self.nodes[k].args[0])))
-        self.body.append(For("t", self.domain.lo, self.domain.hi, item.direction, tuple(body)))
+        steps = steps or self.domain
+        self.body.append(For("t", steps.lo, steps.hi, item.direction, tuple(body)))
 
     def _prepare(self, item: Item, members: set[int]) -> dict[int, str]:
         """Before the loop: outside operands get a place, the loop's own results a buffer, crossings a carry."""
@@ -353,8 +354,8 @@ class Emitter:
         body.append(Load(name, self.carried[k], (), self.vtype(k, step=True)))
         return name
 
-    def _collected(self, body: list[Stmt], k: int, local: dict[int, str]) -> None:
-        """A sum over samples, added up from step to step."""
+    def collected(self, body: list[Stmt], k: int, local: dict[int, str], at: str = "t") -> None:
+        """A sum over samples, added up from step to step (or from one value of the loop variable `at` to the next)."""
         node, source = self.nodes[k], self.nodes[k].args[0]
         total = self.declare(f"{self.label(k)}_sum", "accumulate", node.type, (), "call")
         self.totals[k] = total
@@ -365,7 +366,7 @@ class Emitter:
             body.append(Op((name,), made.op, args, made.attrs, (vtype,), made.span, "", ("B",)))
         else:
             body.append(Op((name,), "collect", (local[source],), (), (vtype,), node.span, "", ("B",)))
-        body.append(Add(total, (), name, ("", str(k), self.prefix, ""), node.span, "", (affine("t"),)))
+        body.append(Add(total, (), name, ("", str(k), self.prefix, ""), node.span, "", (affine(at),)))
 
     def _crossed(self, k: int) -> Place:
         """Where the steps of a `next` are for readers outside its loop."""
@@ -401,7 +402,7 @@ def _read(node: TNode) -> tuple[int, ...]:
     return node.args[:1] if node.op == "trace" else () if node.op == "prev" else here(node)
 
 
-def _only_collected(nodes: tuple[TNode, ...], items: Iterable[Item]) -> set[int]:
+def only_collected(nodes: tuple[TNode, ...], items: Iterable[Item]) -> set[int]:
     """Products that are summed over steps and samples and read by nothing else: never made for each step."""
     found: set[int] = set()
     others: set[int] = set()

@@ -35,13 +35,16 @@ def traced_timeline(
     routing: RoutingClass,
     seeds: Sequence[tuple[int, int]],
     delayed: Sequence[tuple[Loss, int]] = (),
+    edges: Mapping[str, str] | None = None,
 ) -> Traced:
     """The traces and gradients of one forward class.
 
     values: the timeline's node of each node of the graph. seeds: (node of the graph, node of its cotangent).
-    delayed: `td` losses with the nodes of their cotangents; their weight comes a step after what it weighs.
+    delayed: `td` losses with the nodes of their cotangents; their weight comes a step after what it weighs. edges: for
+    a class with a window, by carry the name of the leaf that holds its cotangent where the window begins; the gradients
+    are then what is older than that, and seeds do not matter.
     """
-    return _Tracing(graph, nodes, values, routing).run(seeds, delayed)
+    return _Tracing(graph, nodes, values, routing).run(seeds, delayed, edges)
 
 
 class _Tracing:
@@ -61,7 +64,12 @@ class _Tracing:
         self.held: dict[Pair, list[Piece]] = {}
         self.starts: list[Trace] = []
 
-    def run(self, seeds: Sequence[tuple[int, int]], delayed: Sequence[tuple[Loss, int]]) -> Traced:
+    def run(
+        self,
+        seeds: Sequence[tuple[int, int]],
+        delayed: Sequence[tuple[Loss, int]],
+        edges: Mapping[str, str] | None,
+    ) -> Traced:
         for stack, name in self.pairs:
             self._open(stack, name)
         entered = {(stack.number, name): self._entered(stack, name) for stack, name in self.pairs}
@@ -69,7 +77,7 @@ class _Tracing:
         for pair, pieces in left.items():
             for piece, old in zip(pieces, self.held[pair], strict=True):
                 self.b.aim(old.value, self._decayed(pair, piece).value)
-        gradients = self._gradients(seeds, delayed, entered, left)
+        gradients = self._gradients(seeds, delayed, entered, left) if edges is None else self._older(edges)
         return Traced(tuple(self.b.nodes), gradients, tuple(self.starts))
 
     def _rows(self, name: str) -> Axes:
@@ -233,6 +241,17 @@ class _Tracing:
                 self._given(sweep, stack, total)
         for loss, cotangent in delayed:
             self._delayed(sweep, loss, cotangent, entered, left)
+        return sweep.parameters()
+
+    def _older(self, edges: Mapping[str, str]) -> tuple[tuple[str, int], ...]:
+        """What losses read of the states that enter their window, before a reset in its first step."""
+        sweep = Sweep(self.graph, self.b, self.values, self.routing, self.entering)
+        for stack, name in self.pairs:
+            if name in edges:
+                rows = self._rows(name)
+                cotangent = self.b.leaf("cotangent", edges[name], Type("float", rows), time=True)
+                for piece in self.held[stack.number, name]:
+                    self._given(sweep, stack, self._read(cotangent, piece, rows, stack.seed, apart=False))
         return sweep.parameters()
 
     def _reads(

@@ -148,15 +148,16 @@ def definition_runs(graph: StepGraph, routing: RoutingClass, steps: int) -> list
     """(how often, how many copies side by side) the definition of a class unrolls the network.
 
     A reverse class: once a window. A forward class: once an effective parameter, with a copy for each of its scalars,
-    and where losses read the states that a step leaves the step is computed twice. A rank-one estimate: step by step.
+    and anew for each window; where losses read the states that a step leaves, the step is computed twice. A rank-one
+    estimate: step by step.
     """
     if routing.tracing is None:
         return [(-(-steps // max(1, routing.window.every)) if routing.window.size else 1, 1)]
     if routing.tracing.scope == "rank":
         return [(4, 1)]
-    twice = 2 if routing.tracing.read == "post" else 1
+    again = {"post": 2, "window": -(-steps // routing.window.every)}.get(routing.tracing.read, 1)
     own = [k for k, names in effective(graph).items() if not names.isdisjoint(routing.parameters)]
-    return [(twice, max(1, graph.nodes[k].type.numel)) for k in own]
+    return [(again, max(1, graph.nodes[k].type.numel)) for k in own]
 
 
 def stir(model: torch.nn.Module, generator: torch.Generator) -> None:

@@ -72,18 +72,26 @@ def single(compilation: Compilation, t: int, steps: int) -> Any:
     losses = tuple(
         replace(loss, at="last", weight=loss.weight if due(loss, t, steps) else 0.0) for loss in graph.losses
     )
-    made = Compilation(compilation.spec, replace(graph, losses=losses), unwindowed(plan))
+    made = Compilation(compilation.spec, replace(graph, losses=losses), unwindowed(plan, t))
     return find("torch").module(made, torch.float64)
 
 
-def unwindowed(plan: CreditPlan) -> CreditPlan:
-    """Reverse classes look back over the whole call, and what is cut at random is taken by its mean."""
-    return replace(plan, classes=tuple(_whole(routing) for routing in plan.classes))
+def unwindowed(plan: CreditPlan, t: int) -> CreditPlan:
+    """Reverse classes look back over the whole call, and what is cut at random is taken by its mean.
+
+    A forward class has the window that the loss at t has, counted back from that loss, so that it does not matter where
+    the call begins.
+    """
+    return replace(plan, classes=tuple(_whole(routing, t) for routing in plan.classes))
 
 
-def _whole(routing: RoutingClass) -> RoutingClass:
+def _whole(routing: RoutingClass, t: int) -> RoutingClass:
     if routing.tracing is not None and routing.tracing.scope != "rank":
-        return routing
+        size, every = routing.window.size, routing.window.every
+        assert size is not None
+        back = t + 1 - max(0, (t // every + 1) * every - size)
+        read = "pre" if routing.tracing.read == "window" and back == 1 else routing.tracing.read
+        return replace(routing, window=Window(back, 1), tracing=replace(routing.tracing, read=read))
     return replace(routing, window=Window(None, 1), tracing=None, scopes=(), thinning=0)
 
 

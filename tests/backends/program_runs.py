@@ -43,6 +43,8 @@ def run(case: Case, made: Assembled) -> Result:
     state = {name: machine.get(storage) for storage, name in face.next_states if name not in held}
     state["t"] = torch.tensor((0 if case.state is None else int(case.state["t"])) + steps)
     assert machine.run("backward_outputs" if case.cotangents else "backward")
+    if any(name == "windows" for name, _ in made.program.entries):
+        assert machine.run("windows_outputs" if case.cotangents else "windows")
     if face.traced:
         assert machine.run("traces_outputs" if case.cotangents else "traces")
     gradients = {name: machine.get(storage) for storage, name in face.gradients}

@@ -17,7 +17,7 @@ import recdsl.backends.reference.traced as definition
 from recdsl.backends.init import initial
 from recdsl.backends.reference.result import Call
 from recdsl.credit.influence import effective, states
-from recdsl.credit.plan import CreditPlan, RoutingClass, Row, Scope, Tracing
+from recdsl.credit.plan import CreditPlan, RoutingClass, Row, Scope, Tracing, Window
 from recdsl.diagnostics import SpecError
 from recdsl.driver import analyse, explain
 from recdsl.graph.step import StepGraph
@@ -26,7 +26,9 @@ from recdsl.testing import random_case
 torch.set_num_threads(1)
 Shifted: Any = vars(definition)["_Shifted"]
 STEPS = 7
-RULES = ("rtrl", "columns", "snap(1)", "snap(2)", "rflo")
+RULES = (
+    "rtrl", "columns", "snap(1)", "snap(2)", "rflo", "columns(window=4, every=2)", "snap(1, window=3)",
+)  # fmt: skip
 
 
 class Once(Shifted):
@@ -44,11 +46,16 @@ class Once(Shifted):
 
     def by_loss_step(self, only: int) -> list[Tensor]:
         """Per step from `only` on: the derivative of that step's losses by each scalar's shift."""
-        self.only, self.now = only, 0
-        steps, _ = self.run(STEPS, 0)
+        self.only = only
         found: list[Tensor] = []
+        size, every = self._window()
+        runs: dict[int, Any] = {}
         for t in range(only, STEPS):
-            self.now = t
+            self.boundary = STEPS if size == 1 else max(0, (t // every + 1) * every - size)
+            if self.boundary not in runs:
+                self.now = 0
+                runs[self.boundary], _ = self.run(STEPS, 0)
+            self.now, steps = t, runs[self.boundary]
             parts = [self.initial(self.graph.losses[k].node, steps[t]).sum() for k in self.routing.losses]
             total = sum(parts, torch.zeros((), dtype=self.dtype))
             found.append(torch.zeros(self.count, dtype=self.dtype))
@@ -77,7 +84,8 @@ def measured(graph: StepGraph, routing: RoutingClass, params: Mapping[str, Tenso
 def free(graph: StepGraph, routing: RoutingClass) -> RoutingClass:
     """Everything is kept."""
     scopes = tuple(Scope(k, c.name, ((),), ((),)) for k in effective(graph) for c in states(graph))
-    return replace(routing, cuts=frozenset[tuple[int, int]](), tracing=Tracing("all"), scopes=scopes)
+    made = replace(routing, window=Window(1, 1), cuts=frozenset[tuple[int, int]](), tracing=Tracing("all"))
+    return replace(made, scopes=scopes)
 
 
 def lags(
@@ -146,6 +154,9 @@ credit: RULE
         ("w @ g[t-1]", "columns", {"W": (2, None), "U": (None, None), "s": (1, None)}),
         ("w @ g", "snap(1)", {"W": (1, None), "U": (None, None), "s": (0, None)}),
         ("w @ g", "snap(2)", {"W": (None, None), "U": (None, None), "s": (None, None)}),
+        ("w @ g", "columns(window=3)", {"W": (2, None), "U": (None, None)}),
+        ("w @ g", "columns(window=3, every=1)", {"W": (4, None), "U": (None, None), "s": (3, None)}),
+        ("w @ g[t-1]", "columns(window=4, every=2)", {"W": (4, None), "U": (None, None)}),
     ],
 )
 def test_lags_of_two_layers(read: str, rule: str, expected: dict[str, tuple[int | None, int | None]]) -> None:

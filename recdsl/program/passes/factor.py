@@ -40,7 +40,8 @@ class _Factor:
         self.new: dict[int, int] = {k: k for k in range(own)}
         self.forms: dict[int, Form] = {}
         self.readers: dict[int, int] = {}
-        self.live = needed(self.nodes, [k for _, k in adjoint.gradients], frozenset())
+        roots = [k for _, k in (*adjoint.gradients, *adjoint.entering)]
+        self.live = needed(self.nodes, roots, frozenset())
         for k in sorted(self.live):
             for arg in self.nodes[k].args:
                 self.readers[arg] = self.readers.get(arg, 0) + 1
@@ -57,7 +58,8 @@ class _Factor:
         for k in moves:
             self.builder.aim(self.new[k], self._value(self.nodes[k].args[0]))
         gradients = tuple((name, self._value(k)) for name, k in self.adjoint.gradients)
-        return replace(self.adjoint, nodes=tuple(self.builder.nodes), gradients=gradients)
+        entering = tuple((name, self._value(k)) for name, k in self.adjoint.entering)
+        return replace(self.adjoint, nodes=tuple(self.builder.nodes), gradients=gradients, entering=entering)
 
     # -- sweep ----------------------------------------------------------------------------------------------------
     def _visit(self, k: int) -> None:

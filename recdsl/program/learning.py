@@ -1,0 +1,130 @@
+"""The entries of forward rules: reverse passes inside windows, then traces and what is read of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+
+from recdsl.credit.plan import CreditPlan, RoutingClass
+from recdsl.graph.types import Type
+from recdsl.program.adjoint import Adjoint
+from recdsl.program.interface import Tags, safe
+from recdsl.program.ir import Affine, Load, Op, Stmt, Storage, Store, VType
+from recdsl.program.lower import BATCH, Emitter, Place
+from recdsl.program.nest import Learned, NestEmitter, edge_type, roots
+from recdsl.program.schedule import Item, needed, trace_schedule
+from recdsl.program.sweep import Traced
+from recdsl.program.timeline import TNode
+
+
+class Learning(ABC):
+    """What an assembly writes for its forward classes."""
+
+    plan: CreditPlan
+    tag: Tags
+    storages: dict[str, Storage]
+    places: dict[int, Place]
+    names: dict[int, str]
+    carries: list[str]
+
+    @abstractmethod
+    def _pass(
+        self, adjoint: Adjoint, routing: RoutingClass, prefix: str, index: int, emissions: Mapping[int, Place]
+    ) -> Emitter:
+        """One reverse pass, window by window, up to the gradients."""
+
+    @abstractmethod
+    def _emission_entry(self, ahead: Adjoint, prefix: str) -> tuple[list[Stmt], dict[int, Place]]:
+        """The sequences that `td` losses put in the place of their own cotangents."""
+
+    def _declare(self, name: str, kind: str, type: Type, lead: tuple[tuple[str, Affine], ...], lifetime: str) -> str:
+        self.storages[name] = Storage(name, kind, VType(type.dtype, lead, type.axes), lifetime)
+        return name
+
+    def _total(self, emitter: Emitter, k: int) -> str:
+        """The value of an accumulate (or of a constant that took its place)."""
+        if k not in emitter.totals:
+            return emitter.whole(k)
+        name = f"{emitter.label(k)}_done"
+        node = emitter.nodes[k]
+        emitter.body.append(Load(name, emitter.totals[k], (), VType("float", (), node.type.axes)))
+        emitter.values[k] = name
+        return name
+
+    def _edge(self, index: int, carry: str) -> str:
+        """Where the cotangents of what enters windows are handed from their passes to the traces."""
+        return self.tag("edge", f"{index}_{carry}")
+
+    def _windows_entry(self, adjoints: Mapping[int, Adjoint], ahead: Adjoint, prefix: str) -> tuple[Stmt, ...]:
+        """Reverse passes of forward classes inside their windows."""
+        body, places = self._emission_entry(ahead, prefix)
+        for index, adjoint in adjoints.items():
+            emitter = self._pass(adjoint, self.plan.classes[index], f"{prefix}{index}_", index, places)
+            for name, node in adjoint.entering:
+                storage, kind = self._edge(index, name), edge_type(f"windows{index}", emitter.nodes[node].type)
+                self.storages[storage] = Storage(storage, "output", kind, "call")
+                emitter.body.append(Load(f"{storage}_all", f"{prefix}_{storage}", (), kind))
+                emitter.body.append(Store(storage, (), f"{storage}_all"))
+            self._store_gradients(emitter, adjoint.gradients, "inner")
+            body += emitter.body
+        return tuple(body)
+
+    def _traces_entry(self, made: Learned, prefix: str) -> tuple[Stmt, ...]:
+        """Gradients of the forward classes, and the traces that the call leaves."""
+        emitter = Emitter(made.nodes, self.places, self.names, prefix)
+        wanted = needed(made.nodes, roots(made.steps), frozenset(self.places))
+        before, loop, after = trace_schedule(made.nodes, wanted)
+        self._receive(emitter, made.steps, wanted)
+        emitter.run((*before, *([loop] if loop is not None else [])))
+        self._hand_on(emitter, made.steps, after)
+        self._store_gradients(emitter, made.steps.gradients)
+        body = list(emitter.body)
+        for index, own in made.windows.items():
+            body += self._nest(made.nodes, own, f"{prefix}{index}_", index)
+        return tuple(body)
+
+    def _nest(self, nodes: tuple[TNode, ...], own: Traced, prefix: str, index: int) -> list[Stmt]:
+        """The same for a class with a window."""
+        found = {self._edge(index, c): c for c in self.carries}
+        edges = {k: node.name for k, node in enumerate(nodes) if node.op == "cotangent" and node.name in found}
+        emitter = NestEmitter(nodes, self.places, self.names, prefix)
+        wanted = needed(nodes, roots(own), frozenset(self.places) | edges.keys())
+        self._receive(emitter, own, wanted)
+        after = emitter.nest(wanted, edges, index, self.plan.classes[index].window)
+        self._hand_on(emitter, own, after)
+        for name, node in own.gradients:
+            value, inner, vtype = f"{prefix}{safe(name)}", f"{prefix}inner_{safe(name)}", emitter.vtype(node)
+            emitter.body.append(Load(inner, self.tag("inner", name), (), vtype))
+            emitter.body.append(Op((value,), "add", (inner, emitter.whole(node)), (), (vtype,)))
+            emitter.body.append(Store(self._gradient(name, nodes[node].type), (), value))
+        self.storages.update(emitter.storages)
+        return emitter.body
+
+    def _receive(self, emitter: Emitter, made: Traced, wanted: set[int]) -> None:
+        """Traces as the call finds them."""
+        for trace in made.traces:
+            if trace.node in wanted:
+                name, type = self.tag("s", trace.name), emitter.nodes[trace.node].type
+                emitter.incoming[trace.node] = self._declare(name, "input", type, (BATCH,), "call")
+
+    def _hand_on(self, emitter: Emitter, made: Traced, after: Sequence[Item]) -> None:
+        """Traces as the call leaves them, then what is made of sums over steps."""
+        for trace in made.traces:
+            k = trace.node
+            if k in emitter.incoming:
+                name, type = self.tag("next", trace.name), emitter.nodes[k].type
+                target, value = self._declare(name, "output", type, (BATCH,), "call"), f"{emitter.label(k)}_next"
+                emitter.body.append(Load(value, emitter.carried[k], (), emitter.vtype(k, step=True)))
+                emitter.body.append(Store(target, (), value))
+        for k in sorted(emitter.totals):
+            self._total(emitter, k)
+        emitter.run(after)
+
+    def _gradient(self, name: str, type: Type, kind: str = "grad") -> str:
+        return self._declare(self.tag(kind, name), "output", type, (), "call")
+
+    def _store_gradients(self, emitter: Emitter, gradients: Sequence[tuple[str, int]], kind: str = "grad") -> None:
+        for name, node in gradients:
+            value = emitter.whole(node)
+            emitter.body.append(Store(self._gradient(name, emitter.nodes[node].type, kind), (), value))
+        self.storages.update(emitter.storages)
