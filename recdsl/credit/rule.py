@@ -190,7 +190,8 @@ class Rule:
             return replace(tracing, read="pre")
         changed = tracing.cuts or tracing.decay != 1 or tracing.feedback not in ("", "symmetric")
         if size is None or tracing.scope == "rank" or changed:
-            raise RuleError(str(self.window), f"`{self.name}` has no window of more than one step")
+            reason = "a window of several steps goes with traces of all of a scope's influence: without cuts, decay,"
+            raise RuleError("window", f"{reason} random matrices or `rank`")
         return replace(tracing, read="window")
 
     def _factors(self, given: Mapping[str, Given]) -> dict[str, float]:

@@ -18,13 +18,13 @@ from recdsl.program.adjoint import Adjoint, Credit, adjoint_timeline
 from recdsl.program.forward import Forward, forward_timeline
 from recdsl.program.interface import Assembled, Interface, Tags, safe
 from recdsl.program.ir import Affine, Bound, For, Load, Op, Program, Range, Stmt, Storage, Store, VType
-from recdsl.program.lower import BATCH, STEPS, WHOLE, ZERO, Emitter, Place, affine, outside_uses
 from recdsl.program.learning import Learning
+from recdsl.program.lower import BATCH, STEPS, WHOLE, ZERO, Emitter, Place, affine, outside_uses
 from recdsl.program.nest import Learned, edge_type, leave, uncrossed
 from recdsl.program.passes import backward_passes, forward_passes
 from recdsl.program.phases import domain, facts, immediate, phases, split, windowed
 from recdsl.program.rank_one import rank_one_timeline, sign_name
-from recdsl.program.schedule import Item, needed, schedule, trace_schedule
+from recdsl.program.schedule import Item, needed, schedule
 from recdsl.program.substitute import changed
 from recdsl.program.sweep import Trace, Traced
 from recdsl.program.temporal import emitted

@@ -128,7 +128,7 @@ def later(text: str, params: Mapping[str, Tensor], batch: Mapping[str, Tensor], 
         for begin in range(0, steps - first, routing.window.every):
             end = min(begin + routing.window.every, steps - first)
             shifted.boundary = first + max(0, begin + routing.window.every - routing.window.size)
-            total = total + shifted._of(range(first + begin, first + end), [valid], [1.0])
+            total = total + shifted._of(range(first + begin, first + end), [valid], [1.0], {})
         node = graph.nodes[source]
         found[node.name] = total.reshape(node.type.shape)
     return found

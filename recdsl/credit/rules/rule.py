@@ -31,8 +31,8 @@ class Written(Rule):
                 if name in given:
                     raise RuleError(name, f"`{name}` is about traces: give a `scope`, or leave it out")
             return Expansion(Window(size, every), None, mean, alpha)
-        if size != 1:
-            raise RuleError("window", "traces with a window are not supported here: leave `window` out")
+        if size != 1 and "read" in given:
+            raise RuleError("read", "with a window, influence is read where the window begins: leave `read` out")
         if mean:
             raise RuleError("weights", "random truncation is for rules that look back: leave `scope` out")
         tracing = replace(
@@ -44,7 +44,7 @@ class Written(Rule):
         )
         if tracing.scope == "rank" and (tracing.read, tracing.cuts, tracing.feedback) != ("pre", "", "symmetric"):
             raise RuleError("scope", "`scope=rank` estimates all influence: it takes no `read`, `cuts` or `feedback`")
-        return Expansion(Window(1, 1), tracing)
+        return Expansion(Window(size or 1, every), tracing if size == 1 else self._read(tracing, size))
 
 
 def _one_of(name: str, given: Given | None, known: tuple[str, ...]) -> str:
@@ -120,7 +120,7 @@ RULE = Written(
         Argument("boundary", "what comes from behind a window: zero", kind="words"),
         Argument("weights", "random weights of paths: one, truncation(mean), truncation(mean, alpha)", kind="words"),
         Argument("feedback", "how errors reach the states: symmetric or random", kind="words"),
-        Argument("read", "the states that a loss reads influence of: pre or post", kind="words"),
+        Argument("read", "the states that a loss reads influence of: pre or post; those that enter its window", kind="words"),
         Argument("drift", "what becomes of traces when parameters change: accept, decay(rho), reset", kind="drift"),
     ),
     window=None,
