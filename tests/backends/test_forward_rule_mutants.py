@@ -89,8 +89,8 @@ def other_class(change: Callable[[RoutingClass], RoutingClass]) -> Plant:
     def plant(patch: pytest.MonkeyPatch) -> None:
         make = traces_stage.traced_timeline
 
-        def faulty(graph: Any, nodes: Any, values: Any, routing: RoutingClass, seeds: Any) -> Traced:
-            return make(graph, nodes, values, change(routing), seeds)
+        def faulty(graph: Any, nodes: Any, values: Any, routing: RoutingClass, *given: Any) -> Traced:
+            return make(graph, nodes, values, change(routing), *given)
 
         patch.setattr(assemble_stage, "traced_timeline", faulty)
 
@@ -124,12 +124,12 @@ def no_reset(_: Any) -> Any:
 
 def read_late(gradients: Any) -> Any:
     """Losses read traces that their own step has already updated."""
-    return lambda self, seeds, entered, left: gradients(self, seeds, left, left)
+    return lambda self, seeds, delayed, entered, left: gradients(self, seeds, delayed, left, left)
 
 
 def read_early(gradients: Any) -> Any:
     """What should be read of the states that a step leaves is read of those that enter it."""
-    return lambda self, seeds, entered, left: gradients(self, seeds, entered, entered)
+    return lambda self, seeds, delayed, entered, left: gradients(self, seeds, delayed, entered, entered)
 
 
 def no_start(_: Any) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pytest
 import torch
 from program_runs import assembled, run
-from test_forward_rules import COLUMNS, fitting, gradients
+from test_forward_rules import COLUMNS, drawn, fitting, gradients
 from torch import Tensor
 
 import recdsl.backends.reference.traced as definition
@@ -212,3 +212,10 @@ def test_short_dependencies_are_exact_within_a_window(
     row = next(row for row in explain(FINITE.replace("RULE", rule)).rows if row.parameter == "W")
     assert (row.verdict, row.longest_kept_lag) == (verdict, kept)
     assert set(words) <= set(row.qualifiers)
+
+
+@pytest.mark.parametrize("seed", [504, 508])
+def test_the_native_backend_leaves_windows_to_torch(seed: int) -> None:
+    case = drawn(seed, ("default", "columns(window=3)"))
+    assert case is not None
+    assert_close_gradients(lambda c: compile_spec(c.text, backend="native", dtype=torch.float64), case)

@@ -89,7 +89,7 @@ def test_what_has_no_name_equals_its_definition(seed: int) -> None:
         ("rule(scope=all, weights=truncation(3))", "look back"),
         ("rule(weights=truncation(1))", "at least 2 steps"),
         ("rule(weights=truncation(3, 1))", "above 1"),
-        ("rule(scope=all, window=5)", "not supported"),
+        ("rule(scope=rank, window=5)", "a window of several steps"),
         ("rule(scope=all, read=late)", "one of `pre`, `post`"),
         ("rule(scope=rank, read=post)", "takes no `read`"),
         ("rule(scope=all, drift=rerun(3))", "not supported"),

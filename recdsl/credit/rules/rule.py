@@ -120,7 +120,9 @@ RULE = Written(
         Argument("boundary", "what comes from behind a window: zero", kind="words"),
         Argument("weights", "random weights of paths: one, truncation(mean), truncation(mean, alpha)", kind="words"),
         Argument("feedback", "how errors reach the states: symmetric or random", kind="words"),
-        Argument("read", "the states that a loss reads influence of: pre or post; those that enter its window", kind="words"),
+        Argument(
+            "read", "the states that a loss reads influence of: pre or post; those that enter its window", kind="words"
+        ),
         Argument("drift", "what becomes of traces when parameters change: accept, decay(rho), reset", kind="drift"),
     ),
     window=None,
