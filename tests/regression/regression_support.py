@@ -15,7 +15,9 @@ from recdsl.driver import Compilation, analyse
 
 torch.set_num_threads(1)
 
-RULES = ("bptt", "tbptt(window=4)", "none", "rtrl", "snap(1)", "snap(2)", "snap(3)", "columns", "rflo")
+RULES = ("bptt", "tbptt(window=4)", "none", "rtrl", "snap(1)", "snap(2)", "snap(3)", "columns", "rflo", "eprop")
+RANDOM = ("uoro", "artbp(mean=4)")
+"""Right on average."""
 SAMPLES = 2
 HEAD = """\
 recdsl: 1
@@ -120,6 +122,20 @@ def measured(graph: str, rule: str, steps: int) -> dict[str, Measured]:
     got = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in module.named_parameters()}
     return {row.parameter: Measured(row, got[row.parameter], whole(graph, steps)[row.parameter])
             for row in made.plan.rows}  # fmt: skip
+
+
+def draws(graph: str, rule: str, steps: int, count: int) -> list[dict[str, Tensor]]:
+    """Gradients of a rule with random draws, one for each of `count` calls."""
+    params, batch = numbers(graph, steps)
+    module = find("torch").module(compiled(graph, rule), torch.float64)
+    module.load_state_dict(params)
+    torch.manual_seed(5)
+    found: list[dict[str, Tensor]] = []
+    for _ in range(count):
+        module.zero_grad()
+        module(batch).loss.backward()
+        found.append({name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None})
+    return found
 
 
 def definition(graph: str, rule: str, steps: int) -> dict[str, Tensor]:

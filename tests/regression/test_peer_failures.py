@@ -8,7 +8,8 @@ full BPTT in float64, and `biased` means that something is really lost.
 from __future__ import annotations
 
 import pytest
-from regression_support import GRAPHS, RULES, Measured, compiled, definition, measured
+import torch
+from regression_support import GRAPHS, RANDOM, RULES, Measured, compiled, definition, draws, measured, whole
 
 from recdsl.diagnostics import SpecError
 from recdsl.testing import assert_matches
@@ -22,11 +23,11 @@ credit:
   V: RULE(axis=cell)
   U: RULE(axis=cell)
 """
-UNFIT = {("soft_slots", "columns"), ("soft_slots", "rflo")}
+UNFIT = {("soft_slots", "columns"), ("soft_slots", "rflo"), ("soft_slots", "eprop")}
 """A matrix of slots has two axes that may number columns, so these rules ask which."""
 ALL = [
     *((graph, rule) for graph in GRAPHS for rule in RULES if (graph, rule) not in UNFIT),
-    *(("soft_slots", BY_AXES.replace("RULE", rule)) for rule in ("columns", "rflo")),
+    *(("soft_slots", BY_AXES.replace("RULE", rule)) for rule in ("columns", "rflo", "eprop")),
 ]
 NAMES = [f"{graph}-{rule.replace(chr(10), ' ')[:26].strip()}" for graph, rule in ALL]
 
@@ -56,6 +57,23 @@ def test_one_step_loses_what_is_dropped_at_lag_zero(graph: str, rule: str) -> No
             assert not found.got.any(), name
         else:
             assert found.apart < EQUAL, f"{name}: {found.apart:.1e}"
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+@pytest.mark.parametrize("rule", RANDOM)
+def test_random_rules_are_right_on_average(graph: str, rule: str) -> None:
+    """Along the whole gradient, each parameter's mean over draws is within five standard errors of it; some vary."""
+    steps, count = 5, 150
+    found, varies = draws(graph, rule, steps, count), False
+    for row in compiled(graph, rule).plan.rows:
+        full = whole(graph, steps)[row.parameter]
+        along = torch.stack([(one[row.parameter] * full).sum() for one in found]) / (full * full).sum()
+        error = float(along.std()) / count**0.5
+        assert row.verdict in ("exact", "unbiased")
+        assert (error > 1e-9) == (row.verdict == "unbiased"), row.parameter
+        assert abs(float(along.mean()) - 1) <= 5 * error + EQUAL, row.parameter
+        varies = varies or row.verdict == "unbiased"
+    assert varies
 
 
 @pytest.mark.parametrize(("graph", "rule"), ALL, ids=NAMES)
@@ -108,7 +126,7 @@ def test_full_influence_of_a_lower_layer_goes_through_the_upper_one(graph: str, 
 
 
 @pytest.mark.parametrize("graph", ["two_grus", "two_rnns"])
-@pytest.mark.parametrize("rule", ["columns", "rflo"])
+@pytest.mark.parametrize("rule", ["columns", "rflo", "eprop"])
 def test_a_lower_layer_without_the_upper_ones_past_is_said_to_be_biased(graph: str, rule: str) -> None:
     """The report names the state of the upper layer as a place where credit is dropped."""
     for found in _lower(graph, rule):
