@@ -1,4 +1,4 @@
-"""`python -m benchmarks run --suite bptt|traces|stream|compile [--quick] [--cell NAME] [--out FILE]`, or
+"""`python -m benchmarks run --suite bptt|traces|stream|peers|compile [--quick] [--cell NAME] [--out FILE]`, or
 `python -m benchmarks alignment [--seeds N] [--out FILE] [--figure FILE.svg]`."""
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ COLUMNS = {
         "cell", "call_100_us", "call_1000_us", "call_10000_us", "call_time_x", "call_MiB", "call_B/step",
         "stream_100_us", "stream_1000_us", "stream_10000_us", "stream_time_x", "stream_MiB", "stream_B/step",
     ),
+    "peers": (
+        "cell", "config", "columns_us", "snap(1)_us", "rtrl_us", "peer_us", "peer/columns", "peer/snap(1)", "peer/rtrl",
+    ),
     "compile": ("spec", "nodes", "lines", "analyse_s", "source_s", "total_s", "first_s", "torch_imported"),
 }  # fmt: skip
 
@@ -38,6 +41,10 @@ def rows(args: argparse.Namespace) -> Iterator[Row]:
         from benchmarks import stream
 
         yield from stream.run(args.cell, args.repeats)
+    elif args.suite == "peers":
+        from benchmarks import peers
+
+        yield from peers.run(args.peer_python, args.cell, args.repeats)
     elif args.suite == "traces":
         from benchmarks import traces
 
@@ -57,6 +64,7 @@ def main() -> None:
     run.add_argument("--cell", action="append", default=[], help="only this cell; may be given several times")
     run.add_argument("--repeats", type=int, default=7)
     run.add_argument("--no-memory", action="store_true", help="leave out the measurements of peak memory")
+    run.add_argument("--peer-python", help="a Python with braintrace and jax, for the suite peers")
     run.add_argument("--out", type=Path, help="write the results there as JSON")
     bed = commands.add_parser("alignment", help="columnar rules against full BPTT as edges between columns grow")
     bed.add_argument("--seeds", type=int, default=20)
@@ -75,7 +83,7 @@ def measure(args: argparse.Namespace) -> None:
     for row in rows(args):
         found.append(row)
         print(f"{row.get('cell', row.get('spec'))} {row.get('config', '')}", flush=True)
-    print("\n" + table(found, COLUMNS[args.suite]))
+    print("\n" + table(found, COLUMNS[args.suite]) if found else "nothing was measured")
     keep(args.out, {"suite": args.suite}, found)
 
 
