@@ -1,4 +1,4 @@
-"""The suite `peers`: forward rules beside braintrace's D-RTRL, which lives in a Python of its own, measured in turns."""
+"""The suite `peers`: forward rules beside braintrace's D-RTRL, which has a Python of its own, measured in turns."""
 
 from __future__ import annotations
 
