@@ -37,7 +37,8 @@ def remarks(graph: StepGraph, classes: tuple[RoutingClass, ...]) -> tuple[Remark
     for memory in graph.memories:
         line = None if memory.span is None else memory.span.line
         size = memory.entries * FLOAT_BYTES
-        slots = f"{memory.slots:,} slots of {size:,} bytes, {memory.slots * size:,} a sample"
+        bounded = f"{memory.slots:,} slots of {size:,} bytes, {memory.slots * size:,} a sample"
+        slots = bounded if memory.slots else f"as many slots as a sequence has steps, {size:,} bytes each"
         found.setdefault(Remark(f"memory `{memory.name}`: {slots}; it lasts a {memory.life}", line))
         found.update(dict.fromkeys(Remark(note, line) for note in memory.notes))
     return tuple(found)

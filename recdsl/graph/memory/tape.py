@@ -160,7 +160,8 @@ class Tape(Lowering):
         parts = [part for part in self.parts if part not in COUNTS]
         size = sum(ctx.emit.type(ctx.values[self.state(part)]).numel for part in parts)
         recalls = tuple(ctx.recalls.get(self.store.name, ()))
-        return Memory(self.store.name, 0, self.store.life, size, recalls, notes_on(self.store), self.store.span)
+        states = tuple(self.state(part) for part in ("value", "key") if part in parts)
+        return Memory(self.store.name, 0, self.store.life, size, states, recalls, notes_on(self.store), self.store.span)
 
 
 def _cache(read: Read) -> str:
