@@ -251,6 +251,13 @@ def contract(op: Op, args: Sequence[Operand]) -> str:
         return f"{args[0].text} @ {args[1].text}"
     if set(x) | set(y) == set(out):
         return f"{spread(args[0], x, out)} * {spread(args[1], y, out)}"
+    for value, labels, vector, others in ((args[1], y, args[0], x), (args[0], x, args[1], y)):
+        if value.lead and not vector.lead and len(others) == 1 and labels[-1:] == others and out == labels[:-1]:
+            return f"{value.text} @ {vector.text}"
+    rows = _matrix_rows(args, x, y, out)
+    if rows is not None:
+        value, weight, transposed = rows
+        return f"{value.text} @ {weight.text}{'.t()' if transposed else ''}"
     return _einsum(args, x, y, out, "")
 
 
@@ -295,6 +302,19 @@ def _matrix_vector(
     return None
 
 
+def _matrix_rows(
+    args: Sequence[Operand], x: tuple[int, ...], y: tuple[int, ...], out: tuple[int, ...]
+) -> tuple[Operand, Operand, bool] | None:
+    """The same for values of several axes, whose last one is contracted and gives way to that of the result."""
+    for value, labels, weight, others in ((args[1], y, args[0], x), (args[0], x, args[1], y)):
+        if not value.lead or weight.lead or len(others) != 2 or len(labels) < 2 or labels[-1] not in others:
+            continue
+        new = others[1 - others.index(labels[-1])]
+        if out == (*labels[:-1], new) and new not in labels:
+            return value, weight, others == (new, labels[-1])
+    return None
+
+
 def spread(arg: Operand, labels: tuple[int, ...], out: tuple[int, ...]) -> str:
     """The operand with its own axes at their places in the result, extent 1 elsewhere."""
     order = sorted(range(len(labels)), key=lambda k: out.index(labels[k]))
@@ -312,7 +332,32 @@ def _joint(args: Sequence[Operand], x: tuple[int, ...], y: tuple[int, ...], out:
         first, second = (a, b) if out[0] == x[0] else (b, a)
         rows, columns = first.axes[0].size, second.axes[0].size
         return f"{first.text}.reshape(-1, {rows}).t() @ {second.text}.reshape(-1, {columns})"
-    return _einsum(args, x, y, out, "joint")
+    flat = _flat_joint(args, x, y, out)
+    return flat or _einsum(args, x, y, out, "joint")
+
+
+def _flat_joint(args: Sequence[Operand], x: tuple[int, ...], y: tuple[int, ...], out: tuple[int, ...]) -> str:
+    """The same where what both have in common stands in front: rows of all steps, samples and shared axes."""
+    a, b = args
+    common = [label for label in x if label in y]
+    k = len(common)
+    plain = a.lead == b.lead and a.lead and not a.number and not b.number
+    if (
+        not plain
+        or list(x[:k]) != common
+        or list(y[:k]) != common
+        or set(common) & set(out)
+        or len(x) - k > 1
+        or len(y) - k > 1
+    ):
+        return ""
+    first, second, own = (a, b, (x[k:], y[k:])) if out[: len(x) - k] == x[k:] else (b, a, (y[k:], x[k:]))
+    if (*own[0], *own[1]) != out:
+        return ""
+    texts = [
+        f"{arg.text}.reshape({', '.join(['-1', *(str(s.size) for s in arg.axes[k:])])})" for arg in (first, second)
+    ]
+    return f"{texts[0]}{'.t()' if own[0] else ''} @ {texts[1]}"
 
 
 def _einsum(args: Sequence[Operand], x: tuple[int, ...], y: tuple[int, ...], out: tuple[int, ...], kind: str) -> str:
