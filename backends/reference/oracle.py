@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from recdsl.backends.reference.kronecker import Uses
 from recdsl.backends.reference.rank_one import rank_one_gradients
 from recdsl.backends.reference.result import Call, Result
 from recdsl.backends.reference.schedule import counted, divisors
@@ -181,10 +182,11 @@ class Reference:
         given = (self.graph, routing, params, call, chosen, divided)
         if routing.tracing is None:
             return self._gradients(routing, params, call, chosen, divided, shares)
-        if routing.tracing.scope != "rank":
+        if not routing.tracing.random:
             return traced_gradients(*given, shares, self.dtype)
         if index in self.signs:
-            return rank_one_gradients(*given, self.signs[index], self.dtype)
+            kind = Uses if routing.tracing.scope == "kronecker" else None
+            return rank_one_gradients(*given, self.signs[index], self.dtype, kind)
         whole = replace(routing, window=Window(None, 1), tracing=None)
         return self._gradients(whole, params, call, chosen, divided, shares)
 

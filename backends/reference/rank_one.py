@@ -27,11 +27,16 @@ def rank_one_gradients(
     divided: Sequence[float],
     signs: Tensors,
     dtype: torch.dtype,
+    kind: type[Steps] | None = None,
 ) -> dict[str, Tensor]:
-    """The gradient of one class. signs: by carry, [T, B, *axes] of +1 and -1; otherwise as `traced_gradients`."""
+    """The gradient of one class; kind: another estimate than rank one.
+
+    signs: by carry (or use), [T, B, *axes] of +1 and -1; otherwise as `traced_gradients`.
+    """
     leaves = {name: params[name].clone().requires_grad_() for name in routing.parameters}
     with torch.enable_grad():
-        found = _Steps(graph, routing, params, call, dtype).gradients(chosen, divided, signs)
+        made = kind or Steps
+        found = made(graph, routing, params, call, dtype).gradients(chosen, divided, signs)
         used = Unroll(graph, {**params, **leaves}, call, routing.cuts, dtype).invariant()
         total = torch.zeros((), dtype=dtype, requires_grad=True).sum()
         for source, value in found.items():
@@ -40,7 +45,7 @@ def rank_one_gradients(
     return dict(zip(leaves, parts, strict=True))
 
 
-class _Steps(Unroll):
+class Steps(Unroll):
     """Single steps: what enters one, and each parameter for each sample, are leaves."""
 
     def __init__(
@@ -84,7 +89,7 @@ class _Steps(Unroll):
             values, leaving = self._step(t, carried)
             state = {n: s if n in self.kept else self._forgotten(s, t) for n, s in state.items()}
             total = self._total(values, t, chosen, divided)
-            direct = _grads(total, [*self.met.values(), *self.own.values()])
+            direct = gradients_of(total, [*self.met.values(), *self.own.values()])
             asked = dict(zip([*self.met, *self.own], direct, strict=True))
             estimate = sum(
                 ((asked[n] * state[n]).reshape(samples, -1).sum(1) for n in self.names), torch.zeros(samples)
@@ -114,7 +119,7 @@ class _Steps(Unroll):
         samples = self.call.samples
         moved = self._moved(state, leaving)
         pushed = sum(((leaving[n] * signs[n][t]).sum() for n in self.names), torch.zeros((), dtype=self.dtype))
-        local = dict(zip(self.own, _grads(pushed, list(self.own.values())), strict=True))
+        local = dict(zip(self.own, gradients_of(pushed, list(self.own.values())), strict=True))
         old = (_norm(weight.values(), samples) / _norm(moved.values(), samples)).sqrt()
         count = sum(value[0].numel() for value in state.values())
         new = (_norm(local.values(), samples) / sqrt(max(count, 1))).sqrt()
@@ -126,12 +131,12 @@ class _Steps(Unroll):
         """D s~, by differentiating the (linear) product from the left."""
         left = {n: torch.zeros_like(leaving[n]).requires_grad_() for n in self.names}
         paired = sum(((leaving[n] * left[n]).sum() for n in self.names), torch.zeros((), dtype=self.dtype))
-        given = _grads(paired, [self.met[n] for n in self.names], graph=True)
+        given = gradients_of(paired, [self.met[n] for n in self.names], graph=True)
         total = sum(((g * state[n]).sum() for g, n in zip(given, self.names, strict=True)), torch.zeros(()))
-        return dict(zip(self.names, _grads(total, list(left.values())), strict=True))
+        return dict(zip(self.names, gradients_of(total, list(left.values())), strict=True))
 
 
-def _grads(total: Tensor, leaves: Sequence[Tensor], *, graph: bool = False) -> list[Tensor]:
+def gradients_of(total: Tensor, leaves: Sequence[Tensor], *, graph: bool = False) -> list[Tensor]:
     """Gradients, zero where there is no path."""
     floating = [leaf for leaf in leaves if leaf.requires_grad]
     if not total.requires_grad or not floating:

@@ -27,7 +27,8 @@ class Tracing:
     """A forward rule: influences are carried along with the states instead of going back (semantics 2.1, 4.3-4.6).
 
     scope: "all" | "support" (what is reached within `depth` steps) | "column" (along `axis`, if there are several) |
-    "rank" (everywhere, estimated as one product of two vectors with random signs).
+    "rank" (everywhere, estimated as one product of two vectors with random signs) | "kronecker" (likewise, one
+    Kronecker product for each matrix).
     read: "pre": a loss reads the influence on the states that enter its step, through all paths of the step; "post":
     the influence on the states that the step leaves; "window": on the states that enter its window, inside of which
     every path is kept. cuts: "" | "products" (the recurrent products of states) |
@@ -46,6 +47,11 @@ class Tracing:
     decay: float = 1.0
     drift: str = "accept"
     feedback: str = "symmetric"
+
+    @property
+    def random(self) -> bool:
+        """Whether influence is estimated with random signs."""
+        return self.scope in ("rank", "kronecker")
 
 
 @dataclass(frozen=True)

@@ -189,9 +189,9 @@ class Rule:
         if size == 1:
             return replace(tracing, read="pre")
         changed = tracing.cuts or tracing.decay != 1 or tracing.feedback not in ("", "symmetric")
-        if size is None or tracing.scope == "rank" or changed:
+        if size is None or tracing.random or changed:
             reason = "a window of several steps goes with traces of all of a scope's influence: without cuts, decay,"
-            raise RuleError("window", f"{reason} random matrices or `rank`")
+            raise RuleError("window", f"{reason} random matrices or random signs")
         return replace(tracing, read="window")
 
     def _factors(self, given: Mapping[str, Given]) -> dict[str, float]:

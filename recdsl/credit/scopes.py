@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from recdsl.credit.flow import Edge, Flow
 from recdsl.credit.influence import Influence, Keys, effective, merge, states
+from recdsl.credit.kronecker import NoMatrixError, blocks_of
 from recdsl.credit.plan import Tracing
 from recdsl.graph.emit import Emitter
 from recdsl.graph.step import StepGraph
@@ -198,7 +199,23 @@ def _rank(setting: Setting, source: int) -> Scopes:
     return _all(setting, source)
 
 
-SCOPES: Mapping[str, Maker] = {"all": _all, "support": _support, "column": _column, "rank": _rank}
+def _kronecker(setting: Setting, source: int) -> Scopes:
+    """Every state, as an estimate, for what is a matrix in products."""
+    try:
+        found = blocks_of(setting.graph, Flow(setting.graph), source, _label(setting.graph, source))
+    except NoMatrixError as error:
+        hint = "give it a rule of its own, such as `uoro`, `columns`, `snap(1)` or `bptt`"
+        raise ScopeError(error.name, str(error), hint) from error
+    return _all(setting, source) if found else {}
+
+
+SCOPES: Mapping[str, Maker] = {
+    "all": _all,
+    "support": _support,
+    "column": _column,
+    "rank": _rank,
+    "kronecker": _kronecker,
+}
 
 
 def lateral(graph: StepGraph) -> frozenset[Edge]:

@@ -11,12 +11,13 @@ confined; live is then what a loss still sees window - every steps on. A claim t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
 from recdsl.credit.flow import Edge, Flow
 from recdsl.credit.influence import Influence, Keys, Patterns, beyond, confine, effective, states, union
+from recdsl.credit.kronecker import blocks_of
 from recdsl.credit.place import in_spec, spec_source
 from recdsl.credit.plan import Dropped, RoutingClass, Row, Scope, Tracing
 from recdsl.credit.scopes import ScopeError, Setting, scope
@@ -40,7 +41,7 @@ BUDGET = 2**29
 
 def scopes(graph: StepGraph, routing: RoutingClass) -> tuple[Scope, ...]:
     """The scopes of a forward class. Raises ScopeError, also where its traces would be larger than the budget."""
-    if routing.tracing is not None and routing.tracing.scope == "rank" and eligible(graph, routing):
+    if routing.tracing is not None and routing.tracing.random and eligible(graph, routing):
         reason = "it keeps no gradient of a prediction until the error of the next step, as the loss `td` needs"
         raise ScopeError("", reason, "rules that do: `columns`, `snap(1)`, `rtrl`, `tbptt`")
     if any(carry.taped for carry in graph.carries):
@@ -49,7 +50,7 @@ def scopes(graph: StepGraph, routing: RoutingClass) -> tuple[Scope, ...]:
         raise ScopeError("", reason, "write a number of `slots`, or take `bptt` or `tbptt`")
     found = _scopes(graph, routing)
     size = FLOAT_BYTES * (entries(graph, found) + sum(eligible(graph, routing).values()))
-    if routing.tracing is not None and routing.tracing.scope != "rank" and size > BUDGET:
+    if routing.tracing is not None and not routing.tracing.random and size > BUDGET:
         reason = f"its traces take {mebibytes(size)} a sample, more than {mebibytes(BUDGET)}"
         raise ScopeError("", reason, f"cheaper: {', '.join([*_cheaper(graph, routing), '`uoro`', '`tbptt`'])}")
     return found
@@ -119,7 +120,7 @@ def late(graph: StepGraph, routing: RoutingClass) -> bool:
 
     So it is if whatever influence arrives at a state which a loss or output sees in the same step is stored there.
     """
-    if routing.tracing is None or routing.tracing.scope == "rank" or routing.tracing.read == "window":
+    if routing.tracing is None or routing.tracing.random or routing.tracing.read == "window":
         return False
     if routing.tracing.read == "post":
         return True
@@ -182,7 +183,7 @@ class Tracer:
         dropped += self.judge.crossed(case) if weaker is not None else []
         verdict = "exact" if first is None else "biased"
         words = tuple(word for word in plain.qualifiers if word != "unmasked")
-        if routing.tracing.scope == "rank" and verdict == "exact" and longest not in (0, NONE):
+        if routing.tracing.random and verdict == "exact" and longest not in (0, NONE):
             verdict, words = "unbiased", (*words, "random-signs")
         words = (*words, "decay") if weaker is not None else words
         if verdict == "exact" and any(walk.unmasked for walk in walks):
@@ -358,6 +359,15 @@ class Tracer:
         span = in_spec(self.graph.nodes[carry.write].span or carry.span, name, source_text)
         return Dropped(f"{label(carry)} outside of the scope", None if span is None else span.line, span)
 
+    def _factors(self, own: Collection[int]) -> tuple[int, int]:
+        """(entries of Kronecker factors, products of D B a step) of some effective parameters."""
+        shapes = {k: self.graph.nodes[k].type.shape for k in own}
+        size = sum(prod(axis.size for axis in axes) for axes in self.free.axes.values())
+        found = [block for k in sorted(own) for block in blocks_of(self.graph, self.flow, k, "")]
+        kept = [prod(shapes[block.source][k] for k in block.kept) for block in found]
+        summed = [prod(shapes[block.source][k] for k in block.summed) for block in found]
+        return sum(summed) + size * sum(kept), size * size * sum(kept)
+
     def _entries(self, parameter: str, routing: RoutingClass) -> tuple[int, int]:
         """(entries of the traces, products a step) of the effective parameters that a parameter is part of.
 
@@ -367,6 +377,8 @@ class Tracer:
         place = routing.parameters.index
         inside = {k: names & set(routing.parameters) for k, names in effective(self.graph).items()}
         own = {k for k, names in inside.items() if names and min(names, key=place) == parameter}
+        if routing.tracing is not None and routing.tracing.scope == "kronecker":
+            return self._factors(own)
         if routing.tracing is not None and routing.tracing.scope == "rank":
             count = sum(self.graph.nodes[k].type.numel for k in own)
             shared = sum(prod(axis.size for axis in axes) for axes in self.free.axes.values())

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from recdsl.credit.influence import states
+from recdsl.credit.kronecker import blocks, draws
 from recdsl.credit.plan import CreditPlan, RoutingClass
 from recdsl.graph.step import StepGraph
 from recdsl.graph.types import FLOAT, Type
@@ -18,6 +19,7 @@ from recdsl.program.adjoint import Adjoint, Credit, adjoint_timeline
 from recdsl.program.forward import Forward, forward_timeline
 from recdsl.program.interface import Assembled, Interface, Tags, safe
 from recdsl.program.ir import Affine, Bound, For, Load, Op, Program, Range, Stmt, Storage, Store, VType
+from recdsl.program.kronecker import kronecker_timeline
 from recdsl.program.learning import Learning
 from recdsl.program.lower import BATCH, STEPS, WHOLE, ZERO, Emitter, Place, affine, outside_uses
 from recdsl.program.nest import Learned, edge_type, leave, uncrossed
@@ -342,12 +344,12 @@ class _Assembly(Learning):
                 nodes, values = own.values(made.nodes, self.forward.values)
                 given = (own.graph, nodes, values, own.routing(routing), seeds)
                 td = [(loss, seed) for loss, seed in losses if loss.td is not None]
-                rank = routing.tracing.scope == "rank"
+                estimate = {"rank": rank_one_timeline, "kronecker": kronecker_timeline}.get(routing.tracing.scope)
                 if index in inside:
                     edges = {name: self._edge(index, name) for name, _ in inside[index].entering}
                     more = traced_timeline(*given, edges=edges)
                 else:
-                    more = rank_one_timeline(*given, index) if rank else traced_timeline(*given, td)
+                    more = traced_timeline(*given, td) if estimate is None else estimate(*given, index)
                 self.forgotten |= {t.name for t in more.traces if routing.tracing.drift == "reset"}
                 made = made.beside(more, index if index in inside else None)
         return made
@@ -486,7 +488,10 @@ def _thinned(b: TimelineBuilder, plan: CreditPlan, index: int) -> dict[int, int]
 def _signs(b: TimelineBuilder, graph: StepGraph, plan: CreditPlan, index: int) -> dict[str, int]:
     """By carry, the random signs that a class mixes influences with."""
     tracing = plan.classes[index].tracing
-    if tracing is None or tracing.scope != "rank":
+    if tracing is None or not tracing.random:
         return {}
+    if tracing.scope == "kronecker":
+        labels = draws(blocks(graph, plan.classes[index].parameters))
+        return {label: b.leaf("input", sign_name(index, label), FLOAT, time=True) for label in labels}
     shapes = {c.name: Type("float", graph.nodes[c.read].type.axes) for c in states(graph)}
     return {n: b.leaf("input", sign_name(index, n), type, time=True) for n, type in sorted(shapes.items())}

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from recdsl.credit.influence import states
-from recdsl.credit.plan import CreditPlan
+from recdsl.credit.kronecker import blocks, draws
+from recdsl.credit.plan import CreditPlan, RoutingClass
 from recdsl.graph.step import StepGraph
 
 DRAWS, FEWEST = 400, 50
@@ -67,14 +68,20 @@ def drawn(graph: StepGraph, plan: CreditPlan, model: Any, steps: int, batch: int
             cuts = Cuts(mean, tail)
             uniform = torch.rand((steps, batch), dtype=torch.float64)
             weights[place] = torch.stack([cuts.weights(column.tolist()) for column in uniform.T], 1)
-    ranked = [k for k, routing in enumerate(plan.classes) if routing.tracing and routing.tracing.scope == "rank"]
-    names = sorted(carry.name for carry in states(graph))
     signs: dict[int, dict[str, Tensor]] = {}
-    places = [(k, name) for k in ranked for name in names]
+    places = [(k, label) for k, routing in enumerate(plan.classes) for label in labels(graph, routing)]
     for (k, name), shape in zip(places, about["signs"]["plain"].values(), strict=True):
         made = 2 * torch.randint(2, (steps, batch, *shape)) - 1
         signs.setdefault(k, {})[name] = made.to(torch.float64)
     return Drawn(weights, signs)
+
+
+def labels(graph: StepGraph, routing: RoutingClass) -> list[str]:
+    """What the random signs of a class are called: a carry, or a use of a matrix."""
+    scope = routing.tracing.scope if routing.tracing is not None else ""
+    if scope == "kronecker":
+        return draws(blocks(graph, routing.parameters))
+    return sorted(carry.name for carry in states(graph)) if scope == "rank" else []
 
 
 @dataclass(frozen=True)

@@ -153,8 +153,9 @@ def definition_runs(graph: StepGraph, routing: RoutingClass, steps: int) -> list
     """
     if routing.tracing is None:
         return [(-(-steps // max(1, routing.window.every)) if routing.window.size else 1, 1)]
-    if routing.tracing.scope == "rank":
-        return [(4, 1)]
+    if routing.tracing.random:
+        entries = sum(graph.nodes[carry.read].type.numel for carry in graph.carries)
+        return [(4 if routing.tracing.scope == "rank" else 2 + entries, 1)]
     again = {"post": 2, "window": -(-steps // routing.window.every)}.get(routing.tracing.read, 1)
     own = [k for k, names in effective(graph).items() if not names.isdisjoint(routing.parameters)]
     return [(again, max(1, graph.nodes[k].type.numel)) for k in own]

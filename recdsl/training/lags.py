@@ -86,7 +86,7 @@ def unwindowed(plan: CreditPlan, t: int) -> CreditPlan:
 
 
 def _whole(routing: RoutingClass, t: int) -> RoutingClass:
-    if routing.tracing is not None and routing.tracing.scope != "rank":
+    if routing.tracing is not None and not routing.tracing.random:
         size, every = routing.window.size, routing.window.every
         assert size is not None
         back = t + 1 - max(0, (t // every + 1) * every - size)

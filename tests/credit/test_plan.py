@@ -92,7 +92,6 @@ def test_a_block_selects_its_parameters():
 ERRORS = [
     ("default", "tbtt(window=3)", "RD0501", 10, "tbptt"),
     ("default", "sab", "RD0503", 10, "needs `truncate`"),
-    ("default", "kf_rtrl", "RD0502", 10, "tbptt"),
     ("h[t-1]", "scale(half)", "RD0507", 9, "scale(0.5)"),
     ("W1", "scale(0.5)", "RD0507", 5, "use of a state"),
     ("default", "tbptt", "RD0503", 10, "needs `window`"),

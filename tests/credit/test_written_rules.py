@@ -42,6 +42,7 @@ WRITTEN = {
     "rflo(feedback=random)": "rule(scope=column, cuts=products, read=post, feedback=random)",
     "eprop": "rule(scope=column, cuts=spikes, read=post)",
     "uoro": "rule(scope=rank)",
+    "kf_rtrl": "rule(scope=kronecker)",
     "artbp(5)": "rule(weights=truncation(5))",
     "artbp(5, schedule=decreasing(3))": "rule(weights=truncation(5, 3))",
 }
@@ -64,7 +65,7 @@ def test_every_rule_has_a_written_form() -> None:
     assert {preset.partition("(")[0] for preset in WRITTEN} | {"rule"} >= set(catalogue()) - LACKING
 
 
-LACKING = {"synthetic", "kf_rtrl", "td_lambda", "sab"}
+LACKING = {"synthetic", "sab"}
 """What `rule(...)` has no words for yet."""
 
 

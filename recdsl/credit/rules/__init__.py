@@ -11,7 +11,7 @@ from recdsl.credit.rule import Rule
 
 GROUP = "recdsl.rules"
 LATER = (
-    "kf_rtrl", "synthetic", "reinstate",
+    "synthetic", "reinstate",
 )  # fmt: skip
 """Words of the language that this version cannot execute."""
 

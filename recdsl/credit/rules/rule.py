@@ -18,7 +18,7 @@ class Written(Rule):
 
     @property
     def usage(self) -> str:
-        return "rule(scope=none|all|support(n)|column|rank, window=..., every=..., cuts=..., read=..., ...)"
+        return "rule(scope=none|all|support(n)|column|rank|kronecker, window=..., every=..., cuts=..., read=..., ...)"
 
     def expand(self, given: Mapping[str, Given]) -> Expansion:
         """What a call with these arguments asks for. Raises RuleError."""
@@ -42,8 +42,9 @@ class Written(Rule):
             feedback=_one_of("feedback", given.get("feedback"), ("symmetric", "random")),
             **drift(given.get("drift")),
         )
-        if tracing.scope == "rank" and (tracing.read, tracing.cuts, tracing.feedback) != ("pre", "", "symmetric"):
-            raise RuleError("scope", "`scope=rank` estimates all influence: it takes no `read`, `cuts` or `feedback`")
+        if tracing.random and (tracing.read, tracing.cuts, tracing.feedback) != ("pre", "", "symmetric"):
+            reason = f"`scope={tracing.scope}` estimates all influence: it takes no `read`, `cuts` or `feedback`"
+            raise RuleError("scope", reason)
         return Expansion(Window(size or 1, every), tracing if size == 1 else self._read(tracing, size))
 
 
@@ -81,7 +82,7 @@ def _scope(given: Given | None) -> Tracing | None:
     match given:
         case None | Words("none", ()):
             return None
-        case Words("all" | "rank" as scope, ()):
+        case Words("all" | "rank" | "kronecker" as scope, ()):
             return Tracing(scope)
         case Words("column", ()):
             return Tracing("column")
@@ -90,7 +91,9 @@ def _scope(given: Given | None) -> Tracing | None:
         case Words("support", (int() as depth,)) if depth > 0:
             return Tracing("support", depth)
         case _:
-            raise RuleError("scope", "`scope` is `none`, `all`, `support(n)`, `column`, `column(axis)` or `rank`")
+            raise RuleError(
+                "scope", "`scope` is `none`, `all`, `support(n)`, `column`, `column(axis)`, `rank`, `kronecker`"
+            )
 
 
 def _window(given: Mapping[str, Given], preset: int | None) -> tuple[int | None, int]:
@@ -114,7 +117,11 @@ RULE = Written(
     doc="A rule written out. Without arguments it is bptt; with a scope, traces are carried along instead.",
     arguments=(
         Argument("cuts", "uses of states that traces go past: none, products or spikes", kind="words"),
-        Argument("scope", "where influence is traced: none, all, support(n), column, column(axis), rank", kind="words"),
+        Argument(
+            "scope",
+            "where influence is traced: none, all, support(n), column, column(axis), rank, kronecker",
+            kind="words",
+        ),
         Argument("window", "steps that a loss looks back over, its own included; left out: the call", kind="count"),
         Argument("every", "steps between two reverse passes; left out: the window", kind="count"),
         Argument("boundary", "what comes from behind a window: zero", kind="words"),
