@@ -55,7 +55,7 @@ def lower(assembled: Assembled) -> Lowering:
             continue
         try:
             made = EntryWriter(program, name, tape, program.scalars).write(symbol)
-        except (NotLoweredError, KeyError) as error:
+        except NotLoweredError as error:
             left.append((name, str(error)))
             continue
         texts.append(made.text)

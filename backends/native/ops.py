@@ -173,6 +173,9 @@ INDEXED: dict[str, tuple[Callable[[Op, Sequence[Value], Kernel, Lead, Own], str]
 REDUCED = ("sum", "collect", "reduce_max", "softmax", "logsumexp", "rank")
 
 
+ON_TORCH = ("append", "fetch", "nearest", "search")  # stores that grow with time: their entries run on torch
+
+
 def covered(name: str) -> bool:
     """Whether there is C for a primitive."""
     return name in {*ELEMENTWISE, *MAPS, *INDEXED, *REDUCED, "power"}

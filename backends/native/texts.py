@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from recdsl.backends.native.values import NotLoweredError
 from recdsl.program.ir import Affine, Bound
 
 SIGNS = {"lt": "<", "le": "<=", "eq": "==", "ge": ">=", "ne": "!="}
 
 
 def affine_text(value: Affine, symbols: Mapping[str, str]) -> str:
-    """`const + sum(coefficient * symbol)`; raises KeyError for a symbol that is nobody's."""
+    """`const + sum(coefficient * symbol)`; raises NotLoweredError for a symbol that is nobody's."""
+    for name, _ in value.terms:
+        if name not in symbols:
+            raise NotLoweredError(f"no size `{name}` here")
     parts = [symbols[name] if k == 1 else f"{k} * {symbols[name]}" for name, k in value.terms]
     if value.const or not parts:
         parts.append(str(value.const))

@@ -22,9 +22,10 @@ FORWARD = ("rtrl", "columns", "snap(1)", "snap(2)", "rflo", "eprop")
 
 
 def test_every_op_has_c():
-    from recdsl.backends.native.ops import covered
+    """But those of stores that grow with time, whose models run on torch."""
+    from recdsl.backends.native.ops import ON_TORCH, covered
 
-    assert [name for name in catalogue() if not covered(name)] == []
+    assert [name for name in catalogue() if not covered(name)] == sorted(ON_TORCH)
 
 
 @settings(PROFILE, max_examples=10)
