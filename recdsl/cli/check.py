@@ -62,10 +62,11 @@ def summary(compilation: Compilation) -> str:
     """`14 parameters, 72,586 numbers; 2 states; credit exact`."""
     graph = compilation.graph
     numbers = sum(prod(item.type.shape) for item in graph.parameters)
+    shown = [carry for carry in graph.carries if not carry.name.startswith("td.")]
     verdicts = sorted({row.verdict for row in compilation.plan.rows})
     return (
         f"{_count(len(graph.parameters), 'parameter')}, {_count(numbers, 'number')}; "
-        f"{_count(len(graph.carries), 'state')}; credit {' and '.join(verdicts) or 'none'}"
+        f"{_count(len(shown), 'state')}; credit {' and '.join(verdicts) or 'none'}"
     )
 
 

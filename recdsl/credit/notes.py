@@ -26,12 +26,13 @@ QUALIFIERS: Mapping[str, str] = {
 
 
 def remarks(graph: StepGraph, classes: tuple[RoutingClass, ...]) -> tuple[Remark, ...]:
-    """Losses that are due more rarely than their windows are long: what lies between gets no credit at all."""
+    """Losses that are due more rarely than their windows are long: what lies between gets no credit at all; and
+    errors whose credit an earlier call would have to take."""
     found: dict[Remark, None] = {}
     for routing in classes:
         for index in routing.losses:
-            text = _rare(graph.losses[index], routing)
-            if text:
+            loss = graph.losses[index]
+            for text in filter(None, (_rare(loss, routing), _delayed(loss, routing))):
                 span = graph.losses[index].span
                 found.setdefault(Remark(text, None if span is None else span.line))
     for memory in graph.memories:
@@ -42,6 +43,16 @@ def remarks(graph: StepGraph, classes: tuple[RoutingClass, ...]) -> tuple[Remark
         found.setdefault(Remark(f"memory `{memory.name}`: {slots}; it lasts a {memory.life}", line))
         found.update(dict.fromkeys(Remark(note, line) for note in memory.notes))
     return tuple(found)
+
+
+def _delayed(loss: Loss, routing: RoutingClass) -> str:
+    """What a call's first error would change was made in an earlier call."""
+    if loss.td is None or routing.tracing is not None:
+        return ""
+    rest = ", and no eligibility trace goes on from call to call" if loss.td.trace else ""
+    return (
+        f"`{loss.name}` changes the prediction of the step before: the error of a call's first step changes none{rest}"
+    )
 
 
 def _rare(loss: Loss, routing: RoutingClass) -> str:

@@ -48,7 +48,7 @@ def emitted(b: TimelineBuilder, graph: StepGraph, td: TD, values: Sequence[int],
     if mask is None and td.trace == 0:
         return b.move("next", [now], 1, type, "")
     later = b.move("next", [-1], 1, type, "")
-    shrunk = _times(b, decay(b, td, values), later) if td.trace else b.const(0.0, later)
+    shrunk = times(b, decay(b, td, values), later) if td.trace else b.const(0.0, later)
     if mask is None:
         b.aim(later, b.op("add", now, shrunk))
         return later
@@ -90,16 +90,16 @@ class Eligibility:
         old = b.move("trace", [-1, zero], 1, type, name)
         new = gradient
         if self.decay is not None:
-            new = b.op("add", b.op("mul", old, self._wide(self._entry(self.decay, number), type)), gradient)
+            new = b.op("add", b.op("mul", old, self.wide(self.entry_of(self.decay, number), type)), gradient)
         if self.mask is not None:
-            new = b.op("where", self._wide(self.mask, type), new, old)
+            new = b.op("where", self.wide(self.mask, type), new, old)
         b.aim(old, new)
         self.traces.append(Trace(name, old, zero))
         places = tuple(range(len(type.axes)))
-        total = b.op("contract", self._entry(self.weight, number), old, x=(), y=places, out=places)
+        total = b.op("contract", self.entry_of(self.weight, number), old, x=(), y=places, out=places)
         return fit(b, b.op("collect", total), seed)
 
-    def _entry(self, value: int, number: int) -> int:
+    def entry_of(self, value: int, number: int) -> int:
         """What a value along some of the prediction's axes is for one entry of the prediction."""
         own = self.b.type(value).axes
         if not own:
@@ -118,7 +118,7 @@ class Eligibility:
             flat = [tuple(flat[k : k + axis.size]) for k in range(0, len(flat), axis.size)]
         return self.b.constant(tuple(flat), type)
 
-    def _wide(self, value: int, type: Type) -> int:
+    def wide(self, value: int, type: Type) -> int:
         return self.b.op("broadcast", value, axes=type.axes, at=()) if type.axes else value
 
 
@@ -138,7 +138,7 @@ def ravel(places: Sequence[int], axes: Axes) -> int:
     return number
 
 
-def _times(b: TimelineBuilder, factor: int, value: int) -> int:
+def times(b: TimelineBuilder, factor: int, value: int) -> int:
     """A factor along some of the value's axes times the value."""
     own, axes = b.type(factor).axes, b.type(value).axes
     if own != axes:

@@ -4,6 +4,7 @@ For a loss at step t alone, the gradient of a call that begins at step s, with t
 uses at s .. t; the call that begins at s + 1 holds one use less. Their difference is the part of the use at s, at lag
 t - s. A forward rule that meets a state without traces starts them at zero, which is the same. Windows are anchored on
 the beginning of a call, so the parts of a windowed rule are those of its cuts alone where the window reaches, else 0.
+The error of a temporal difference belongs to the step before: where all losses are such, lags count from there.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ def by_lag(compilation: Compilation, params: Tensors, batch: Tensors, seeds: Seq
     """
     assert not any(routing.grid for routing in compilation.plan.classes), "cuts at steps of the call cannot be moved"
     steps = len(next(iter(batch.values())))
-    lags = range(min(seeds) + 1)
+    early = 1 if all(loss.td is not None for loss in compilation.graph.losses) else 0
+    lags = range(min(seeds) + 1 - early)
     found: Parts = [{} for _ in lags]
     states: list[Any] = []
     for t in seeds:
@@ -40,13 +42,14 @@ def by_lag(compilation: Compilation, params: Tensors, batch: Tensors, seeds: Seq
         module.load_state_dict({**module.state_dict(), **params})
         states = states or entered(module, batch, max(seeds))
         after: dict[str, Tensor] = {}
-        for s in range(t, t - len(lags), -1):
+        for s in range(t - early, t - early - len(lags), -1):
             now = gradients(module, {name: value[s : t + 1] for name, value in batch.items()}, states[s])
             for name, value in now.items():
                 part = value - after[name] if name in after else value
-                kept = within(compilation.plan, name, s, t)
+                kept = within(compilation.plan, name, s, t - early)
                 part = part if kept else torch.zeros_like(part)
-                found[t - s][name] = found[t - s][name] + part if name in found[t - s] else part
+                lag = t - early - s
+                found[lag][name] = found[lag][name] + part if name in found[lag] else part
             after = now
     return found
 

@@ -66,7 +66,7 @@ class Online(Trainer):
         super().__post_init__()
         self.every: int = self.settings["every"]
         steps = replayed(windows(self.module, self.every), self.every)
-        self.kept = max(1 + looks_behind(self.module), steps // self.every)
+        self.kept = max(1, steps // self.every) + looks_behind(self.module)
         self.feed = Feed(self.sampler, self.binding, self.source.continues)
         self.seen: deque[Steps] = deque(maxlen=self.kept)
         self.states: deque[State | None] = deque(maxlen=self.kept)

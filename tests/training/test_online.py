@@ -98,6 +98,51 @@ def test_windows_are_replayed(window: int, every: int) -> None:
         assert torch.allclose(value, module.state_dict()[name], rtol=0, atol=1e-14), name
 
 
+TD = """recdsl: 1
+name: predict
+inputs: {x: "float[12]", cumulant: float}
+sizes: {unit: 4}
+params: {w: "float[unit] ~ normal(0, 1)"}
+step: |
+  h = elman(x, size=unit)
+  v = w @ h
+loss: {value: "td(v, cumulant, discount=0.9)", reduce: sum}
+credit: %s
+data: trace_patterning(isi=[2, 4], iti=[3, 5], seed=1)
+train: {online: true, optimizer: sgd(lr=1e-300), seed: 3, dtype: float64}
+"""
+
+
+@pytest.mark.parametrize(
+    ("rule", "every"),
+    [
+        ("tbptt(window=4, every=1)", 1),
+        ("tbptt(window=4)", 4),
+        ("tbptt(window=4, every=2)", 2),
+        ("none", 1),
+        ("none", 3),
+        ("columns", 1),
+        ("columns", 4),
+    ],
+)
+def test_updates_sum_up_to_the_rule(rule: str, every: int) -> None:
+    """Temporal differences: while parameters stand still, updates make the gradient of one long call.
+
+    With windows as long as an update, or that end where it does; others see more of the past than the rule asks for.
+    """
+    made, data = online(TD % rule, f"train.every={every}"), stream(TD % rule, 24)
+    total: dict[str, torch.Tensor] = {}
+    for _ in range(24 // every):
+        made.update()
+        for name, p in made.module.named_parameters():
+            total[name] = total.get(name, torch.zeros_like(p)) + (0 if p.grad is None else p.grad)
+    whole: Any = compile_spec(TD % rule, dtype=torch.float64)
+    whole.load_state_dict(made.module.state_dict())
+    whole(data.tensors, reset=data.reset).loss.backward()
+    for name, p in whole.named_parameters():
+        torch.testing.assert_close(total[name], p.grad, rtol=1e-9, atol=1e-12)
+
+
 def test_windows_and_updates_fall_together() -> None:
     assert replayed([], 3) == 3
     assert replayed([(6, 6)], 2) == 6
