@@ -78,11 +78,13 @@ def analyse(path_or_text: str, overrides: Sequence[str] = (), update: int = 0) -
     settings = check_settings(spec)
     graph = with_traces(build(spec, data_sizes(spec)), settings.optimizer.options.get("trace", 0.0))
     stages = resolved(settings.stages, graph, settings["steps"])
+    stream = settings["stream"]
     if not update:
         for later in stages.boundaries:
-            plan(stages.graph(graph, later), spec.credit, spec.require, stages.numbers)
+            plan(stages.graph(graph, later), spec.credit, spec.require, stages.numbers, stream=stream)
     graph = stages.graph(graph, update)
-    return Compilation(spec, graph, plan(graph, spec.credit, spec.require, stages.numbers), stages.boundaries)
+    made = plan(graph, spec.credit, spec.require, stages.numbers, stream=stream)
+    return Compilation(spec, graph, made, stages.boundaries)
 
 
 def compile(

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from recdsl.backends.reference.answered import answered_gradients
 from recdsl.backends.reference.kronecker import Uses
 from recdsl.backends.reference.rank_one import rank_one_gradients
 from recdsl.backends.reference.result import Call, Result
@@ -116,7 +117,7 @@ class Reference:
         """The same call without windows and cuts: the derivative that verdicts are relative to."""
         call = self._call(batch, mask, reset, state, cotangents or {})
         full: dict[str, Any] = {"window": Window(None, 1), "cuts": frozenset[tuple[int, int]](), "tracing": None}
-        full |= {"thinning": 0, "scales": (), "feedback": ()}
+        full |= {"thinning": 0, "scales": (), "feedback": (), "head": None}
         free = tuple(replace(c, **full) for c in self.plan.classes)
         return self._run(replace(self.plan, classes=free), params, call)
 
@@ -180,6 +181,13 @@ class Reference:
     ) -> dict[str, Tensor]:
         """The gradient of one class by the definition of its kind."""
         given = (self.graph, routing, params, call, chosen, divided)
+        if routing.head is not None:
+            largest = max([divided[k] for k in routing.losses], default=1.0)
+
+            def objective(steps: list[Values], window: range) -> Tensor:
+                return self._objective(routing, steps, window, call, chosen, divided, shares)
+
+            return answered_gradients(self.graph, routing, params, call, objective, largest, self.dtype)
         if routing.tracing is None:
             return self._gradients(routing, params, call, chosen, divided, shares)
         if not routing.tracing.random:

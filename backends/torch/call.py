@@ -170,9 +170,10 @@ class Call:
         for k, info in enumerate(self.model.recdsl_about["losses"]):
             due = self._chosen(info["at"]) & self._preceded(info.get("after", ""))
             due = due.to(self.like.dtype) if self.scored else self.like.new_zeros(shape)
+            number = self.like.new_ones(())
             if self.model.recdsl_about["reduce"] == "mean":
-                due = due / due.sum().clamp_min(1.0)
-            found[f"w{k}"] = due
+                number = due.sum().clamp_min(1.0)
+            found[f"w{k}"], found[f"number{k}"] = due / number, number
         return found
 
     def _chosen(self, at: Any) -> Tensor:
@@ -315,6 +316,7 @@ class Call:
     def backward(self, loss: Tensor | None, outputs: tuple[Tensor | None, ...]) -> list[Tensor | None]:
         about = self.model.recdsl_about
         scale = self.like.new_zeros(()) if loss is None else loss
+        self._answer(self.like.new_ones(()) if loss is None else loss)
         for k, info in enumerate(about["losses"]):
             self.data[f"g{k}"] = self.data[f"w{k}"] * (scale * info["weight"])
         entry = "backward" if all(value is None for value in outputs) else "backward_outputs"
@@ -326,6 +328,31 @@ class Call:
         else:
             found |= {name: value * scale for name, value in self.learned.items()}
         return [found.get(about["gradients"].get(name)) for name in about["parameters"]]
+
+    def _answer(self, unit: Tensor) -> None:
+        """For nets that answer for the losses behind windows: by boundary and sample whether anything follows there,
+        and how much it counts as a lesson. unit: what the loss is multiplied by."""
+        for k, info in self.model.recdsl_about["heads"].items():
+            places = [*range(0, self.steps, info["every"]), self.steps]
+            goes = self._followed(info["beyond"])[places].to(self.like.dtype)
+            learn = goes.clone()
+            learn[-1] = 0.0  # what arrives there is known in a later call
+            if self.state is None or not info["first"]:
+                learn[0] = 0.0
+            numbers = [self.data[f"number{loss}"] for loss in info["losses"]]
+            share = torch.stack(numbers).amax() if numbers else self.like.new_ones(())
+            self.data |= {f"goes{k}": goes * (unit / share), f"learn{k}": learn / learn.sum().clamp_min(1.0)}
+            self.data |= {f"unit{k}": unit, f"share{k}": share}
+
+    def _followed(self, beyond: bool) -> Tensor:
+        """bool [time + 1, batch]: whether the sequence before a step has a valid step there or later."""
+        after = torch.full((1, self.size), beyond, device=self.like.device)
+        if self.variant == "plain":
+            return torch.cat((self.valid, after))
+        reset = self.data["in_reset"]
+        steps = torch.arange(self.steps, device=self.like.device)[:, None]
+        first = torch.where(self.valid | reset, steps, self.steps).flip(0).cummin(0).values.flip(0)
+        return torch.cat((torch.cat((~reset, after)).gather(0, first), after))
 
     def _cotangents(self, outputs: tuple[Tensor | None, ...]) -> None:
         """`c*`: what arrives at the outputs."""

@@ -15,6 +15,7 @@ from recdsl.backends.torch.loops import LoopWriter
 from recdsl.backends.torch.operations import BINARY, UNARY, VIEWS, Operand, expression, flat_product, in_place
 from recdsl.backends.torch.room import loaded_elsewhere, read_by
 from recdsl.backends.torch.texts import affine_text, bound_text, full_text, nested_text, number_text
+from recdsl.program.affine import symbols_of
 from recdsl.program.ir import Add, Affine, Bound, For, If, Index, Load, Op, Program, Range, Stmt, Storage, Store, VType
 
 
@@ -370,7 +371,9 @@ class Entry:
         self.head = []
         self.partial = partial_stores(loop.body)
         self.range = span_of(loop.body)
-        self.line(f"for {loop.var} in range({self.argument(bound_text(loop.hi))}):")
+        for symbol in sorted(symbols_of(loop.hi) - {"T", "B"}):
+            self.argument(symbol)
+        self.line(f"for {loop.var} in range({bound_text(loop.hi)}):")
         self.depth += 1
         self.line(f"lo, hi = {bound_text(self.range.lo)}, {bound_text(self.range.hi)}")
         self.line("W = hi - lo")
@@ -421,7 +424,7 @@ class Entry:
 
 ROOM = re.compile(r"@(\w+)@")
 ROWS = re.compile(r"arena\.rows\((\w+)")
-ALIASING = (*VIEWS, "straight_through")
+ALIASING = (*VIEWS, "straight_through", "reshape")
 
 
 def span_of(body: Sequence[Stmt]) -> Range:

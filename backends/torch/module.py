@@ -8,7 +8,7 @@ from typing import Any
 
 from recdsl.backends.torch.codegen import Entry
 from recdsl.backends.torch.trace_entry import TraceEntry
-from recdsl.credit.plan import CreditPlan
+from recdsl.credit.plan import CreditPlan, RoutingClass
 from recdsl.graph.ragged import ragged_map
 from recdsl.graph.step import StepGraph
 from recdsl.program.assemble import assemble
@@ -153,7 +153,7 @@ def describe(graph: StepGraph, plan: CreditPlan, variants: dict[str, Assembled],
                 "masks": item.masks,
                 "frozen": item.frozen,
             }
-            for item in (*graph.parameters, *plan.buffers)
+            for item in (*graph.parameters, *plan.owned)
         },
         "carries": carries,
         "inits": face.inits,
@@ -168,6 +168,7 @@ def describe(graph: StepGraph, plan: CreditPlan, variants: dict[str, Assembled],
         "thinned": {name: thinned(made, plan) for name, made in variants.items()},
         "gridded": {name: gridded(made, plan) for name, made in variants.items()},
         "signs": {name: dict(made.interface.signs) for name, made in variants.items()},
+        "heads": {k: answering(routing) for k, routing in enumerate(plan.classes) if routing.head is not None},
         "traced": face.traced,
         "traces": dict(face.traces),
         "forgotten": face.forgotten,
@@ -182,6 +183,16 @@ def describe(graph: StepGraph, plan: CreditPlan, variants: dict[str, Assembled],
 def in_time(plan: CreditPlan) -> bool:
     """Whether nothing of a step is needed behind it but states and traces."""
     return all(routing.tracing is not None and routing.window.size == 1 for routing in plan.classes)
+
+
+def answering(routing: RoutingClass) -> dict[str, Any]:
+    """What the runtime prepares for a net that answers for windows. first: whether it learns where the call begins.
+    lr: the learning rate that the rule asks for."""
+    assert routing.head is not None
+    beyond = routing.head.beyond
+    first = beyond and not routing.head.asked.condition
+    return {"every": routing.window.every, "losses": routing.losses, "beyond": beyond, "first": first,
+            "parameters": [item.name for item in routing.head.parameters], "lr": routing.head.asked.lr}  # fmt: skip
 
 
 def thinned(assembled: Assembled, plan: CreditPlan) -> dict[str, tuple[int, int, int, float]]:

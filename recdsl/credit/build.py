@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import ceil
 
 from recdsl.credit.classes import Way, admitted, routing
 from recdsl.credit.feedback import buffers, product, readouts
 from recdsl.credit.flow import Edge
+from recdsl.credit.heads import flops, head
 from recdsl.credit.memories import spared
 from recdsl.credit.notes import remarks
-from recdsl.credit.plan import CreditPlan, RoutingClass, Row
+from recdsl.credit.plan import CreditPlan, Head, RoutingClass, Row
 from recdsl.credit.read import Choice, Reading, read
 from recdsl.credit.scopes import CUTS, ScopeError
 from recdsl.credit.select import near, parameters
@@ -31,10 +33,13 @@ def plan(
     credit: Sequence[CreditDecl] = (),
     require: Name | None = None,
     stages: Mapping[str, int] | None = None,
+    *,
+    stream: bool = False,
 ) -> CreditPlan:
     """All reverse passes of a model and the verdict of each parameter. Raises SpecError with every problem found.
 
-    stages: numbers of parameters that are trained at times of their own.
+    stages: numbers of parameters that are trained at times of their own. stream: whether losses follow a call in later
+    ones that take over its state.
     """
     problems = Problems()
     reading = read(graph, credit, problems)
@@ -46,6 +51,7 @@ def plan(
     routed_ = [_altered(graph, made, reading) for made in routing(graph, ways)]
     fed = buffers(graph, [(a, b) for made in routed_ for a, b, _ in made.feedback])
     classes = tuple(_traced(graph, _named(graph, made, fed), reading, problems) for made in routed_)
+    classes = _answered(graph, classes, reading, problems, stream)
     problems.check()
     judge = Judge(graph)
     tracer = Tracer(graph) if any(made.tracing is not None for made in classes) else None
@@ -62,6 +68,7 @@ def plan(
             parameter.name, choice.text, choice.window, reading.cuts, losses, routed.altered, spared=routed.spared
         )
         row = judge.row(case) if routed.tracing is None or tracer is None else tracer.row(case, routed)
+        row = row if routed.head is None else _learned(row, routed.head, routed.window.every)
         row = _random(row, judge.crosses(case)) if routed.thinning else row
         rows.append(replace(row, qualifiers=(*row.qualifiers, *judge.altered(case, routed))))
     made = CreditPlan(classes, tuple(rows), remarks(graph, classes), tuple(fed.values()))
@@ -97,13 +104,21 @@ def _random(row: Row, crosses: bool) -> Row:
     return replace(row, verdict="unbiased", qualifiers=(*row.qualifiers, "random-truncation"))
 
 
+def _learned(row: Row, made: Head, every: int) -> Row:
+    """A net answers for what the windows drop, once in a window."""
+    if row.verdict != "biased":
+        return row
+    more = ceil(flops(made) / every)
+    return replace(row, qualifiers=(*row.qualifiers, "learned"), flops=row.flops + more)
+
+
 def _way(graph: StepGraph, choice: Choice, reading: Reading, problems: Problems) -> Way:
     """A rule's own cuts join those of the spec. A forward rule has no windows that could cut a memory."""
     if choice.tracing is not None:
         own = CUTS[choice.tracing.cuts](graph)
         return Way(choice.window, reading.cuts | own, choice.tracing, choice.thinning, choice.tail)
     kept = spared(graph, reading.through, choice.text, choice.window, problems, every=choice.spares)
-    return Way(choice.window, reading.cuts, None, choice.thinning, choice.tail, kept)
+    return Way(choice.window, reading.cuts, None, choice.thinning, choice.tail, kept, answering=choice.answering)
 
 
 def _traced(graph: StepGraph, made: RoutingClass, reading: Reading, problems: Problems) -> RoutingClass:
@@ -121,6 +136,25 @@ def _traced(graph: StepGraph, made: RoutingClass, reading: Reading, problems: Pr
         assert choice.span is not None, "a rule that traces is written somewhere"
         problems.add(NoScope(choice.span, choice.text, str(error), error.hint))
         return made
+
+
+def _answered(
+    graph: StepGraph, classes: tuple[RoutingClass, ...], reading: Reading, problems: Problems, stream: bool
+) -> tuple[RoutingClass, ...]:
+    """The classes with the nets that their rules ask for."""
+    found: list[RoutingClass] = []
+    count = 0
+    for made in classes:
+        choice = reading.rules[made.parameters[0]]
+        if choice.answering is not None:
+            try:
+                made = replace(made, head=head(graph, made, choice.answering, count, stream))
+            except ScopeError as error:
+                assert choice.span is not None, "a rule with arguments is written somewhere"
+                problems.add(NoScope(choice.span, choice.text, str(error), error.hint))
+            count += made.head is not None
+        found.append(made)
+    return tuple(found)
 
 
 def _required(graph: StepGraph, made: CreditPlan, require: Name, problems: Problems) -> None:

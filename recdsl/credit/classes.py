@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from recdsl.credit.flow import Edge, Flow
-from recdsl.credit.plan import RoutingClass, Tracing, Window
+from recdsl.credit.plan import Answering, RoutingClass, Tracing, Window
 from recdsl.credit.select import matches
 from recdsl.graph.step import StepGraph
 
@@ -25,6 +25,7 @@ class Way:
     tail: float = 0.0
     spared: frozenset[str] = frozenset()
     stage: int = 0
+    answering: Answering | None = None
 
 
 @dataclass

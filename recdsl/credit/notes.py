@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from recdsl.credit.plan import Remark, RoutingClass
+from recdsl.credit.plan import Head, Remark, RoutingClass
 from recdsl.graph.step import Loss, StepGraph
 
 FLOAT_BYTES = 4
@@ -15,6 +15,7 @@ QUALIFIERS: Mapping[str, str] = {
     "drift": "traces go on from call to call; if parameters change between calls: the gradient by one shift of all",
     "feedback": "errors come back through fixed random matrices in place of those of the model",
     "if-selected": "along the slots of a memory that a read selects; which ones these are has derivative 0",
+    "learned": "a net that learns with the model answers for the losses behind each window, as well as it can",
     "no-credit": "every path from the parameter to a loss is dropped",
     "random-signs": "right on average over random signs, while the parameters stay as they are",
     "random-truncation": "right on average over random cuts, while the parameters stay as they are",
@@ -26,10 +27,12 @@ QUALIFIERS: Mapping[str, str] = {
 
 
 def remarks(graph: StepGraph, classes: tuple[RoutingClass, ...]) -> tuple[Remark, ...]:
-    """Losses that are due more rarely than their windows are long: what lies between gets no credit at all; and
-    errors whose credit an earlier call would have to take."""
+    """Losses that are due more rarely than their windows are long: what lies between gets no credit at all; errors
+    whose credit an earlier call would have to take; and nets that a rule brings along."""
     found: dict[Remark, None] = {}
     for routing in classes:
+        if routing.head is not None:
+            found.setdefault(Remark(_net(routing.head), None))
         for index in routing.losses:
             loss = graph.losses[index]
             for text in filter(None, (_rare(loss, routing), _delayed(loss, routing))):
@@ -55,9 +58,17 @@ def _delayed(loss: Loss, routing: RoutingClass) -> str:
     )
 
 
+def _net(head: Head) -> str:
+    """What it answers for, from what, and how large it is."""
+    numbers = sum(item.type.numel for item in head.parameters)
+    given = f" and `{head.asked.condition}`" if head.asked.condition else ""
+    carried = ", ".join(f"`{name}`" for name in head.carries)
+    return f"the net `{head.name}` ({numbers:,} numbers) answers at the ends of windows for {carried}, from that{given}"
+
+
 def _rare(loss: Loss, routing: RoutingClass) -> str:
     size = routing.window.size
-    if size is None or routing.tracing is not None or routing.grid:
+    if size is None or routing.tracing is not None or routing.grid or routing.head is not None:
         return ""
     steps = "step" if size == 1 else f"{size} steps"  # fewer, where the window's end is not the loss's step
     if loss.at == "last":

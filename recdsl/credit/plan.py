@@ -55,6 +55,38 @@ class Tracing:
 
 
 @dataclass(frozen=True)
+class Answering:
+    """What a rule asks of the net that answers for the losses behind a window (semantics 4.10).
+
+    hidden: units of its hidden layer (0: none). condition: an input or target that it reads too, or "". scale: what
+    its answers are multiplied by where they enter a window. lr: its learning rate (None: that of the other parameters).
+    """
+
+    hidden: int = 0
+    condition: str = ""
+    scale: float = 1.0
+    lr: float | None = None
+
+
+@dataclass(frozen=True)
+class Head:
+    """The net that answers for a class: y = W2 relu(W1 z + b1) + b2, or y = W z + b, without a hidden layer.
+
+    z: the carried values `carries` as the window's last step leaves them, flattened one after the other, then the
+    condition at that step (a one-hot vector for classes; zero at a masked step). y / N is the cotangent that the losses
+    behind the window would send to these values, laid out likewise; N is the number that the class's loss is divided
+    by (the largest, if there are several), so that y does not depend on the size of a batch.
+    beyond: whether the last window of a call has an end with losses behind it, in later calls.
+    """
+
+    name: str
+    asked: Answering
+    carries: tuple[str, ...]
+    parameters: tuple[Parameter, ...]
+    beyond: bool = False
+
+
+@dataclass(frozen=True)
 class Scope:
     """Where the influence of one effective parameter on one carried value is tracked.
 
@@ -87,6 +119,7 @@ class RoutingClass:
     product, buffer) whose gradient goes through the named buffer instead of the matrix that multiplies the source.
     spared: names of carries, those of memories, that the windows do not cut. Windows then do not overlap, and the pass
     goes back over the whole call.
+    head: the net that answers for what lies behind a window (None: nothing does).
     """
 
     window: Window
@@ -99,6 +132,7 @@ class RoutingClass:
     thinning: int = 0
     late: bool = False
     tail: float = 0.0
+    head: Head | None = None
     scales: tuple[tuple[int, int, float], ...] = ()
     feedback: tuple[tuple[int, int, str], ...] = ()
     spared: frozenset[str] = frozenset()
@@ -134,7 +168,8 @@ class Row:
     the parameter to a loss is dropped; "random-signs" and "random-truncation", where draws are right on average;
     "decay", where paths over steps count less; "drift", where traces go on from call to call: if parameters change
     between calls, the gradient is that by one shift of the parameters of all calls (semantics 5.1); "reset-at-call";
-    "scaled" and "feedback", where an edge on the way carries another derivative than its own.
+    "scaled" and "feedback", where an edge on the way carries another derivative than its own; "learned", where a net
+    answers for what is dropped.
     """
 
     parameter: str
@@ -167,3 +202,9 @@ class CreditPlan:
     rows: tuple[Row, ...]
     remarks: tuple[Remark, ...] = ()
     buffers: tuple[Parameter, ...] = ()
+
+    @property
+    def owned(self) -> tuple[Parameter, ...]:
+        """Parameters that rules bring along: matrices of feedback, and the nets that answer for windows."""
+        heads = [routing.head for routing in self.classes if routing.head is not None]
+        return (*self.buffers, *(item for made in heads for item in made.parameters))

@@ -8,7 +8,7 @@ from math import isfinite
 
 from recdsl.credit.feedback import product
 from recdsl.credit.memories import of_memory, read_memory
-from recdsl.credit.plan import Tracing, Window
+from recdsl.credit.plan import Answering, Tracing, Window
 from recdsl.credit.rule import Given, Rule, RuleError, Words
 from recdsl.credit.rules import LATER, BrokenRuleError, find, names
 from recdsl.credit.select import all_uses, as_use, near, parameters, read_by, state_uses, uses
@@ -44,6 +44,7 @@ class Choice:
     thinning: int = 0
     tail: float = 0.0
     spares: bool = False
+    answering: Answering | None = None
 
 
 FULL = Choice("bptt", Window(None, 1))
@@ -106,7 +107,7 @@ def _assign(
 ) -> None:
     """The rule of one parameter; a second, different one is an error."""
     earlier, rule = chosen.setdefault(name, (decl, choice))
-    ways = [(c.window, c.tracing, c.thinning, c.tail, c.spares) for c in (rule, choice)]
+    ways = [(c.window, c.tracing, c.thinning, c.tail, c.spares, c.answering) for c in (rule, choice)]
     if ways[0] != ways[1]:
         first, second = earlier.selector.text, decl.selector.text
         problems.add(TwoRules(decl.selector.span, name, first, rule.text, second, choice.text))
@@ -218,14 +219,15 @@ def _call(expression: Expression, rule: Rule, problems: Problems) -> Choice | No
         return None
     words = [f"{name}={value}" for name, value in values.items()]
     text = f"{rule.name}({', '.join(words)})" if words else rule.name
-    span = expression.span
-    return Choice(text, made.window, made.tracing, span, made.thinning, made.tail, made.spares)
+    span, more = expression.span, (made.thinning, made.tail, made.spares, made.answering)
+    return Choice(text, made.window, made.tracing, span, *more)
 
 
 WHAT = {
     "name": "a name",
-    "number": "a whole number of steps",
+    "number": "a whole number",
     "factor": "a number above 0 and at most 1",
+    "real": "a number",
     "choice": "a word",
     "words": "a word, or one with values in parentheses",
     "count": "a whole number of steps",
@@ -251,6 +253,6 @@ def _argument(node: Node, kind: str, nodes: Sequence[Node]) -> Given | None:
         return str(node.value) if node.kind in ("name", "text") else None
     if node.kind != "number" or isinstance(node.value, bool):
         return None
-    if kind == "factor":
+    if kind in ("factor", "real"):
         return node.value if isinstance(node.value, int | float) else None
     return node.value if isinstance(node.value, int) else None

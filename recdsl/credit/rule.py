@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
 
-from recdsl.credit.plan import Tracing, Window
+from recdsl.credit.plan import Answering, Tracing, Window
 
 
 class RuleError(Exception):
@@ -35,13 +35,14 @@ Given = int | float | str | Words
 
 @dataclass(frozen=True)
 class Argument:
-    """A whole number of at least 1 (kind "number"), a factor above 0 and at most 1 ("factor"), a name of the spec
-    ("name"), which may be left out, one of `choices` ("choice"; the first, if it is left out), or what becomes of
-    traces when parameters change ("drift"), or how the chance of a random truncation goes on ("schedule").
-    A rule that reads its arguments by itself may have others: a number that may be left out ("count"), and "words".
+    """A whole number of at least `low` (kind "number"), a factor above 0 and at most 1 ("factor"), a number above 0
+    ("real") or a name of the spec ("name"), which may be left out, one of `choices` ("choice"; the first, if it is left
+    out), what becomes of traces when parameters change ("drift"), or how the chance of a random truncation goes on
+    ("schedule"). A rule that reads its arguments by itself may have others: a number that may be left out ("count"),
+    and "words".
 
     like: the argument whose value it takes if absent. default: the number that it is if absent. With neither it must be
-    given. field: what it sets in a `Tracing`.
+    given. field: what it sets in a `Tracing` or `Answering`. later: words that this version cannot execute.
     """
 
     name: str
@@ -51,6 +52,8 @@ class Argument:
     field: str = ""
     choices: tuple[str, ...] = ()
     default: int = 0
+    low: int = 1
+    later: tuple[str, ...] = ()
 
 
 FEEDBACK = Argument(
@@ -112,16 +115,18 @@ class Expansion:
     thinning: int = 0
     tail: float = 0.0
     spares: bool = False
+    answering: Answering | None = None
 
 
 @dataclass(frozen=True)
 class Rule:
     """A rule by name. `window` and `every` are numbers or names of arguments; window None: the whole call.
 
-    tracing: set for forward rules; arguments with a `field` replace that field in it. Where the window of one is given,
-    losses read influence on the states that enter their window. thinning: the argument that says how many steps a
-    random truncation is apart from the next, on average. spares: windows do not cut memories. One that comes from
-    another package is registered by an entry point of its name in the group `recdsl.rules`.
+    tracing: set for forward rules; answering: where a learned net answers for what lies behind a window. Arguments with
+    a `field` replace that field in them. Where the window of a forward rule is given, losses read influence on the
+    states that enter their window. thinning: the argument that says how many steps a random truncation is apart from
+    the next, on average. spares: windows do not cut memories. One that comes from another package is registered by an
+    entry point of its name in the group `recdsl.rules`.
     """
 
     name: str
@@ -132,6 +137,7 @@ class Rule:
     tracing: Tracing | None = None
     thinning: str = ""
     spares: bool = False
+    answering: Answering | None = None
 
     @property
     def usage(self) -> str:
@@ -140,7 +146,7 @@ class Rule:
         return f"{self.name}({', '.join(words)})" if words else self.name
 
     def _word(self, argument: Argument) -> str:
-        if argument.kind == "name":
+        if argument.kind in ("name", "real"):
             return f"{argument.name}=..."
         if argument.kind == "choice":
             return f"{argument.name}={'|'.join(argument.choices)}"
@@ -160,7 +166,7 @@ class Rule:
             raise RuleError("every", f"`every` is {every}, more than the window of {size} steps")
         fields = [(a.field, a.name) for a in self.arguments if a.field]
         known: Mapping[str, Given] = {**given, **values, **factors, **self._choices(given)}
-        own: dict[str, Any] = {field: known.get(name, "") for field, name in fields}
+        own: dict[str, Any] = {field: known[name] for field, name in fields if name in known}
         for argument in self.arguments:
             own |= drift(given.get(argument.name)) if argument.kind == "drift" else {}
         mean = values[self.thinning] if self.thinning else 0
@@ -170,7 +176,8 @@ class Rule:
         tracing = None if self.tracing is None else replace(self.tracing, **own)
         if tracing is not None and (self.window in given or size != 1):
             tracing = self._read(tracing, size)
-        return Expansion(Window(size, every), tracing, mean, *tails, spares=self.spares)
+        answering = None if self.answering is None else replace(self.answering, **own)
+        return Expansion(Window(size, every), tracing, mean, *tails, spares=self.spares, answering=answering)
 
     def _choices(self, given: Mapping[str, Given]) -> dict[str, str]:
         """The words, defaults filled in."""
@@ -178,6 +185,8 @@ class Rule:
         for argument in self.arguments:
             if argument.kind == "choice":
                 word = str(given.get(argument.name, argument.choices[0]))
+                if word in argument.later:
+                    raise RuleError(argument.name, f"`{argument.name}={word}` of `{self.name}` is not supported yet")
                 if word not in argument.choices:
                     known = " or ".join(f"`{choice}`" for choice in argument.choices)
                     raise RuleError(argument.name, f"`{argument.name}` of `{self.name}` is `{word}`, but {known}")
@@ -209,15 +218,21 @@ class Rule:
         return found
 
     def _values(self, given: Mapping[str, Given]) -> dict[str, int]:
-        """The numbers, defaults filled in."""
+        """The whole numbers, defaults filled in; the others are checked."""
         values: dict[str, int] = {}
         for argument in self.arguments:
             if argument.kind != "number":
+                self._check(argument, given.get(argument.name))
                 continue
             value = given.get(argument.name, values.get(argument.like, argument.default or None))
             if not isinstance(value, int):
                 raise RuleError("", f"`{self.name}` needs `{argument.name}`")
-            if value < 1:
-                raise RuleError(argument.name, f"`{argument.name}` of `{self.name}` is {value}, but at least 1")
+            if value < argument.low:
+                least = argument.low
+                raise RuleError(argument.name, f"`{argument.name}` of `{self.name}` is {value}, but at least {least}")
             values[argument.name] = value
         return values
+
+    def _check(self, argument: Argument, value: Given | None) -> None:
+        if argument.kind == "real" and isinstance(value, int | float) and not 0 < value < inf:
+            raise RuleError(argument.name, f"`{argument.name}` of `{self.name}` is {value}, but above 0")

@@ -185,7 +185,8 @@ class NoScope(Problem):
     hint = "{remedy}"
     explain = (
         "`columns` and `rflo` track a parameter's influence on its own column: the states of a layer share one axis, "
-        "and a parameter belongs to the column that it is used in. `rtrl` and `snap` track it wherever it goes."
+        "and a parameter belongs to the column that it is used in. `rtrl` and `snap` track it wherever it goes. "
+        "`synthetic` brings along a net, `credit.synthetic`, that reads the states and maybe an input or a target."
     )
 
     rule: str

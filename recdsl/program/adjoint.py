@@ -24,6 +24,8 @@ class Credit:
     behind: empty, or where traces carry what is older than a window: for each `prev` what it held a step before (its
     source, or the link of a delay line before it). Credit then crosses steps one by one, and none goes to initial
     values: the traces have them. entering: carries with the `prev` whose cotangent is asked for.
+    links: the same where nothing is older, and initial values have their share. answered: a `prev` node of `links` ->
+    the `behind` leaf whose cotangent it has from behind a window.
     """
 
     seeds: tuple[tuple[int, int], ...]
@@ -33,6 +35,8 @@ class Credit:
     spared: frozenset[int] = frozenset()
     behind: Mapping[int, int] = field(default_factory=dict[int, int])
     entering: tuple[tuple[str, int], ...] = ()
+    links: Mapping[int, int] = field(default_factory=dict[int, int])
+    answered: Mapping[int, int] = field(default_factory=dict[int, int])
 
 
 @dataclass(frozen=True)
@@ -40,11 +44,13 @@ class Adjoint:
     """The joint timeline and, by parameter, the node of its gradient.
 
     entering: by carry, the node of the cotangent of what enters a step.
+    arrivals: by carried value that has a cotangent from behind windows, the node of what arrives at their starts.
     """
 
     nodes: tuple[TNode, ...]
     gradients: tuple[tuple[str, int], ...]
     entering: tuple[tuple[str, int], ...] = ()
+    arrivals: tuple[tuple[str, int], ...] = ()
 
 
 def adjoint_timeline(nodes: tuple[TNode, ...], credit: Credit) -> Adjoint:
@@ -64,6 +70,7 @@ class _Reverse:
         self.parts: dict[int, list[int]] = {}
         self.pending: dict[int, int] = {}
         self.arrived: dict[int, int] = {}
+        self.arrivals: dict[int, int] = {}
         for seeded, cotangent in credit.seeds:
             self._give(seeded, cotangent)
 
@@ -73,9 +80,19 @@ class _Reverse:
             for node in reversed(self.order):
                 if self.forward[node].time == time and node in self.active:
                     self._sweep(node)
+        for k in self.credit.answered:
+            if k not in self.active and k in self.pending:
+                self.builder.aim(self.pending[k], self.builder.const(0.0, k))
         gradients = tuple(sorted(self._gradients()))
         entering = tuple((name, self.arrived[k]) for name, k in self.credit.entering if k in self.arrived)
-        return Adjoint(tuple(self.builder.nodes), gradients, entering)
+        arrivals = tuple(self._arrival(k) for k in self.credit.answered)
+        return Adjoint(tuple(self.builder.nodes), gradients, entering, arrivals)
+
+    def _arrival(self, k: int) -> tuple[str, int]:
+        node, total = self.forward[k], self.arrivals.get(k)
+        if total is None or self.builder.uniform(total) is not None:
+            return node.name, self.builder.const(0.0, k) if total is None else total
+        return node.name, self.builder.add(TNode("arrive", (total,), (), node.type, False, node.name, node.span))
 
     def _gradients(self) -> Iterable[tuple[str, int]]:
         for k, node in enumerate(self.forward):
@@ -86,18 +103,20 @@ class _Reverse:
     def _open_crossings(self) -> None:
         """Before any sweep: the cotangent of a source starts with what later steps will send back."""
         for k, node in enumerate(self.forward):
-            target = self.credit.behind.get(k, node.args[0] if node.args else -1)
+            source = node.args[0] if node.args else -1
+            target = self.credit.behind.get(k, self.credit.links.get(k, source))
             crosses = node.op in ("prev", "fetch") and k not in self.credit.severed
-            if crosses and k in self.active and target in self.active:
+            if crosses and (k in self.active or k in self.credit.answered) and target in self.active:
                 self.builder.span = node.span
-                self.pending[k] = self._crossing(node)
+                self.pending[k] = self._crossing(k, node)
                 self._give(target, self.pending[k])
 
-    def _crossing(self, node: TNode) -> int:
+    def _crossing(self, k: int, node: TNode) -> int:
         """What a sequence gets back from later steps that read it through `node`."""
         if node.op == "prev":
-            lag = 1 if self.credit.behind else node.attr("lag")
-            return self.builder.move("next", [-1], lag, node.type, f"d {node.name}")
+            lag = 1 if self.credit.behind or self.credit.links else node.attr("lag")
+            args = [-1, self.credit.answered[k]] if k in self.credit.answered else [-1]
+            return self.builder.move("next", args, lag, node.type, f"d {node.name}")
         type, name = self.forward[node.args[0]].type, f"d {node.name}"
         return self.builder.again(TNode("unfetch", (), (), type, True, name, node.span), (-1, node.args[1]))
 
@@ -133,12 +152,14 @@ class _Reverse:
         source = self.builder.const(0.0, k) if total is None else total
         if k in self.pending:
             self.builder.aim(self.pending[k], source)
+        if k in self.credit.answered:
+            self.arrivals[k] = source
         if total is not None and self.builder.uniform(total) is None:
             self.arrived[k] = total
         if k in self.arrived and not self.credit.behind and node.args[1] in self.active:
             assert total is not None
             # where every crossing is cut, a delay line still holds the initial value at step 1, but behind a cut
-            lag = 1 if k in self.credit.severed else node.attr("lag")
+            lag = 1 if k in self.credit.severed or k in self.credit.links else node.attr("lag")
             first = TNode("first", (total,), (("lag", lag),), node.type, False, node.name, node.span)
             self._give(node.args[1], self.builder.add(first))
 
@@ -174,7 +195,8 @@ def _active(nodes: tuple[TNode, ...], order: list[int], credit: Credit) -> set[i
             feeds[k].append(arg)
     wanted = [k for k, n in enumerate(nodes) if n.op == "parameter" and n.name in credit.parameters]
     wanted += [k for _, k in credit.entering]
-    return _closure(wanted, users) & _closure([k for k, _ in credit.seeds], feeds)
+    seeds = [*(k for k, _ in credit.seeds), *(credit.links[k] for k in credit.answered)]
+    return _closure(wanted, users) & _closure(seeds, feeds)
 
 
 def _gradient_args(nodes: tuple[TNode, ...], k: int, credit: Credit) -> list[int]:
@@ -184,7 +206,8 @@ def _gradient_args(nodes: tuple[TNode, ...], k: int, credit: Credit) -> list[int
     if node.op == "prev" and credit.behind:
         return [credit.behind[k]]
     if node.op == "prev":
-        return list(node.args[1:] if k in credit.severed else node.args)
+        source = () if k in credit.severed else (credit.links.get(k, node.args[0]),)
+        return [*source, *node.args[1:]]
     if node.op == "fetch":
         return [] if k in credit.severed else list(node.args[:1])
     if primitive(node.op).structure == "zero":

@@ -10,22 +10,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from recdsl.credit.influence import states
-from recdsl.credit.kronecker import blocks, draws
 from recdsl.credit.plan import CreditPlan, RoutingClass
 from recdsl.graph.step import StepGraph
-from recdsl.graph.types import FLOAT, Type
+from recdsl.graph.types import FLOAT
 from recdsl.program.adjoint import Adjoint, Credit, adjoint_timeline
+from recdsl.program.answers import Answers, Row, boundaries
 from recdsl.program.forward import Forward, forward_timeline
 from recdsl.program.interface import Assembled, Interface, Tags, safe
-from recdsl.program.ir import Affine, Bound, For, Load, Op, Program, Range, Stmt, Storage, Store, VType
+from recdsl.program.ir import Affine, Bound, For, Load, Program, Stmt, Storage, Store, VType
 from recdsl.program.kronecker import kronecker_timeline
 from recdsl.program.learning import Learning
+from recdsl.program.leaves import behind, signs, thinned
 from recdsl.program.lower import BATCH, STEPS, WHOLE, ZERO, Emitter, Place, affine, outside_uses
 from recdsl.program.nest import Learned, edge_type, leave, uncrossed
 from recdsl.program.passes import backward_passes, forward_passes
-from recdsl.program.phases import domain, facts, immediate, phases, split, windowed
-from recdsl.program.rank_one import rank_one_timeline, sign_name
+from recdsl.program.phases import domain, facts, immediate, mask_seeds, phases, split, windowed
+from recdsl.program.rank_one import rank_one_timeline
 from recdsl.program.schedule import Item, needed, schedule
 from recdsl.program.substitute import changed
 from recdsl.program.sweep import Trace, Traced
@@ -80,10 +80,11 @@ class _Assembly(Learning):
             builder.leaf("cotangent", f"c{k}", builder.type(node), time=builder.nodes[node].time)
             for k, (_, node) in enumerate(forward.outputs)
         ]
-        self.thinned = [_thinned(builder, plan, k) for k in range(len(plan.classes))]
-        for item in plan.buffers:
+        self.thinned = [thinned(builder, plan, k) for k in range(len(plan.classes))]
+        self.signs = [signs(builder, graph, plan, k) for k in range(len(plan.classes))]
+        self.behind = [behind(builder, graph, plan, k) for k in range(len(plan.classes))]
+        for item in plan.owned:
             builder.leaf("parameter", item.name, item.type, time=False)
-        self.signs = [_signs(builder, graph, plan, k) for k in range(len(plan.classes))]
         self.forward = replace(forward, nodes=tuple(builder.nodes))
         self.nodes = self.forward.nodes
         self.storages: dict[str, Storage] = {}
@@ -157,6 +158,10 @@ class _Assembly(Learning):
             elif node.op == "cotangent" and k not in self.emissions.values():
                 lead = sequence if node.time else ()
                 self.places[k] = Place(self._declare(node.name, "input", node.type, lead, "call"), 0)
+            elif node.op == "behind":
+                index = next(i for i, leaves in enumerate(self.behind) if k in leaves.values())
+                lead = (("t", boundaries(index)), BATCH)
+                self.places[k] = Place(self._declare(node.name, "buffer", node.type, lead, "call"), 1)
             elif node.op == "parameter":
                 self.places[k] = Place(self._declare(self.tag("p", node.name), "parameter", node.type, (), "model"), 0)
         self._declare("fresh", "input", FLOAT, (), "call")
@@ -191,7 +196,11 @@ class _Assembly(Learning):
         severed = moves if immediate(routing) else frozenset[int]()
         spared = frozenset(k for name, k in self.forward.reads if name in routing.spared)
         own = (tuple(seeds), severed, frozenset(routing.parameters), self.thinned[index], spared)
-        credit = Credit(*own) if routing.tracing is None else Credit(*own, self._behind(), self._entering(routing))
+        reads = dict(self.forward.reads)
+        given = {reads[name]: leaf for name, leaf in self.behind[index].items()}
+        crossed = self._behind() if given else {}
+        plain = Credit(*own, links=crossed, answered=given)
+        credit = plain if routing.tracing is None else Credit(*own, self._behind(), self._entering(routing))
         adjoint = adjoint_timeline(self.nodes, credit)
         return backward_passes(adjoint, len(self.nodes)) if self.optimise else adjoint
 
@@ -388,18 +397,23 @@ class _Assembly(Learning):
         emitter = Emitter(nodes, places, self.names, prefix, domain(routing) if cut else WHOLE)
         emitter.stored = outside_uses(nodes, items, uncrossed(nodes, items, [k for _, k in adjoint.entering]))
         before, inside, after = phases(nodes, items)
+        answers = None if routing.head is None else self._answers(routing, index, prefix)
         emitter.run(before)
         for k in sorted({arg for item in after for node in item.nodes for arg in nodes[node].args}):
             if not nodes[k].time and k in emitter.places:
                 emitter.whole(k)  # read before the windows, since what they load is not there behind them
         outer, emitter.body = emitter.body, []
+        if answers is not None:
+            outer.extend(answers.before())
         if cut:
-            self._mask_seeds(emitter, routing, wanted, nodes, prefix)
+            mask_seeds(emitter, routing, wanted, prefix)
         emitter.run(inside)
         for name, node in adjoint.entering:
             storage = f"{prefix[0]}_{self._edge(index, name)}"
             self.storages[storage] = Storage(storage, "buffer", edge_type(f"windows{index}", nodes[node].type), "call")
             leave(emitter, node, storage)
+        if answers is not None:
+            emitter.body.extend(answers.arrive(name, emitter.whole(node)) for name, node in adjoint.arrivals)
         if cut:
             bound = Bound("min", (affine(f"windows{index}"),))
             outer.append(For("u", Bound("max", (ZERO,)), bound, 1, tuple(emitter.body)))
@@ -409,28 +423,28 @@ class _Assembly(Learning):
         for k in sorted(emitter.totals):
             self._total(emitter, k)
         emitter.run(after)
+        if answers is not None:
+            emitter.body.extend(self._taught(answers))
         return emitter
 
-    def _mask_seeds(
-        self, emitter: Emitter, routing: RoutingClass, wanted: set[int], nodes: tuple[TNode, ...], prefix: str
-    ) -> None:
-        """In overlapping windows only the losses of the newest `every` steps count."""
-        size, every = routing.window.size, routing.window.every
-        if size is None or size == every:
-            return
-        used = {arg for k in wanted for arg in nodes[k].args if nodes[arg].op == "cotangent" and nodes[arg].time}
-        new = Bound("max", (affine("u", every),))
-        for k in sorted(used):
-            node, place = nodes[k], emitter.places[k]
-            name = emitter.declare(f"{prefix}{node.name}_due", "buffer", node.type, (("t", STEPS), BATCH), "call")
-            zero, due = f"{name}_zero", f"{name}_in"
-            emitter.body.append(Op((zero,), "constant", (), (("value", 0.0),), (VType("float", (), node.type.axes),)))
-            emitter.body.append(Store(name, (Range(emitter.domain.lo, Bound("min", new.parts)),), zero))
-            rows = Range(new, emitter.domain.hi)
-            lead = (("t", affine("W")), BATCH)
-            emitter.body.append(Load(due, place.storage, (rows,), VType("float", lead, node.type.axes)))
-            emitter.body.append(Store(name, (rows,), due))
-            emitter.places[k] = Place(name, 0)
+    def _answers(self, routing: RoutingClass, index: int, prefix: str) -> Answers:
+        """The net of a class, told where everything is."""
+        past: dict[str, Row] = {}
+        for history in self.forward.histories:
+            for lag, name in enumerate(history.carries, 1):
+                place = self.pasts[dict(self.forward.reads)[name]][1]
+                past[name] = Row(place.storage, history.depth - lag, self.nodes[history.source].type)
+        inputs = {n.name: self.places[k].storage for k, n in enumerate(self.nodes) if n.op == "input"}
+        parameters = {n.name: self.places[k].storage for k, n in enumerate(self.nodes) if n.op == "parameter"}
+        made = Answers(self.graph, routing, index, past, inputs, parameters, prefix)
+        self.storages.update(made.storages)
+        return made
+
+    def _taught(self, answers: Answers) -> list[Stmt]:
+        body = answers.after()
+        self._store_gradients(answers.emitter, answers.gradients)
+        self.storages.update(answers.emitter.storages)
+        return [*body, *answers.taken()]
 
     def _interface(self) -> Interface:
         names = self.storages
@@ -441,6 +455,7 @@ class _Assembly(Learning):
         ]
         carries = self.carries
         trained = [name for routing in self.plan.classes for name in routing.parameters]
+        trained += [item.name for item in self.plan.owned]
         traced = [trace.name for trace in self.traces]
         starts = [*(h.carries for h in self.forward.histories), *((name,) for name in traced)]
         forward = {name for routing in self.plan.classes if routing.tracing for name in routing.parameters}
@@ -461,12 +476,13 @@ class _Assembly(Learning):
             thinned=tuple((f"thin{k}_{lag}", k, lag) for k, lags in enumerate(self.thinned) for lag in lags),
             traces=tuple((trace.name, self.shapes[trace.name]) for trace in self.traces),
             forgotten=tuple(sorted(self.forgotten)),
+            heads=tuple(k for k, routing in enumerate(self.plan.classes) if routing.head is not None),
         )
 
 
 def _ends(adjoint: Adjoint) -> list[int]:
     """What a reverse pass makes: gradients, and the cotangents of what enters a window."""
-    return [node for _, node in (*adjoint.gradients, *adjoint.entering)]
+    return [node for _, node in (*adjoint.gradients, *adjoint.entering, *adjoint.arrivals)]
 
 
 def _follows(name: str, hybrid: bool) -> tuple[tuple[str, str], ...]:
@@ -475,23 +491,3 @@ def _follows(name: str, hybrid: bool) -> tuple[tuple[str, str], ...]:
         return ()
     inside = name.replace("traces", "windows")
     return ((name, "forward"), (name, inside)) if hybrid and inside != name else ((name, "forward"),)
-
-
-def _thinned(b: TimelineBuilder, plan: CreditPlan, index: int) -> dict[int, int]:
-    """By lag, what a class multiplies credit by that crosses so many steps: a number a step and sample."""
-    if not plan.classes[index].thinning and not plan.classes[index].grid:
-        return {}
-    lags = {node.attr("lag") for node in b.nodes if node.op == "prev"}
-    return {lag: b.leaf("input", f".thin{index}_{lag}", FLOAT, time=True) for lag in sorted(lags)}
-
-
-def _signs(b: TimelineBuilder, graph: StepGraph, plan: CreditPlan, index: int) -> dict[str, int]:
-    """By carry, the random signs that a class mixes influences with."""
-    tracing = plan.classes[index].tracing
-    if tracing is None or not tracing.random:
-        return {}
-    if tracing.scope == "kronecker":
-        labels = draws(blocks(graph, plan.classes[index].parameters))
-        return {label: b.leaf("input", sign_name(index, label), FLOAT, time=True) for label in labels}
-    shapes = {c.name: Type("float", graph.nodes[c.read].type.axes) for c in states(graph)}
-    return {n: b.leaf("input", sign_name(index, n), type, time=True) for n, type in sorted(shapes.items())}

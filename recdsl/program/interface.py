@@ -14,6 +14,10 @@ class Interface:
     traced: parameters whose gradient the entry "traces" makes. traces: what it carries, with shapes.
     thinned: (storage, class, lag) of weights of credit that crosses `lag` steps, where cuts are random or spare some.
     signs: storages of random signs, with shapes. forgotten: traces that the next call begins without.
+    heads: classes k with a net that answers for what lies behind their windows. It takes, over boundaries and samples,
+    `goes<k>`, what its answers are multiplied by (0 where nothing follows), and `learn<k>`, how much a boundary counts
+    in its own loss; `share<k>`, what cotangents are multiplied by to be compared with its answers; and `unit<k>`, what
+    the loss is multiplied by.
     """
 
     inputs: tuple[tuple[str, str], ...]
@@ -32,6 +36,7 @@ class Interface:
     thinned: tuple[tuple[str, int, int], ...] = ()
     signs: tuple[tuple[str, tuple[int, ...]], ...] = ()
     forgotten: tuple[str, ...] = ()
+    heads: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -146,6 +146,8 @@ class Emitter:
             self._shift(k)
         elif node.op in ("collect", "first"):
             self._collect(k)
+        elif node.op == "arrive":
+            self._arrive(k)
         else:
             self._op(k, tuple(self.whole(arg) for arg in node.args), node.attrs)
         if k in self.stored and k not in self.places:
@@ -171,16 +173,17 @@ class Emitter:
         """`next` outside of any loop: a view of the sequence some rows later, zeros behind the last step."""
         node = self.nodes[k]
         source, lag = node.args[0], node.attr("lag")
-        name = self.tail(source, lag)
+        name = self.tail(source, lag, k)
         if self.places.get(source) != Place(name, 0):
             self.body.append(Store(name, (self.domain.range(),), self.whole(source)))
         result = self.label(k)
         self.body.append(Load(result, name, (self.domain.range(lag),), self.vtype(k)))
         self.values[k] = result
 
-    def tail(self, source: int, lag: int) -> str:
-        """The buffer of a cotangent sequence with zeros behind its last step."""
-        name = f"{self.label(source)}_tail"
+    def tail(self, source: int, lag: int, move: int) -> str:
+        """The buffer of a cotangent sequence with zeros behind its last step, or with what is given there."""
+        given = self.nodes[move].args[1:]
+        name = f"{self.label(move if given else source)}_tail"
         if name not in self.storages:
             lead = (("t", shifted(STEPS, lag)), BATCH)
             self.declare(name, "buffer", self.nodes[source].type, lead, "call")
@@ -188,17 +191,36 @@ class Emitter:
             extent = self.storages[name].type.lead[0][1].const
             lead = (("t", shifted(STEPS, max(lag, extent))), BATCH)
             self.declare(name, "buffer", self.nodes[source].type, lead, "call")
-        zero = f"{name}_zero{lag}"
+        zero = self._given(given[0], name) if given else f"{name}_zero{lag}"
         hi = self.domain.hi
-        self.body.append(
-            Op((zero,), "constant", (), (("value", 0.0),), (VType("float", (), self.nodes[source].type.axes),))
-        )
+        if not given:
+            self.body.append(
+                Op((zero,), "constant", (), (("value", 0.0),), (VType("float", (), self.nodes[source].type.axes),))
+            )
         end = Range(
             Bound("max", tuple(shifted(part, 0) for part in hi.parts)) if len(hi.parts) == 1 else hi,
             Bound(hi.kind, tuple(shifted(part, lag) for part in hi.parts)),
         )
         self.body.append(Store(name, (end,), zero))
         return name
+
+    def _given(self, leaf: int, name: str) -> str:
+        """What comes from behind window u."""
+        place, value = self.places[leaf], f"{name}_behind"
+        self.body.append(Load(value, place.storage, (affine("u", 1, place.offset),), self.vtype(leaf, step=True)))
+        return value
+
+    def _arrive(self, k: int) -> None:
+        """What a window leaves at its first step: a carry's last value, or a row of a sequence."""
+        source = self.nodes[k].args[0]
+        result, vtype = self.label(k), VType("float", (BATCH,), self.nodes[k].type.axes)
+        if source in self.last:
+            self.body.append(Load(result, self.last[source], (), vtype))
+        else:
+            place = self.placed(source)
+            row = shifted(self.domain.lo.parts[-1], place.offset)  # windows that do not overlap begin at their own step
+            self.body.append(Load(result, place.storage, (row,), vtype))
+        self.values[k] = result
 
     def _collect(self, k: int) -> None:
         """Sums over steps and samples leave the entry's windows through an accumulate."""
@@ -331,14 +353,15 @@ class Emitter:
         if lag == 1:
             name = f"{self.label(k)}_carry"
             self.declare(name, "carry", node.type, (BATCH,), "call")
-            zero = f"{name}_zero"
+            zero = self._given(node.args[1], name) if node.args[1:] else f"{name}_zero"
             vtype = VType("float", (), node.type.axes)
-            self.body.append(Op((zero,), "constant", (), (("value", 0.0),), (vtype,)))
+            if not node.args[1:]:
+                self.body.append(Op((zero,), "constant", (), (("value", 0.0),), (vtype,)))
             self.body.append(Store(name, (), zero))
             self.carried[k] = name
             self.last[source] = name
         else:
-            self.places[source] = Place(self.tail(source, lag), 0)
+            self.places[source] = Place(self.tail(source, lag, k), 0)
 
     def _open_trace(self, k: int) -> None:
         """A trace begins with what the call was given."""
@@ -426,7 +449,8 @@ def outside_uses(nodes: tuple[TNode, ...], items: tuple[Item, ...], extra: Itera
         for k in item.nodes:
             node = nodes[k]
             for arg in node.args:
-                carried = node.op == "first" and node.attr("lag") == 1 and arg in crossing
+                early = node.op == "arrive" or (node.op == "first" and node.attr("lag") == 1)
+                carried = early and arg in crossing
                 if home.get(arg, i) != i and not carried:
                     stack.append(arg)
     found: set[int] = set()

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from recdsl.credit.plan import RoutingClass
-from recdsl.program.ir import Affine, Bound
-from recdsl.program.lower import STEPS, ZERO, Domain, affine
+from recdsl.program.ir import Affine, Bound, Load, Op, Range, Store, VType
+from recdsl.program.lower import BATCH, STEPS, ZERO, Domain, Emitter, Place, affine
 from recdsl.program.schedule import Item
 from recdsl.program.timeline import TNode
 
 
 def immediate(routing: RoutingClass) -> bool:
-    """A window of one step has nothing to loop over: every crossing is cut."""
-    return routing.window.size == 1 and not routing.grid
+    """A window of one step has nothing to loop over: every crossing is cut, and nothing comes from behind it."""
+    return routing.window.size == 1 and not routing.grid and routing.head is None
 
 
 def windowed(routing: RoutingClass) -> bool:
@@ -56,10 +56,30 @@ def phases(nodes: tuple[TNode, ...], items: tuple[Item, ...]) -> tuple[list[Item
     before, inside, after = list[Item](), list[Item](), list[Item]()
     for item in items:
         node = nodes[item.nodes[0]]
-        if node.time or node.op in ("collect", "first"):
+        if node.time or node.op in ("collect", "first", "arrive"):
             inside.append(item)
         elif item.nodes[0] in late:
             after.append(item)
         else:
             before.append(item)
     return before, inside, after
+
+
+def mask_seeds(emitter: Emitter, routing: RoutingClass, wanted: set[int], prefix: str) -> None:
+    """In overlapping windows only the losses of the newest `every` steps count."""
+    size, every, nodes = routing.window.size, routing.window.every, emitter.nodes
+    if size is None or size == every:
+        return
+    used = {arg for k in wanted for arg in nodes[k].args if nodes[arg].op == "cotangent" and nodes[arg].time}
+    new = Bound("max", (affine("u", every),))
+    for k in sorted(used):
+        node, place = nodes[k], emitter.places[k]
+        name = emitter.declare(f"{prefix}{node.name}_due", "buffer", node.type, (("t", STEPS), BATCH), "call")
+        zero, due = f"{name}_zero", f"{name}_in"
+        emitter.body.append(Op((zero,), "constant", (), (("value", 0.0),), (VType("float", (), node.type.axes),)))
+        emitter.body.append(Store(name, (Range(emitter.domain.lo, Bound("min", new.parts)),), zero))
+        rows = Range(new, emitter.domain.hi)
+        lead = (("t", affine("W")), BATCH)
+        emitter.body.append(Load(due, place.storage, (rows,), VType("float", lead, node.type.axes)))
+        emitter.body.append(Store(name, (rows,), due))
+        emitter.places[k] = Place(name, 0)

@@ -4,7 +4,8 @@ A node stands for the whole sequence of its values (or, where it does not vary, 
 are read at the same step, but for ops that move in time:
 
 - `prev(x, init; lag)`: x of `lag` steps before, `init` (given at those steps) before the first;
-- `next(x; lag)`: x of `lag` steps later, zero after the last;
+- `next(x; lag)`: x of `lag` steps later, zero after the last; `next(x, behind; lag=1)`: in the last step of a window,
+  `behind` of this window;
 - `trace(x, start)`: x of the step before, what an earlier call left (or `start`) before the first; not kept over time;
 - `nearest(keys, stamps, since, *others)`: places among the earlier steps of keys and stamps (`recdsl/ops/nearest.py`);
 - `fetch(x, place)`: x of the earlier steps that `place` names, and its adjoint `unfetch(rows, place)`: for each step
@@ -12,7 +13,8 @@ are read at the same step, but for ops that move in time:
 
 So a recurrence is a cycle through `prev`, its adjoint a cycle through `next`, and everything else can be computed for
 all steps in one go. Leaves: `input`, `parameter`, `constant`, `state` (what a carry holds before step 0),
-`step_number`, `cotangent` (of a loss or an output). `first(x)` is the sum over samples of x at the steps below `lag`.
+`step_number`, `cotangent` (of a loss or an output), `behind` (of what lies behind a window: one value a window).
+`first(x)` is the sum over samples of x at the steps below `lag`, `arrive(x)` is x at the first step of a window.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ EARLIER = {"prev": 1, "fetch": 1, "nearest": 2}
 """Moves to later steps, with the number of their arguments that are read at earlier ones."""
 LATER = ("next", "unfetch")
 """Moves to earlier steps; the first argument is read at later ones."""
-LEAVES = ("input", "parameter", "constant", "state", "step_number", "cotangent")
+LEAVES = ("input", "parameter", "constant", "state", "step_number", "cotangent", "behind")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from recdsl.backends.init import initial
 from recdsl.credit.build import plan
 from recdsl.credit.plan import CreditPlan
 from recdsl.diagnostics import SpecError
-from recdsl.graph.step import Input, Parameter, StepGraph
+from recdsl.graph.step import Input, StepGraph
 from recdsl.testing.draws import Draws
 from recdsl.testing.models import Model, random_model
 
@@ -70,18 +70,25 @@ def make_case(draws: Draws, rules: Sequence[tuple[str, str]] | None = None, td: 
     cotangents = _cotangents(model.graph, steps, samples, generator) if draws.chance(25) else {}
     if mask is not None:
         _spoil(batch, cotangents, mask)
-    params = initial((*model.graph.parameters, *_owned(model)), draws.below(1_000_000))
+    seed = draws.below(1_000_000)
+    params = initial(model.graph.parameters, seed) | _owned(model, seed)
     return Case(model, params, batch, mask, reset, state, cotangents, gaps)
 
 
-def _owned(model: Model) -> tuple[Parameter, ...]:
-    """The matrices of rules with feedback; none where a rule does not fit."""
-    if not any("feedback" in rule for _, rule in model.rules):
-        return ()
+def _owned(model: Model, seed: int) -> dict[str, Tensor]:
+    """Parameters that rules bring along; none where a rule does not fit.
+
+    They are moved from where they start: a last layer of zeros shows nothing.
+    """
+    if not any("feedback" in rule or "synthetic" in rule for _, rule in model.rules):
+        return {}
     try:
-        return plan(model.graph, model.credit).buffers
+        made = plan(model.graph, model.credit)
     except SpecError:
-        return ()
+        return {}
+    generator = Generator().manual_seed(seed)
+    fixed, drawn = initial(made.buffers, seed), initial(made.owned, seed)
+    return {n: v if n in fixed else v + 0.5 * _normal(tuple(v.shape), generator) for n, v in drawn.items()}
 
 
 def _normal(shape: tuple[int, ...], generator: Generator) -> Tensor:

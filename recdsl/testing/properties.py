@@ -103,8 +103,8 @@ class Checked:
         graph = self.compilation.graph
         draws = Generator().manual_seed(example.seed)
         steps, samples = shape = (example.steps, example.samples)
-        params = initial((*graph.parameters, *self.compilation.plan.buffers), self.compilation.seed)
-        for item in graph.parameters:
+        params = initial((*graph.parameters, *self.compilation.plan.owned), self.compilation.seed)
+        for item in (*graph.parameters, *self.compilation.plan.owned):
             if not item.frozen:
                 params[item.name] += example.spread * torch.randn(item.type.shape, generator=draws, dtype=torch.float64)
         batch = {item.name: random(item, steps, samples, draws) for item in graph.inputs}

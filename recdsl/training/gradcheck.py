@@ -100,7 +100,7 @@ def gradcheck(
     model: Any = runner.module(compilation, torch.float64)
     stir(model, generator)
     data = {item.name: random(item, length, batch, generator) for item in graph.inputs}
-    names = [item.name for item in (*graph.parameters, *plan.buffers)]
+    names = [item.name for item in (*graph.parameters, *plan.owned)]
     params = {name: model.recdsl_tensor(name).detach().clone() for name in names}
     torch.manual_seed(seed)
     chance = drawn(graph, plan, model, length, batch)

@@ -95,7 +95,7 @@ def _whole(routing: RoutingClass, t: int) -> RoutingClass:
         back = t + 1 - max(0, (t // every + 1) * every - size)
         read = "pre" if routing.tracing.read == "window" and back == 1 else routing.tracing.read
         return replace(routing, window=Window(back, 1), tracing=replace(routing.tracing, read=read))
-    return replace(routing, window=Window(None, 1), tracing=None, scopes=(), thinning=0)
+    return replace(routing, window=Window(None, 1), tracing=None, scopes=(), thinning=0, head=None)
 
 
 def within(plan: CreditPlan, parameter: str, s: int, t: int) -> bool:

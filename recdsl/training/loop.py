@@ -28,6 +28,26 @@ class Stopped(Exception):
     """An evaluation was given up half-way, since the run is to end."""
 
 
+@dataclass(frozen=True)
+class Group:
+    """Parameters that are clipped together and have a learning rate of their own."""
+
+    named: list[tuple[str, nn.Parameter]]
+    rate: float
+
+
+def grouped(module: nn.Module, named: list[tuple[str, nn.Parameter]], rate: float) -> list[Group]:
+    """The model's parameters, then those of each net that a credit rule brings along: neither's gradient counts in the
+    norm of the other's."""
+    heads = getattr(module, "recdsl_about", {}).get("heads", {}).values()
+    owned = {name for info in heads for name in info["parameters"]}
+    made = [Group([item for item in named if item[0] not in owned], rate)]
+    for info in heads:
+        own = [item for item in named if item[0] in info["parameters"]]
+        made.append(Group(own, rate if info["lr"] is None else info["lr"]))
+    return made
+
+
 @dataclass
 class Trainer:
     """Everything that a resumed run needs is in here and in nothing else; see `snapshot`.
@@ -49,8 +69,8 @@ class Trainer:
     stages: Stages = field(default_factory=Stages)
 
     def __post_init__(self) -> None:
-        self._train(self.module)
         self.rate = float(self.settings.optimizer.options["lr"])
+        self._train(self.module)
         self.sampler = self._sampler("train")
         self.tell: Callable[[float], None] = getattr(self.sampler, "learned", lambda _loss: None)
         self.fingerprint = self.source.fingerprint()
@@ -61,7 +81,9 @@ class Trainer:
         self.named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
         if not self.named:
             raise RunError(NothingToTrain())
-        self.optimizer = optimizer(self.settings.optimizer, [parameter for _, parameter in self.named])
+        self.groups = grouped(module, self.named, self.rate)
+        groups = [{"params": [parameter for _, parameter in g.named], "lr": g.rate} for g in self.groups]
+        self.optimizer = optimizer(self.settings.optimizer, groups)
 
     def _enter(self, update: int) -> None:
         """Begin the stage of an update: a module in which other parameters are trained takes over.
@@ -112,7 +134,7 @@ class Trainer:
         output = run(self.module, call, self.state)
         loss = guard.check_output(output.loss, output.outputs, self.step, self.last_good)
         output.loss.backward()
-        norm = guard.clip(self.named, self.settings["clip"], self.step, self.last_good)
+        norm, *_ = [guard.clip(g.named, self.settings["clip"], self.step, self.last_good) for g in self.groups]
         rate = self._advance(loss)
         if self.settings["stream"]:
             self.state = {name: value.detach() for name, value in output.state.items()}
@@ -120,14 +142,14 @@ class Trainer:
         self.tell(loss)
 
     def _advance(self, loss: float) -> float:
-        """One step of the optimizer, at the rate of the schedule; the rate."""
+        """One step of the optimizer, at the rate of the schedule; the rate of the model's parameters."""
         if isinstance(self.optimizer, IDBD):
             self.optimizer.loss, self.optimizer.scale = loss, self.settings.halves
-        rate = self.rate * factor(self.settings.schedule, self.step, self.settings["steps"])
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        share = factor(self.settings.schedule, self.step, self.settings["steps"])
+        for group, own in zip(self.optimizer.param_groups, self.groups, strict=True):
+            group["lr"] = own.rate * share
         self.optimizer.step()
-        return rate
+        return self.rate * share
 
     def _count(self, call: Call, output: Any, loss: float, norm: float, rate: float) -> None:
         self.tally.add("loss", loss, 1)

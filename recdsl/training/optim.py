@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,11 +27,14 @@ CLASSES: Mapping[str, type[torch.optim.Optimizer]] = {
 }
 
 
-def optimizer(chosen: Chosen, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """The torch optimizer of a checked call. Raises RD0710 for combinations that torch refuses."""
+def optimizer(chosen: Chosen, parameters: Iterable[nn.Parameter | dict[str, Any]]) -> torch.optim.Optimizer:
+    """The torch optimizer of a checked call, for parameters or groups of them.
+
+    Raises RD0710 for combinations that torch refuses.
+    """
     options: dict[str, Any] = dict(chosen.options)
     try:
-        return CLASSES[chosen.name](parameters, **options)
+        return CLASSES[chosen.name](cast("Iterable[nn.Parameter]", parameters), **options)
     except ValueError as error:
         raise RunError(OptimizerRefused(chosen.name, str(error))) from None
 

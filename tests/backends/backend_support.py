@@ -72,8 +72,8 @@ def call_of(stages: Compilation, seed: int) -> Case:
     draws = Generator().manual_seed(seed)
     steps, samples, graph = 7, 1 + seed % 3, stages.graph
     batch = {item.name: entry(item, steps, samples, draws) for item in graph.inputs}
-    params = initial((*graph.parameters, *stages.plan.buffers))
-    for item in graph.parameters:
+    params = initial((*graph.parameters, *stages.plan.owned))
+    for item in (*graph.parameters, *stages.plan.owned):
         if not item.frozen:
             noise = torch.randn(item.type.shape, generator=draws, dtype=torch.float64)
             params[item.name] = params[item.name] + 0.1 * noise

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from recdsl.backends.reference import Result
+from recdsl.backends.reference.answered import followed
+from recdsl.backends.reference.result import Call
 from recdsl.backends.reference.schedule import counted, divisors
 from recdsl.backends.torch.module import ragged_pair
 from recdsl.program.assemble import assemble
@@ -80,7 +82,35 @@ def fed(case: Case, made: Assembled) -> dict[str, Any]:
     for k, (pairs, number) in enumerate(zip(chosen, divisors(case.graph, chosen), strict=True)):
         data[f"w{k}"] = pairs.to(torch.float64) / number
         data[f"g{k}"] = data[f"w{k}"] * case.graph.losses[k].weight
-    return data | cotangents(case, made, shape)
+    return data | cotangents(case, made, shape) | answers(case, made, chosen)
+
+
+def answers(case: Case, made: Assembled, chosen: list[Tensor]) -> dict[str, Any]:
+    """For each net that answers for windows: where something follows, and what it learns from."""
+    found: dict[str, Any] = {}
+    call = oracle_call(case)
+    for k in made.interface.heads:
+        routing = case.plan.classes[k]
+        assert routing.head is not None
+        every, beyond = routing.window.every, routing.head.beyond
+        places = [*range(0, call.steps, every), call.steps]
+        goes = torch.stack([followed(call, place, beyond) for place in places]).to(torch.float64)
+        learns = goes.clone()
+        learns[-1] = 0.0
+        if case.state is None or not beyond or routing.head.asked.condition:
+            learns[0] = 0.0
+        numbers = divisors(case.graph, chosen)
+        share = max([numbers[loss] for loss in routing.losses], default=1.0)
+        found |= {f"goes{k}": goes / share, f"learn{k}": learns / max(1.0, float(learns.sum()))}
+        found |= {f"unit{k}": 1.0, f"share{k}": share}
+    return found
+
+
+def oracle_call(case: Case) -> Call:
+    shape = extent(case)
+    valid = torch.ones(shape, dtype=torch.bool) if case.mask is None else case.mask
+    reset = torch.zeros(shape, dtype=torch.bool) if case.reset is None else case.reset
+    return Call({}, valid, reset, 0, None, {})
 
 
 def cotangents(case: Case, made: Assembled, shape: tuple[int, int]) -> dict[str, Tensor]:

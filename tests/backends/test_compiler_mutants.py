@@ -197,7 +197,7 @@ def first_in_every_window(patch: pytest.MonkeyPatch) -> None:
 
 def losses_of_whole_window(patch: pytest.MonkeyPatch) -> None:
     """In overlapping windows all losses count, not only the newest."""
-    patch.setattr(vars(assemble_stage)["_Assembly"], "_mask_seeds", lambda *_: None)
+    patch.setattr(assemble_stage, "mask_seeds", lambda *_: None)
 
 
 def cut_ignored(patch: pytest.MonkeyPatch) -> None:

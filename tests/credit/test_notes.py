@@ -46,7 +46,7 @@ def test_losses_that_are_rarer_than_windows_are_long(at: str, credit: str, said:
 @pytest.mark.parametrize("name", catalogue())
 def test_every_rule_uses_qualifiers_that_are_explained(name: str) -> None:
     rule = catalogue()[name]
-    given = {"window": 2, "n": 1, "mean": 3, "truncate": 2}
+    given = {"window": 2, "n": 1, "mean": 3, "truncate": 2, "hidden": 2}
     words = [f"{a.name}={given[a.name]}" for a in rule.arguments if a.name in given]
     made = shown("mse(v, y)", f"{name}({', '.join(words)})" if words else name)
     assert {word for row in made.rows for word in row.qualifiers} <= QUALIFIERS.keys()

@@ -42,10 +42,13 @@ def test_loss_without_valid_steps_is_zero() -> None:
 
 
 def test_schedules_weights_and_reduction() -> None:
-    text = ELMAN + """loss:
+    text = (
+        ELMAN
+        + """loss:
   a: {value: "mse(h, z)", weight: 0.5, at: last}
   b: {value: "mae(h, z)", weight: 2, at: every(3)}
 """
+    )
     mask = torch.ones(7, 3, dtype=torch.bool)
     mask[4:, 1] = False
     batch = elman_batch()

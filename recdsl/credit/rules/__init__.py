@@ -11,7 +11,7 @@ from recdsl.credit.rule import Rule
 
 GROUP = "recdsl.rules"
 LATER = (
-    "synthetic", "reinstate",
+    "reinstate",
 )  # fmt: skip
 """Words of the language that this version cannot execute."""
 

@@ -40,7 +40,7 @@ class _Factor:
         self.new: dict[int, int] = {k: k for k in range(own)}
         self.forms: dict[int, Form] = {}
         self.readers: dict[int, int] = {}
-        roots = [k for _, k in (*adjoint.gradients, *adjoint.entering)]
+        roots = [k for _, k in (*adjoint.gradients, *adjoint.entering, *adjoint.arrivals)]
         self.live = needed(self.nodes, roots, frozenset())
         for k in sorted(self.live):
             for arg in self.nodes[k].args:
@@ -59,7 +59,9 @@ class _Factor:
             self.builder.aim(self.new[k], self._value(self.nodes[k].args[0]))
         gradients = tuple((name, self._value(k)) for name, k in self.adjoint.gradients)
         entering = tuple((name, self._value(k)) for name, k in self.adjoint.entering)
-        return replace(self.adjoint, nodes=tuple(self.builder.nodes), gradients=gradients, entering=entering)
+        arrivals = tuple((name, self._value(k)) for name, k in self.adjoint.arrivals)
+        made = {"gradients": gradients, "entering": entering, "arrivals": arrivals}
+        return replace(self.adjoint, nodes=tuple(self.builder.nodes), **made)
 
     # -- sweep ----------------------------------------------------------------------------------------------------
     def _visit(self, k: int) -> None:
@@ -76,9 +78,9 @@ class _Factor:
                 self._value(k)
 
     def _made(self, node: TNode, args: list[int]) -> int:
-        if node.op == "first" and self.builder.uniform(args[0]) == 0.0:
+        if node.op in ("first", "arrive") and self.builder.uniform(args[0]) == 0.0:
             return self.builder.constant(0.0, node.type)
-        if node.op in LEAVES or node.op == "first":
+        if node.op in (*LEAVES, "first", "arrive"):
             return self.builder.add(TNode(node.op, tuple(args), node.attrs, node.type, node.time, node.name, node.span))
         return self.builder.op(node.op, *args, **dict(node.attrs))
 
