@@ -82,10 +82,17 @@ def _column(setting: Setting, source: int) -> Scopes:
         if len({tie.seed for tie in columns}) > 1:
             reason = f"two columns own `{name}`: different axes of it number columns where it is used"
             raise ScopeError(name, reason, "give it a rule of its own, such as `rtrl` or `bptt`")
+        if axis is not None and any(_alone(graph, source, axis, tie) for tie in columns):
+            columns = ()
         for name in sorted(group):
             axes = setting.influence.axes[name]
             found[name] = _keys(axes, axis, columns)
     return found
+
+
+def _alone(graph: StepGraph, source: int, axis: Axis, tie: Tie) -> bool:
+    """Whether there is one column and all of the parameter is in it: what is lateral elsewhere stays inside."""
+    return axis.size == 1 and graph.nodes[source].type.axes[tie.seed].size == 1
 
 
 def _keys(axes: tuple[Axis, ...], axis: Axis | None, columns: tuple[Tie, ...]) -> Keys:

@@ -172,3 +172,37 @@ def test_one_step_patterns_miss_the_output_gate_of_a_column() -> None:
     verdicts = {row.parameter: row.verdict for row in explain(COLUMNS.replace("RULE", "snap(1)")).rows}
     assert {name for name, verdict in verdicts.items() if verdict == "biased"} == {"Wo", "uo", "bo"}
     assert {row.verdict for row in explain(COLUMNS.replace("RULE", "columns")).rows} == {"exact"}
+
+
+@pytest.mark.parametrize("rule", ["columns", "columns(window=3)"])
+def test_one_column_is_all_columns(rule: str) -> None:
+    """With a column axis of one entry nothing is lateral, whatever is multiplied by matrices of columns."""
+    text = """
+recdsl: 1
+sizes: {obs: 3, column: 1, part: 2}
+inputs: {x: "float[obs]"}
+targets: {y: float}
+params:
+  W: float[column, obs] ~ normal(0, 0.7)
+  U, V: float[column, column] ~ normal(0, 0.7)
+  K: float[column, part] ~ normal(0, 0.7)
+  w: float[column] ~ normal(0, 0.7)
+step: |
+  h = tanh(W @ x + U @ h[t-1] + sum(M[t-1], axis=part))
+  M = tanh(K * h + M[t-1] + V @ h[t-2])
+  v = w @ h
+loss: {value: "mse(v, y)", reduce: sum}
+credit: RULE
+"""
+    assert {row.verdict for row in explain(text.replace("RULE", rule)).rows} == {"exact"}
+    model = compile_spec(text.replace("RULE", rule), dtype=torch.float64)
+    whole = compile_spec(text.replace("RULE", "bptt"), dtype=torch.float64)
+    whole.load_state_dict(model.state_dict())
+    generator = torch.Generator().manual_seed(5)
+    batch = {
+        "x": torch.randn(11, 2, 3, generator=generator, dtype=torch.float64),
+        "y": torch.randn(11, 2, generator=generator, dtype=torch.float64),
+    }
+    model(batch).loss.backward()
+    whole(batch).loss.backward()
+    assert_matches(gradients(model), gradients(whole), "gradient of", 1e-12)
