@@ -37,6 +37,8 @@ WRITTEN = {
     "rtrl(drift=reset)": "rule(scope=all, drift=reset)",
     "snap(2)": "rule(scope=support(2), read=post)",
     "columns": "rule(scope=column)",
+    "columns(4, every=2)": "rule(scope=column, window=4, every=2)",
+    "snap(2, window=3)": "rule(scope=support(2), window=3)",
     "columns(axis=n, drift=decay(0.5))": "rule(scope=column(n), drift=decay(0.5))",
     "rflo": "rule(scope=column, cuts=products, read=post)",
     "rflo(feedback=random)": "rule(scope=column, cuts=products, read=post, feedback=random)",
