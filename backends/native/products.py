@@ -44,12 +44,14 @@ def contract(w: Nests, op: Op, args: Sequence[Value], value: Value, dest: Ref, a
     columns, other = _merged(columns, (1, 2))
     sums, beyond = _merged(sums, (0, 1))
     loops = [*loops, *more, *other]
+    if sums is not None and rows is None and loops and all(_above(sums.strides[1], d.strides[1]) for d in loops):
+        beyond, sums = [sums, *beyond], None  # walk through y as it lies
     if beyond:  # a sum over what one stride does not reach
         if not adds:
             from recdsl.backends.native.reductions import zeros
 
             zeros(w, value, dest)
-        adds, loops = True, [*loops, *beyond]
+        adds, loops = True, [*beyond, *loops]
     texts = [f"{ref.base}" if ref.offset == "0" else f"{ref.base} + {ref.offset}" for ref in (*refs, dest)]
     names = [w.names("d") for _ in loops]
     for k in range(3):
@@ -63,6 +65,11 @@ def contract(w: Nests, op: Op, args: Sequence[Value], value: Value, dest: Ref, a
         f"{texts[2]}, {_text(m.strides[2])}, {_text(n.strides[2])}, {int(adds)});"
     )
     w.lines(nest([(name, d.extent) for name, d in zip(names, loops, strict=True)], [call]))
+
+
+def _above(one: Stride | None, other: Stride | None) -> bool:
+    """Whether a step of one axis is longer than a step of the other, for any size of the batch."""
+    return one is not None and other is not None and one.count > other.count and (one.batch or not other.batch)
 
 
 def _text(stride: Stride | None) -> str:

@@ -17,11 +17,12 @@ from recdsl.backends.native.products import contract
 from recdsl.backends.native.reductions import reduction
 from recdsl.backends.native.texts import bound_text, comment, condition_text
 from recdsl.backends.native.uses import statements
-from recdsl.backends.native.values import Ix, NotLoweredError, Ref, Value, contiguous, literal, overlap
+from recdsl.backends.native.values import Ix, NotLoweredError, Ref, Value, contiguous, literal, numel, overlap
 from recdsl.program.ir import Add, At, Call, Effect, For, If, Load, Op, Range, Scalar, Stmt, Store
 
 DEAR = 6.0  # cost from which a value that is read twice gets memory
 LONG = 120.0  # cost from which any value does: text stays short and shallow
+REPEATED = 1.5  # cost from which a value that is repeated along an axis is computed before
 EXPORT = '__attribute__((visibility("default"))) long'
 SIGNATURE = "void *const *p, const long *n"
 
@@ -139,6 +140,8 @@ class EntryWriter(Access):
             self._summed(op, args)
             return
         else:
+            if op.op == "broadcast" and numel(args[0].axes) * 8 <= size(op) and args[0].cost > REPEATED:
+                self.settle(args[0])
             write, cost = writer(op, args)
             value = self._result(op, args)
             value.at, value.ref = write, viewed(op, args[0]) if args else None
@@ -236,6 +239,11 @@ class EntryWriter(Access):
         if any(overlap(region, dest.region) for region in value.reads):
             return None
         return dest
+
+
+def size(op: Op) -> int:
+    """Entries of an op's result, leading axes aside."""
+    return numel(tuple(axis.size for axis in op.types[0].axes))
 
 
 def sums(op: Op) -> bool:
