@@ -28,6 +28,7 @@ import numpy as np
 from recdsl.graph.types import Type
 from recdsl.ops import primitive
 from recdsl.ops.base import Attrs, Elementwise
+from recdsl.program.diagonals import diagonal
 from recdsl.source import Span
 
 MOVES = ("prev", "next", "trace", "nearest", "fetch", "unfetch")
@@ -329,6 +330,9 @@ def _merge_slices(b: TimelineBuilder, args: Sequence[int], at: int) -> list[int]
 
 
 def _contract(b: TimelineBuilder, args: Sequence[int], attrs: dict[str, Any]) -> int | None:
+    taken = diagonal(b, args, attrs)
+    if taken is not None:
+        return taken
     x, y, out = tuple(attrs["x"]), tuple(attrs["y"]), tuple(attrs["out"])
     for number in (b.uniform(args[0]), b.uniform(args[1])):
         if number == 0.0:
