@@ -1,5 +1,6 @@
 """`python -m benchmarks run --suite bptt|traces|stream|peers|compile [--quick] [--cell NAME] [--out FILE]`, or
-`python -m benchmarks alignment [--seeds N] [--out FILE] [--figure FILE.svg]`."""
+`python -m benchmarks alignment [--seeds N] [--out FILE] [--figure FILE.svg]`, or
+`python -m benchmarks trace-patterning [--updates N] [--seeds N] [--out FILE] [--figure FILE.svg]`."""
 
 from __future__ import annotations
 
@@ -70,9 +71,18 @@ def main() -> None:
     bed.add_argument("--seeds", type=int, default=20)
     bed.add_argument("--out", type=Path, help="write the results there as JSON")
     bed.add_argument("--figure", type=Path, help="write the picture there as SVG")
+    curves = commands.add_parser("trace-patterning", help="columnar networks against truncated BPTT at equal compute")
+    curves.add_argument("--updates", type=int, default=20_000)
+    curves.add_argument("--seeds", type=int, default=3)
+    curves.add_argument("--out", type=Path, help="write the results there as JSON")
+    curves.add_argument("--figure", type=Path, help="write the picture there as SVG")
     args = parser.parse_args()
     if args.command == "alignment":
         align(args)
+    elif args.command == "trace-patterning":
+        from benchmarks.trace_patterning import report
+
+        report(args.updates, args.seeds, args.out, args.figure)
     else:
         measure(args)
 

@@ -1,0 +1,171 @@
+"""Learning curves on trace patterning: columnar and constructive networks against truncated BPTT at equal compute.
+
+After Javed et al. (JMLR 24(256), 2023). Compute as their configurations count it: parameters * (1 + 6) a step for columns
+in training, parameters * (1 + k) for tbptt(k). Learning is online; an update is made every ten steps of eight streams.
+All methods use TD with updates normalised by their root mean square; the learning rate of each is the best of RATES in
+a shorter run with another seed. The error is that of the paper: the mean squared difference to the true return.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from recdsl.backends import find
+from recdsl.cli.figure import Lines, Series, figure
+from recdsl.driver import analyse
+from recdsl.training.catalogue import beside
+from recdsl.training.online import trainer
+from recdsl.training.pipeline import COMPILER, Compiled, Stages
+from recdsl.training.run import seed_all, setup
+
+SPECS = Path(__file__).parent.parent / "specs"
+RATES = (0.01, 0.03, 0.1)
+STREAM = ("train.batch=8", "train.every=10")
+POINTS = 40
+TUNED = 4
+"""The runs that choose learning rates are so many times shorter."""
+
+TBPTT = """recdsl: 1
+name: tbptt-lstm
+sizes: {obs: 12, hidden: HIDDEN}
+inputs: {x: "float[obs]", cumulant: float}
+targets: {return: float}
+params:
+  w: float[hidden] = 0
+  bias: float = 0
+step: |
+  h, c = lstm(x, size=hidden)
+  f = normalise(h)
+  v = w @ f + bias
+loss: td(v, cumulant, discount=0.9)
+credit: tbptt(window=WINDOW)
+data: trace_patterning(seed=3)
+train:
+  online: true
+  optimizer: td_lambda(lr=1e-3, normalise=true)
+  metrics: mse(v, return)
+  threads: 1
+"""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A network under its rule. cost: products a step and stream, as the paper counts them."""
+
+    name: str
+    spec: str
+    cost: int
+
+
+@dataclass
+class Run:
+    """points: (step, mean squared error to the return since the last point)."""
+
+    method: str
+    seed: int
+    rate: float
+    updates: int
+    cost: int
+    points: list[tuple[int, float]] = field(default_factory=list[tuple[int, float]])
+    seconds: float = 0.0
+
+    @property
+    def last(self) -> float:
+        """The mean over the last quarter."""
+        tail = [error for _, error in self.points[-max(1, len(self.points) // 4) :]]
+        return sum(tail) / len(tail)
+
+
+def methods() -> list[Method]:
+    """At most as much compute as the columnar network has, but for rounding to whole units."""
+
+    def dense(window: int, hidden: int) -> Method:
+        text = TBPTT.replace("HIDDEN", str(hidden)).replace("WINDOW", str(window))
+        return Method(f"tbptt({window}), {hidden} units", text, 4 * hidden * (12 + hidden + 1) * (1 + window))
+
+    return [
+        Method("columnar, 15 columns", str(SPECS / "columnar_td.yaml"), 15 * 4 * 14 * 7),
+        Method("constructive, 3 x 5", str(SPECS / "constructive_columns.yaml"), 4 * 5 * (14 + 19 + 24 * 7)),
+        dense(30, 3),
+        dense(10, 6),
+    ]
+
+
+def native(spec: str, changes: tuple[str, ...]) -> Compiled:
+    """A compiled spec whose modules run as C where they can."""
+    made = COMPILER.build(spec, changes)
+
+    def module(update: int) -> torch.nn.Module:
+        return find("native").module(analyse(spec, changes, update), torch.float32)
+
+    return replace(made, module=module(0), stages=Stages(made.stages.boundaries, module))
+
+
+def changes(method: Method, seed: int, rate: float, updates: int) -> tuple[str, ...]:
+    found = [*STREAM, f"train.lr={rate}", f"train.steps={updates}", f"train.seed={seed}"]
+    if "constructive" in method.name:
+        one, two = updates // 3, 2 * updates // 3
+        stages = [("a.*", 0, one), ("b.*", one, two), ("wb", one, None), ("c.*", two, None), ("wc", two, None)]
+        calls = [f'train("{name}", start={start}, until={until or "none"})' for name, start, until in stages]
+        found.append(f"train.stages=[{', '.join(calls)}]")
+    return tuple(found)
+
+
+def learn(method: Method, seed: int, rate: float, updates: int) -> Run:
+    """One run."""
+    seed_all(seed)
+    compiled = native(method.spec, changes(method, seed, rate, updates))
+    ready = setup(compiled, beside(compiled.spec))
+    worker, found = trainer(compiled, ready.source, ready.binding, ready.settings), Run(
+        method.name, seed, rate, updates, method.cost
+    )
+    began, spacing = time.perf_counter(), max(1, updates // POINTS)
+    while worker.step < updates:
+        worker.update()
+        if worker.step % spacing == 0:
+            found.points.append((worker.step * ready.settings["every"], worker.report()["mse"]))
+    found.seconds = time.perf_counter() - began
+    return found
+
+
+def runs(updates: int, seeds: int) -> Iterator[Run]:
+    """All methods, each at its best rate."""
+    for method in methods():
+        tried = [learn(method, 100, rate, updates // TUNED) for rate in RATES]
+        best = min(tried, key=lambda run: run.last if run.last == run.last else float("inf"))
+        for seed in range(seeds):
+            yield learn(method, seed, best.rate, updates)
+
+
+def drawn(found: list[Run]) -> str:
+    """Learning curves, a line a method: means over seeds."""
+    names = list(dict.fromkeys(run.method for run in found))
+    series: list[Series] = []
+    for key, name in enumerate(names):
+        own = [run.points for run in found if run.method == name]
+        points = tuple((float(p[0][0]), sum(e for _, e in p) / len(p)) for p in zip(*own, strict=True))
+        series.append(Series(key, points))
+    count, updates = len({run.seed for run in found}), found[0].updates
+    below = f"{updates * 10:,} steps of 8 streams, an update every 10 steps; means of {count} seeds; equal compute"
+    panel = Lines("online error", "steps of each stream", "squared error to the return", tuple(series), wide=True)
+    return figure("Trace patterning", below, names, (panel,), columns=2)
+
+
+def report(updates: int, seeds: int, out: Path | None, picture: Path | None) -> None:
+    """Measure, print a line a run, write JSON and SVG."""
+    found: list[Run] = []
+    for run in runs(updates, seeds):
+        found.append(run)
+        line = f"{run.method}  seed {run.seed}  rate {run.rate}  error {run.last:.5f}  {run.seconds:.0f} s"
+        print(line, flush=True)
+        if out is not None:
+            rows = [{**asdict(run), "last": run.last} for run in found]
+            out.write_text(json.dumps({"about": "see benchmarks/trace_patterning.py", "runs": rows}, indent=1) + "\n")
+        if picture is not None:
+            picture.write_text(drawn(found), encoding="utf-8")
