@@ -17,15 +17,22 @@ class TDLambda(torch.optim.Optimizer):
     """theta += lr * mean of delta * e; the gradient of a `td` loss with traces is the mean of -delta * e.
 
     The compiled model keeps the traces e. normalise: each update is divided by the root of its running mean square
-    (Javed et al., JMLR 24(256), 2023): v <- 0.9999 v + 0.0001 (delta e)^2, v = 1 at first;
+    (Javed et al., JMLR 24(256), 2023, who keep 0.9999): v <- keep v + (1 - keep) (delta e)^2, v = 1 at first;
     theta += lr * delta * e / (sqrt(v) + 1e-8).
     """
 
-    KEPT, SMALL = 0.9999, 1e-8
+    SMALL = 1e-8
 
-    def __init__(self, params: Iterable[nn.Parameter], lr: float, trace: float = 0.0, normalise: bool = False) -> None:
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter],
+        lr: float,
+        trace: float = 0.0,
+        normalise: bool = False,
+        keep: float = 0.9999,
+    ) -> None:
         """trace: lambda of the traces; it is for the compiler."""
-        super().__init__(params, {"lr": lr, "trace": trace, "normalise": normalise})
+        super().__init__(params, {"lr": lr, "trace": trace, "normalise": normalise, "keep": keep})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -33,17 +40,17 @@ class TDLambda(torch.optim.Optimizer):
             parameters: list[Tensor] = [p for p in group["params"] if p.grad is not None]
             moves = [p.grad for p in parameters if p.grad is not None]
             if group["normalise"] and parameters:
-                moves = self._normalised(parameters, moves)
+                moves = self._normalised(parameters, moves, group["keep"])
             if parameters:
                 torch._foreach_add_(parameters, moves, alpha=-group["lr"])
 
-    def _normalised(self, parameters: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
+    def _normalised(self, parameters: list[Tensor], gradients: list[Tensor], keep: float) -> list[Tensor]:
         for p in parameters:
             if "square" not in self.state[p]:
                 self.state[p]["square"] = torch.ones_like(p)
         squares = [self.state[p]["square"] for p in parameters]
-        torch._foreach_mul_(squares, self.KEPT)
-        torch._foreach_addcmul_(squares, gradients, gradients, value=1.0 - self.KEPT)
+        torch._foreach_mul_(squares, keep)
+        torch._foreach_addcmul_(squares, gradients, gradients, value=1.0 - keep)
         roots: Any = torch._foreach_sqrt(squares)
         torch._foreach_add_(roots, self.SMALL)
         return list(torch._foreach_div(gradients, roots))

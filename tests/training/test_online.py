@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import torch
 
 from recdsl.diagnostics import SpecError
 from recdsl.driver import compile as compile_spec
+from recdsl.driver import explain
 from recdsl.training import checkpoint
 from recdsl.training.catalogue import beside
+from recdsl.training.loading import load
 from recdsl.training.online import Online, replayed, trainer
 from recdsl.training.pipeline import COMPILER
 from recdsl.training.run import Result, setup, train
@@ -219,3 +222,71 @@ def test_it_learns(tmp_path: Path) -> None:
     done = run(text, tmp_path, *changes, "train.checkpoint=0", "train.optimizer=adam(lr=2e-2)")
     first = json.loads((done.folder / "metrics.jsonl").read_text().splitlines()[0])
     assert done.online["loss"] < 0.6 * first["loss"]
+
+
+COLUMNAR = """recdsl: 1
+name: columnar-lstm
+sizes: {obs: 12, column: 64}
+inputs: {x: "float[obs]", cumulant: float}
+params:
+  Wi, Wf, Wo, Wg: float[column, obs] ~ uniform(-0.1, 0.1)
+  ui, uf, uo, ug: float[column] ~ uniform(-0.1, 0.1)
+  bi, bf, bo, bg: float[column] = 0
+  w: float[column] = 0
+step: |
+  i = sigmoid(Wi @ x + ui * h[t-1] + bi)
+  f = sigmoid(Wf @ x + uf * h[t-1] + bf)
+  o = sigmoid(Wo @ x + uo * h[t-1] + bo)
+  g = tanh(Wg @ x + ug * h[t-1] + bg)
+  c = f * c[t-1] + i * g
+  h = o * tanh(c)
+  v = w @ h
+loss: td(v, cumulant, discount=0.9)
+credit: columns
+data: trace_patterning(seed=3)
+train:
+  online: true
+  steps: 1_000_000
+  optimizer: td_lambda(lr=1e-3, trace=0.99)
+"""
+
+
+def test_the_example_of_the_language_runs_as_written(tmp_path: Path) -> None:
+    done = run(COLUMNAR, tmp_path, "train.steps=120", "train.log=40")
+    assert {row.verdict for row in explain(COLUMNAR).rows} == {"exact"}
+    assert done.online["loss"] >= 0
+    model = load(done.folder).module
+    assert model.get_parameter("w").abs().max() > 0
+
+
+def by_hand(text: str, data: Mapping[str, torch.Tensor], steps: int) -> Iterator[tuple[float, dict[str, torch.Tensor]]]:
+    """delta and e at each step from the second on: e decays on arrival, then takes up the prediction's gradient."""
+    plain = text.replace("td(v, cumulant, discount=0.9)", "mse(v, cumulant)").replace("columns\n", "bptt\n")
+    network: Any = compile_spec(plain[: plain.index("data:")], dtype=torch.float64)
+    traces = {name: torch.zeros_like(p) for name, p in network.named_parameters()}
+    before = 0.0
+    for t in range(steps):
+        v = network({name: data[name][: t + 1] for name in ("x", "cumulant")}).outputs["v"][-1, 0]
+        if t:
+            yield float(data["cumulant"][t, 0] + 0.9 * v.detach() - before), dict(traces)
+        network.zero_grad()
+        v.backward()
+        traces = {name: 0.9 * 0.99 * traces[name] + p.grad for name, p in network.named_parameters()}
+        before = float(v.detach())
+
+
+def test_updates_are_those_of_td_lambda() -> None:
+    """At a rate so small that weights stand still: each update is rate * delta * e, with e by full backpropagation."""
+    changes = ("train.dtype=float64", "sizes.column=3", "train.lr=1e-9", "data.isi=[2, 3]", "data.iti=[3, 4]")
+    text = COLUMNAR.replace("w: float[column] = 0", "w: float[column] = 1").replace("column: 64", "column: 3")
+    worker = online(text, *changes)
+    data = stream(text, 25, *changes).tensors
+    first = {name: p.detach().clone() for name, p in worker.module.named_parameters()}
+    total = {name: torch.zeros_like(p) for name, p in first.items()}
+    for delta, traces in by_hand(text, data, 25):
+        total = {name: value + delta * traces[name] for name, value in total.items()}
+    for _ in range(25):
+        worker.update()
+    for name, p in worker.module.named_parameters():
+        moved = (p.detach() - first[name]) / 1e-9
+        assert torch.allclose(moved, total[name], rtol=1e-4, atol=1e-6), name
