@@ -2,8 +2,8 @@
 
 After Javed et al. (JMLR 24(256), 2023), with shorter intervals than theirs, so that minutes are enough to see
 something. Compute as their configurations count it: parameters * (1 + 6) a step for columns in training, parameters *
-(1 + k) for tbptt(k). Learning is online, an update every ten steps of eight streams, by TD with updates that are divided
-by their root mean square, at one rate for all. As in their tuned configurations, columns have eligibility traces and
+(1 + k) for tbptt(k). Learning is online, an update every ten steps of eight streams, by TD with updates divided by
+their root mean square, at one rate for all. As in their tuned configurations, columns have eligibility traces and
 truncated BPTT has none. The error is theirs: the mean squared difference to the true return.
 """
 

@@ -9,6 +9,7 @@ import pytest
 
 from recdsl.credit.build import plan
 from recdsl.diagnostics import SpecError
+from recdsl.driver import analyse
 from recdsl.graph.build import build
 from recdsl.graph.check import verify
 from recdsl.graph.ragged import ragged
@@ -26,6 +27,7 @@ def _problems(path: Path | str) -> list[tuple[str, int, int]]:
     try:
         spec = read_spec(str(path))
         plan(build(spec), spec.credit, spec.require)
+        analyse(str(path))
     except SpecError as error:
         for problem in error.problems:
             assert problem.text()
