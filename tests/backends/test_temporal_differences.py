@@ -15,7 +15,7 @@ from recdsl import compile as compile_spec
 from recdsl import explain
 from recdsl.diagnostics import SpecError
 from recdsl.program.checker import verify
-from recdsl.testing import Case, assert_close_gradients, assert_matches, random_case, reference
+from recdsl.testing import Case, assert_close_gradients, assert_matches, properties, random_case, reference
 
 FORWARD = ("rtrl", "columns", "snap(1)", "snap(2)", "rflo", "eprop")
 REVERSE = ("bptt", "none", "tbptt(window=2)", "tbptt(window=3, every=2)")
@@ -185,3 +185,6 @@ def test_a_sequence_may_begin_at_a_masked_step() -> None:
 def test_one_rule_cannot_wait_for_the_error() -> None:
     with pytest.raises(SpecError, match="keeps no gradient"):
         compile_spec(COLUMNAR.replace("columns", "uoro"))
+
+
+test_the_spec_in_one_line = properties(COLUMNAR, "sizes.column=2", examples=8, steps=5)
