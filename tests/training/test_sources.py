@@ -68,6 +68,7 @@ def test_generated(name: str, split: str) -> None:
 def test_listing_is_complete() -> None:
     assert source_names() == (
         "adding",
+        "associative_recall",
         "copy",
         "csv",
         "delayed_recall",
@@ -107,6 +108,18 @@ def test_delayed_recall_names_the_cue() -> None:
     assert np.array_equal(x[0], y[-1])
     assert set(np.unique(x[1:-1])) == {4, 5}
     assert (x[-1] == 6).all()
+
+
+def test_associative_recall_asks_for_what_stood_beside() -> None:
+    batch = opened("associative_recall", pairs=4, letters=6, digits=3).draw(Request("train", 50, 0)).next()
+    x, y = batch.arrays["x"], batch.arrays["y"]
+    assert x.shape == (10, 50)
+    assert (x[-2] == 9).all()
+    for row in range(50):
+        pairs = {int(x[k, row]): int(x[k + 1, row]) - 6 for k in range(0, 8, 2)}
+        assert len(pairs) == 4
+        assert max(pairs) < 6
+        assert pairs[int(x[-1, row])] == y[-1, row]
 
 
 def test_dyck_against_a_stack() -> None:
