@@ -27,7 +27,7 @@ def written_before_it_is_read(patch: pytest.MonkeyPatch) -> None:
     def read(self: Any, ev: Any, call: Any, own: Any) -> Any:
         if not ev.ctx.optimistic:
             p, b = ev.ctx.values["p"], ev.b
-            hit = slots.Slots(b, self.store, self.slot, slots._given(ev, call)).target(None)
+            hit = slots.Slots(b, self.store, self.slot, slots.given(ev, call)).target(None)
             old = call.keywords["value"]
             made = self._stored(ev, hit, p, old.id)
             call = replace(call, keywords={**call.keywords, "value": replace(old, id=made)})
