@@ -9,11 +9,13 @@ import torch
 from hypothesis import HealthCheck, assume, given, settings
 from torch import Tensor
 
+from recdsl.backends import find
 from recdsl.backends.reference import Reference
 from recdsl.diagnostics import SpecError
 from recdsl.testing.cases import Case, cases
 from recdsl.testing.compare import assert_close_gradients, assert_matches
 from recdsl.training.chance import drawn
+from recdsl.training.gradcheck import analysed
 
 SEED = 1
 
@@ -38,9 +40,7 @@ def rule_conforms(rule: str, examples: int = 40, tolerance: float = 1e-9) -> Cal
 
 def check_rule(case: Case, tolerance: float = 1e-9) -> None:
     """One case of `rule_conforms`; the rule is the case's own and fits its model."""
-    from recdsl.driver import compile as compile_spec
-
-    module = compile_spec(case.text, dtype=torch.float64)
+    module = find("torch").module(analysed(case.text), torch.float64)
     steps, samples = next(iter(case.batch.values())).shape[:2]
     torch.manual_seed(SEED)
     chance = drawn(case.graph, case.plan, module, steps, samples)
