@@ -15,8 +15,9 @@ from benchmarks.table import Row, table
 
 COLUMNS = {
     "bptt": (
-        "cell", "config", "ours_min_ms", "naive_min_ms", "nn_min_ms", "naive/ours", "nn/ours", "naive/ours_median",
-        "nn/ours_median", "ours_MiB", "naive_MiB", "nn_MiB", "compile_s",
+        "cell", "config", "ours_min_ms", "native_min_ms", "naive_min_ms", "nn_min_ms", "native/ours", "naive/ours",
+        "nn/ours", "naive/ours_median", "nn/ours_median",
+        "ours_MiB", "native_MiB", "naive_MiB", "nn_MiB", "compile_s",
     ),
     "traces": (
         "cell", "config", "ours_step_us", "eager_step_us", "func_step_us", "eager/ours", "func/ours",
