@@ -107,6 +107,25 @@ def test_maps(call: str) -> None:
     agree(f"{HEAD}step: h = {call}\nloss: mse(h, 0)\n", lambda p, x, past, t: {"h": MAPS[call](p, x)})
 
 
+def test_soft_memory() -> None:
+    """The content addressing, erasing and adding of Graves et al. (2014), written with einsum."""
+
+    def step(p: Values, x: Values, past: Past, t: int) -> dict[str, Any]:
+        old = p["h.start"].expand(len(x["x"]), 5, 2) if t == 0 else past("_M")
+
+        def attention(slots: Tensor, name: str) -> Tensor:
+            key = x["x"] @ p[f"h.K{name}"].T + p[f"h.b{name}"]
+            return torch.softmax(F.softplus(p[f"h.s{name}"]) * torch.einsum("bsw,bw->bs", slots, key) / 2**0.5, 1)
+
+        where = attention(old, "w")[:, :, None]
+        erase, add = torch.sigmoid(x["x"] @ p["h.We"].T + p["h.be"]), torch.tanh(x["x"] @ p["h.Wa"].T + p["h.ba"])
+        new = old * (1 - where * erase[:, None]) + where * add[:, None]
+        return {"h": torch.einsum("bs,bsw->bw", attention(new, "r"), new), "_M": new}
+
+    text = f"{HEAD}step: h = soft_memory(x, slots=5, width=m)\nloss: mse(h, 0)\n"
+    agree(text, step, {"_M": zeros(5, 2)})
+
+
 def test_a_cell_whose_states_are_given() -> None:
     def step(p: Values, x: Values, past: Past, t: int) -> dict[str, Any]:
         found = lstm(p, x["x"], past)
