@@ -1,0 +1,97 @@
+"""Programs written by hand for what models seldom do: the C function against the plain interpreter."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from native_support import NEEDS_COMPILER, QUICK
+
+from recdsl.backends.native import kernel, nests, products
+from recdsl.backends.native.call import Library, NativeFunction
+from recdsl.backends.native.lower import lower
+from recdsl.backends.torch.arena import Record
+from recdsl.program.interface import Assembled, Interface
+from recdsl.program.interpreter import Machine
+from recdsl.program.parse import parse
+
+pytestmark = NEEDS_COMPILER
+OVERWRITTEN = """program overwritten
+
+storage x: input float[B; n=4, m=4] call
+storage c: carry float[B; n=4, m=4] call
+storage y: output float[B; n=4, m=4] call
+storage z: output float[B; n=4, m=4] call
+
+entry forward {
+  v = load x : float[B; n=4, m=4]
+  store c v
+  for t in 0..T {
+    a = load c : float[B; n=4, m=4]
+    b = transpose(a) {order=(1, 0)} : float[B; m=4, n=4]
+    d = rename(b) {axes=([n=4], [m=4])} : float[B; n=4, m=4]
+    e = add(d, v) : float[B; n=4, m=4]
+    store c e
+    f = add(a, e) : float[B; n=4, m=4]
+    store y f
+  }
+  g = load c : float[B; n=4, m=4]
+  store z g
+}
+"""
+WEIGHTED = """program weighted
+
+storage x: input float[B; n=4, k=3] call
+storage w: input float[n=4, l=2, m=2] call
+storage y: output float[B; m=2] call
+
+entry forward {
+  v = load x : float[B; n=4, k=3]
+  u = load w : float[n=4, l=2, m=2]
+  r = slice(v) {at=1, axis=[l=2], start=1} : float[B; n=4, l=2]
+  s = contract(r, u) {out=(2,), x=(0, 1), y=(0, 1, 2)} : float[B; m=2]
+  store y s
+}
+"""
+
+
+def compare(text: str) -> None:
+    program = parse(text)
+    steps, samples = 3, 2
+    machine = Machine(program, torch, {"T": steps, "B": samples})
+    draws = torch.Generator().manual_seed(1)
+    for storage in program.storages:
+        if storage.kind == "input":
+            machine.put(
+                storage.name, torch.randn(machine.get(storage.name).shape, generator=draws, dtype=torch.float64)
+            )
+    assert machine.run("forward")
+    empty = Interface((), (), (), (), (), (), (), (), (), (), ())
+    lowered = lower(Assembled(program, empty))
+    assert lowered.left == ()
+    (made,) = lowered.functions
+    like = torch.zeros((), dtype=torch.float64)
+    given = [machine.get(name) for name in made.arguments]
+    function = NativeFunction(made, Library(lowered.source, QUICK))
+    found = function(like, Record(None, like), steps, samples, *given)
+    for name, value in zip(made.results, found, strict=True):
+        torch.testing.assert_close(value, machine.get(name), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("text", [OVERWRITTEN, WEIGHTED], ids=["overwritten", "weighted"])
+def test_equals_the_interpreter(text: str):
+    compare(text)
+
+
+FAULTS = {
+    "values are not kept before their memory is overwritten": (nests.Nests, "protect", OVERWRITTEN),
+    "loops read what they write at other entries": (kernel, "_meets", OVERWRITTEN),
+    "axes are merged that do not follow each other": (products, "_follows", WEIGHTED),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_planted_faults_are_seen(fault: str, monkeypatch: pytest.MonkeyPatch):
+    owner, name, text = FAULTS[fault]
+    monkeypatch.setattr(owner, name, lambda *given: name == "_follows")
+    with pytest.raises(AssertionError):
+        compare(text)
