@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from recdsl.driver import compile as compile_spec
+from recdsl.backends import find
+from recdsl.training.gradcheck import analysed
 
 Tensors = dict[str, Tensor]
 SMALLEST = 1e-10
@@ -45,7 +46,7 @@ class Bed:
 
     def module(self, credit: str, *, cut: bool = False) -> torch.nn.Module:
         """Compiled, in float64."""
-        return compile_spec(self.text(credit, cut=cut), dtype=torch.float64)
+        return find("torch").module(analysed(self.text(credit, cut=cut)), torch.float64)
 
     def draw(self, seed: int, edges: float) -> tuple[Tensors, Tensors]:
         """(parameters and masks, batch of one sample), float64: weights as torch.nn.Linear draws them, readout
