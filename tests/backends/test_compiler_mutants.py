@@ -31,8 +31,8 @@ from recdsl.program.timeline import TimelineBuilder, TNode
 from recdsl.testing import Case, assert_close_gradients, reference
 
 SEEDS = 60
-# gates and slices, which random models lack, and a spike, which few of them have
-GATED = ("spiking", "lstm_two_results", "gru_reset_after", "slices", "peephole", "stacked")
+# gates and slices, which random models lack, a spike and skip paths that all credit takes, which few of them have
+GATED = ("skip_paths", "spiking", "lstm_two_results", "gru_reset_after", "slices", "peephole", "stacked")
 PACK, FACTOR = (vars(import_module(f"recdsl.program.passes.{name}")) for name in ("pack", "factor"))
 
 
@@ -201,7 +201,8 @@ def losses_of_whole_window(patch: pytest.MonkeyPatch) -> None:
 
 
 def cut_ignored(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(assemble_stage, "_cuts", lambda plan: frozenset())
+    made = assemble_stage.forward_timeline
+    patch.setattr(assemble_stage, "forward_timeline", lambda graph, _=frozenset(): made(graph))
 
 
 # ---- faults of passes
@@ -309,6 +310,8 @@ def runtime(old: str, new: str) -> Callable[[pytest.MonkeyPatch], None]:
 START = "start.expand(self.size, *wanted[carry])"
 ONE_ROW = "torch.cat([start[None], start.new_zeros((self.size - 1, *wanted[carry]))])"
 
+DUE = 'self._chosen(info["at"]) & self._preceded(info.get("after", ""))'
+
 MUTANTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     **{f"dropped edge {op} {place}": dropped_edge(op, place)
        for op, places in (("mul", 2), ("add", 2), ("sub", 2), ("contract", 2), ("concat", 2), ("tanh", 1),
@@ -342,7 +345,7 @@ MUTANTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "initial value of one sample": runtime(START, ONE_ROW),
     "state counts as fresh": runtime('self.data["fresh"] = self.like.new_full((), 0.0)', "pass"),
     "steps count from 0": runtime('0 if state is None or "t" not in state else int(state["t"])', "0"),
-    "masked steps have losses": runtime("            return self.valid\n", "            return self.valid | True\n"),
+    "masked steps have losses": runtime(DUE, 'self._chosen(info["at"]) | ~self.valid'),
     "last step, not last valid": runtime("(steps == last) & self.valid", "(steps == self.steps - 1) & self.valid"),
     "every from 0": runtime("(steps + 1) % at[1]", "steps % at[1]"),
     "mean of the whole batch": runtime("due.sum().clamp_min(1.0)", "due.numel()"),
