@@ -25,7 +25,6 @@ from recdsl.testing import random_case
 RULES = ("columns(window=3)", "columns(window=4, every=2)", "snap(2, window=4, every=3)")
 SEEDS = range(8)
 SPECS = ("slices", "learned_start", "skip_paths")
-ASSEMBLY = vars(assemble_stage)["_Assembly"]
 Plant = Callable[[pytest.MonkeyPatch], None]
 
 
@@ -134,7 +133,7 @@ def first_edge_lost(patch: pytest.MonkeyPatch) -> None:
 
 
 def losses_of_whole_window(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(ASSEMBLY, "_mask_seeds", lambda *_: None)
+    patch.setattr(assemble_stage, "mask_seeds", lambda *_: None)
 
 
 def last_loop_value(patch: pytest.MonkeyPatch) -> None:
