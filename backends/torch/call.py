@@ -357,8 +357,8 @@ class Call:
     def _cotangents(self, outputs: tuple[Tensor | None, ...]) -> None:
         """`c*`: what arrives at the outputs."""
         for k, value in enumerate(outputs):
-            given = value.sum((0, 1)) if value is not None and self.fixed(k) else value
-            self.data[f"c{k}"] = torch.zeros_like(self.data[f"out{k}"]) if given is None else given
+            shape = self.data[f"out{k}"].shape[0 if self.fixed(k) else 2 :]
+            self.data[f"c{k}"] = self.like.new_zeros((self.steps, self.size, *shape)) if value is None else value
 
     # -- result ---------------------------------------------------------------------------------------------------
     def output(self, results: tuple[Tensor, ...]) -> Output:

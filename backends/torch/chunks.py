@@ -38,7 +38,7 @@ def _timed(call: Call) -> set[str]:
     found = {storage for name, storage in call.storages.items() if " " not in name}
     found |= {*about["signs"][call.variant], *about["thinned"][call.variant]}
     found |= {f"{kind}{k}" for kind in "wg" for k in range(len(about["losses"]))}
-    return found | {f"c{k}" for k in range(len(about["outputs"])) if not (f"out{k}" in call.data and call.fixed(k))}
+    return found | {f"c{k}" for k in range(len(about["outputs"]))}
 
 
 def _left(piece: Call) -> dict[str, Tensor]:
@@ -75,10 +75,7 @@ def in_pieces(call: Call) -> dict[str, Any]:
 def in_pieces_again(call: Call) -> dict[str, Tensor]:
     """The gradient of loss and outputs, once their cotangents are known: the call is run again."""
     found: dict[str, Tensor] = {}
-    for piece, lo, _ in pieces(call):
-        for k in range(len(call.model.recdsl_about["outputs"])) if lo else ():
-            if call.fixed(k):
-                piece.data[f"c{k}"] = torch.zeros_like(call.data[f"c{k}"])  # what does not vary counts once
+    for piece, _, _ in pieces(call):
         piece.data.update(piece.run("forward"))
         made = piece.run("traces_outputs")
         piece.data.update(made)

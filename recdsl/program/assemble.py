@@ -77,7 +77,7 @@ class _Assembly(Learning):
             if loss.td is not None
         }
         self.output_seeds = [
-            builder.leaf("cotangent", f"c{k}", builder.type(node), time=builder.nodes[node].time)
+            builder.leaf("cotangent", f"c{k}", builder.type(node), time=True)  # also of what is the same at all steps
             for k, (_, node) in enumerate(forward.outputs)
         ]
         self.thinned = [thinned(builder, plan, k) for k in range(len(plan.classes))]
