@@ -17,8 +17,10 @@ class TDLambda(torch.optim.Optimizer):
     """theta += lr * mean of delta * e; the gradient of a `td` loss with traces is the mean of -delta * e.
 
     The compiled model keeps the traces e. normalise: each update is divided by the root of its running mean square
-    (Javed et al., JMLR 24(256), 2023, who keep 0.9999): v <- keep v + (1 - keep) (delta e)^2, v = 1 at first;
-    theta += lr * delta * e / (sqrt(v) + 1e-8).
+    (Javed et al., JMLR 24(256), 2023, who keep 0.9999): v <- keep v + (1 - keep) (delta e)^2;
+    theta += lr * delta * e / (sqrt(v) + 1e-8). With `initial` v begins there: 1 in the paper, whose stages are of
+    millions of updates; an update is far smaller than 1, so nothing much is learned before v has fallen, in some
+    1 / (1 - keep) updates. With 0, v is the mean of the updates so far, v / (1 - keep^n) (Kingma & Ba 2015).
     """
 
     SMALL = 1e-8
@@ -30,9 +32,11 @@ class TDLambda(torch.optim.Optimizer):
         trace: float = 0.0,
         normalise: bool = False,
         keep: float = 0.9999,
+        initial: float = 0.0,
     ) -> None:
         """trace: lambda of the traces; it is for the compiler."""
-        super().__init__(params, {"lr": lr, "trace": trace, "normalise": normalise, "keep": keep})
+        options = {"lr": lr, "trace": trace, "normalise": normalise, "keep": keep, "initial": initial}
+        super().__init__(params, options)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -40,20 +44,29 @@ class TDLambda(torch.optim.Optimizer):
             parameters: list[Tensor] = [p for p in group["params"] if p.grad is not None]
             moves = [p.grad for p in parameters if p.grad is not None]
             if group["normalise"] and parameters:
-                moves = self._normalised(parameters, moves, group["keep"])
+                moves = self._normalised(parameters, moves, group)
             if parameters:
                 torch._foreach_add_(parameters, moves, alpha=-group["lr"])
 
-    def _normalised(self, parameters: list[Tensor], gradients: list[Tensor], keep: float) -> list[Tensor]:
-        for p in parameters:
-            if "square" not in self.state[p]:
-                self.state[p]["square"] = torch.ones_like(p)
-        squares = [self.state[p]["square"] for p in parameters]
-        torch._foreach_mul_(squares, keep)
-        torch._foreach_addcmul_(squares, gradients, gradients, value=1.0 - keep)
+    def _normalised(self, parameters: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> list[Tensor]:
+        keep, initial = group["keep"], group["initial"]
+        states = [self.state[p] for p in parameters]
+        for p, state in zip(parameters, states, strict=True):
+            if "square" not in state:
+                state["square"], state["updates"] = torch.full_like(p, initial), 0
+            state["updates"] += 1
+        squares = [state["square"] for state in states]
+        shares = [1.0 - keep if initial else newest(keep, state["updates"]) for state in states]
+        torch._foreach_mul_(squares, [1.0 - share for share in shares])
+        torch._foreach_addcmul_(squares, gradients, gradients, shares)
         roots: Any = torch._foreach_sqrt(squares)
         torch._foreach_add_(roots, self.SMALL)
         return list(torch._foreach_div(gradients, roots))
+
+
+def newest(keep: float, count: int) -> float:
+    """The weight of the newest of `count` values in their mean, where each counts `keep` times its successor."""
+    return (1.0 - keep) / (1.0 - keep**count) if keep < 1.0 else 1.0 / count
 
 
 class IDBD(torch.optim.Optimizer):

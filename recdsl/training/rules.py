@@ -48,6 +48,7 @@ OPTIMIZERS = (
             Option("trace", "float", 0.0, "lambda: how slowly traces decay", low=0.0, high=1.0),
             Option("normalise", "bool", False, "divide each update by the root of its running mean square"),
             Option("keep", "float", 0.9999, "how much of that mean stays at an update", low=0.0, high=1.0),
+            Option("initial", "float", 0.0, "where that mean begins; 0: it is of the updates so far", low=0.0),
         ),
     ),
     Declaration(

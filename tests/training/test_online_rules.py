@@ -22,7 +22,7 @@ from .test_stages import made
 def test_td_lambda_steps(normalise: bool) -> None:
     p = nn.Parameter(torch.tensor([1.0, -2.0], dtype=torch.float64))
     found, square = np.array([1.0, -2.0]), np.ones(2)
-    optimizer = TDLambda([p], lr=0.1, trace=0.9, normalise=normalise)
+    optimizer = TDLambda([p], lr=0.1, trace=0.9, normalise=normalise, initial=1.0)
     rng = np.random.default_rng(0)
     for _ in range(20):
         move = rng.normal(size=2)  # delta * e
@@ -31,6 +31,21 @@ def test_td_lambda_steps(normalise: bool) -> None:
         square = 0.9999 * square + 0.0001 * move**2
         found = found + 0.1 * move / (np.sqrt(square) + 1e-8 if normalise else 1.0)
         assert np.allclose(p.detach().numpy(), found, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.9, 0.9999, 1.0])
+def test_td_lambda_divides_by_the_updates_so_far(keep: float) -> None:
+    p = nn.Parameter(torch.zeros(2, dtype=torch.float64))
+    optimizer = TDLambda([p], lr=0.1, normalise=True, keep=keep)
+    moves = np.random.default_rng(0).normal(size=(30, 2)) * [1e-3, 10.0]
+    for n in range(1, 31):
+        before = p.detach().numpy().copy()
+        p.grad = torch.tensor(-moves[n - 1])
+        optimizer.step()
+        weights = keep ** np.arange(n - 1, -1, -1.0)
+        square = weights @ moves[:n] ** 2 / weights.sum()
+        step = 0.1 * moves[n - 1] / (np.sqrt(square) + 1e-8)
+        assert np.allclose(p.detach().numpy() - before, step, rtol=1e-10, atol=0), n
 
 
 LINEAR = """recdsl: 1
