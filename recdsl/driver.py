@@ -96,11 +96,13 @@ def compile(
     """A spec as an ordinary `torch.nn.Module` (see `recdsl.backends.torch.runtime.CompiledModel`).
 
     path_or_text: a path, or the text itself if it holds a newline. dtype: of parameters and floats (torch's default).
-    overrides: such as "sizes.hidden=64". Raises SpecError; ValueError for a backend that does not exist.
+    backend: "torch"; "native" (compiled C); "auto", whichever of them is faster. overrides: such as "sizes.hidden=64".
+    Raises SpecError; ValueError for a backend that does not exist.
     """
-    from recdsl.backends import find
+    from recdsl.training.backend import built, for_calls
 
-    return find(backend).module(analyse(path_or_text, overrides), dtype)
+    compilation = analyse(path_or_text, overrides)
+    return built(compilation, dtype, for_calls(compilation, backend))
 
 
 def explain(path_or_text: str, overrides: Sequence[str] = ()) -> Report:

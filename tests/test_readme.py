@@ -43,7 +43,7 @@ def _truth() -> dict[str, str]:
     """Blocks of the README by how they begin."""
     return {
         "```yaml\n# A language model": (ROOT / SPEC).read_text().rstrip(),
-        "```text\nparameter  rule": _recdsl("explain", SPEC),
+        "```text\nparameter  rule": _recdsl("explain", SPEC).partition("\n\nbackend")[0],
         "```python\nfor ": _loop(_recdsl("compile", SPEC)),
     }
 

@@ -10,7 +10,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from recdsl.cli.figure import Bars, Lines, Panel, Series, figure
-from recdsl.cli.frame import OK, AsJson, BadInput, Overrides, SpecArgument, Trust, command, complain, say, say_json
+from recdsl.cli.frame import (
+    OK,
+    AsJson,
+    Backend,
+    BadInput,
+    Overrides,
+    SpecArgument,
+    Trust,
+    command,
+    complain,
+    say,
+    say_json,
+    with_backend,
+)
 from recdsl.cli.frame import spec_text as read
 
 if TYPE_CHECKING:
@@ -33,6 +46,7 @@ def add(app: typer.Typer) -> None:
         steps: Annotated[int | None, typer.Option(min=2, help="Steps of the batch (default: at most 48).")] = None,
         batch: Annotated[int, typer.Option(min=1, help="Its samples.")] = 8,
         seed: Annotated[int, typer.Option(help="Its seed.")] = 0,
+        backend: Backend = None,
         trust: Trust = False,
         as_json: AsJson = False,
     ) -> int:
@@ -44,9 +58,8 @@ def add(app: typer.Typer) -> None:
         from recdsl.training.compare import compare as measure
         from recdsl.training.gradcheck import CannotMeasure
 
-        asked = Question(
-            text, overrides or (), wanted, steps, batch, seed, train, trust, lambda t: complain(f"... {t}")
-        )
+        changes = with_backend(overrides, backend)
+        asked = Question(text, changes, wanted, steps, batch, seed, train, trust, lambda t: complain(f"... {t}"))
         try:
             found = measure(asked)
         except CannotMeasure as error:

@@ -27,10 +27,13 @@ def add(app: typer.Typer) -> None:
 
         compilation = analyse(spec_text(subject), overrides or ())
         found = Report.of(compilation.plan, compilation.spec.name)
+        from recdsl.training.backend import chosen
+
+        runs = chosen(compilation)
         if as_json:
-            say_json(found.to_dict())
+            say_json(found.to_dict() | {"backend": {"name": runs.backend, "reason": runs.reason}})
         else:
-            say(str(found))
+            say(f"{found}\n\nbackend: {runs}")
         return OK
 
 

@@ -42,6 +42,9 @@ app = typer.Typer(
 SpecArgument = Annotated[str, typer.Argument(metavar="SPEC", help="A YAML file, or - for standard input.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Changes to the spec.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Backend = Annotated[
+    str | None, typer.Option("--backend", metavar="auto|native|torch", help="What runs the loops (train.backend).")
+]
 Trust = Annotated[bool, typer.Option("--trust", help="Allow the spec to import and call your own data function.")]
 
 P = ParamSpec("P")
@@ -95,6 +98,13 @@ def command(group: typer.Typer, name: str, brief: bool = False) -> Callable[[Cal
         return run
 
     return register
+
+
+def as_note(message: Warning | str, category: type[Warning], *_where: object) -> None:
+    """Warnings as notes, without the place in the code that issued them."""
+    from recdsl.diagnostics import visible
+
+    complain(f"note: {visible(str(message))}")
 
 
 def guarded(work: Callable[[], int]) -> int:
@@ -165,6 +175,11 @@ def finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [finite(item) for item in value]  # type: ignore[misc]
     return value
+
+
+def with_backend(overrides: list[str] | None, backend: str | None) -> list[str]:
+    """The overrides, and the option as one."""
+    return [*(overrides or ()), *([f"train.backend={backend}"] if backend is not None else ())]
 
 
 def spec_text(spec: str) -> str:

@@ -26,7 +26,7 @@ def add(app: typer.Typer) -> None:
         ] = None,
         batch: Annotated[int, typer.Option(min=1, help="Its samples.")] = 2,
         seed: Annotated[int, typer.Option(help="Its seed.")] = 0,
-        backend: Annotated[str, typer.Option(help="What runs the model: torch or native.")] = "torch",
+        backend: Annotated[str, typer.Option(help="What runs the model: auto, native or torch.")] = "torch",
         as_json: AsJson = False,
     ) -> int:
         """Compare gradients with the rule's definition and with full backpropagation. Status 1 if a claim is wrong."""

@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from recdsl.cli.frame import AsJson, BadInput, Overrides, Trust, command, complain, say, say_json, spec_text
+from recdsl.cli.frame import (
+    AsJson,
+    Backend,
+    BadInput,
+    Overrides,
+    Trust,
+    command,
+    complain,
+    say,
+    say_json,
+    spec_text,
+    with_backend,
+)
 
 if TYPE_CHECKING:
     from recdsl.training.run import Result
@@ -37,11 +49,12 @@ def add(app: typer.Typer) -> None:
             str | None, typer.Option("--resume", metavar="last|PATH", help="Go on with a run or checkpoint.")
         ] = None,
         progress: Annotated[Progress, typer.Option(help="auto: a bar on a terminal, else lines.")] = Progress.AUTO,
+        backend: Backend = None,
         trust: Trust = False,
         as_json: AsJson = False,
     ) -> int:
         """Train a spec on its data. Ctrl-C writes a checkpoint first."""
-        path, changes = arguments(spec, overrides or [], resume)
+        path, changes = arguments(spec, with_backend(overrides, backend), resume)
         from recdsl.training.run import train as run
 
         result = run(path, changes, root=root, resume=resume, trust=trust, progress=progress.value)

@@ -15,6 +15,7 @@ from recdsl.diagnostics import SpecError
 from recdsl.driver import Compilation, analyse
 from recdsl.errors.runs import RunError
 from recdsl.training import lags
+from recdsl.training.backend import built, chosen
 from recdsl.training.batches import Place, Request
 from recdsl.training.binding import Binding, bind_data
 from recdsl.training.catalogue import beside, open_data
@@ -268,8 +269,8 @@ def _against(got: Tensor, whole: Tensor) -> tuple[float, float, float, float]:
 
 
 def _as_trained(made: Compilation, ground: Ground) -> Any:
-    """A module in single precision, which is what training takes."""
-    model: Any = find("torch").module(made, torch.float32)
+    """A module in single precision on the spec's backend, which is what training takes."""
+    model: Any = built(made, torch.float32, chosen(made))
     model.load_state_dict({**model.state_dict(), **{name: _float(value) for name, value in ground.params.items()}})
     return model
 

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from recdsl.backends import find
 from recdsl.backends.reference import Reference
 from recdsl.credit.influence import effective
 from recdsl.credit.plan import CreditPlan, RoutingClass, Row
 from recdsl.graph.step import Input, StepGraph
+from recdsl.training.backend import built, for_calls
 from recdsl.training.chance import Mean, drawn, means
 
 if TYPE_CHECKING:
@@ -91,13 +91,12 @@ def gradcheck(
     """Measure all trained parameters on random data. steps None: enough for what windows drop. Raises CannotMeasure,
     and ValueError for a backend that does not exist.
     """
-    runner = find(backend)
     graph, plan = compilation.graph, compilation.plan
     measurable(graph)
     length = steps or enough(plan)
     bounded(graph, plan, length, batch)
     generator = torch.Generator().manual_seed(seed)
-    model: Any = runner.module(compilation, torch.float64)
+    model: Any = built(compilation, torch.float64, for_calls(compilation, backend))
     stir(model, generator)
     data = {item.name: random(item, length, batch, generator) for item in graph.inputs}
     names = [item.name for item in (*graph.parameters, *plan.owned)]

@@ -11,6 +11,7 @@ from torch import nn
 from recdsl.graph.step import Input
 from recdsl.source import Span
 from recdsl.syntax.ast import Spec
+from recdsl.training.backend import built, chosen
 from recdsl.training.catalogue import data_sizes
 from recdsl.training.settings import settings, written
 
@@ -25,13 +26,17 @@ class Stages:
 
 @dataclass(frozen=True)
 class Compiled:
-    """A compiled spec: the tree, what a batch holds, the module, the spec with all filled in, the generated code."""
+    """A compiled spec: the tree, what a batch holds, the module, the spec with all filled in, the generated code.
+
+    backend: what runs the module, and why.
+    """
 
     spec: Spec
     inputs: tuple[Input, ...]
     module: nn.Module
     resolved: str
     code: str = ""
+    backend: str = ""
     stages: Stages = field(default_factory=lambda: Stages())
 
 
@@ -50,19 +55,19 @@ def _read(path_or_text: str, overrides: Sequence[str]) -> Spec:
 
 
 def _build(path_or_text: str, overrides: Sequence[str]) -> Compiled:
-    from recdsl.backends import find
     from recdsl.driver import analyse
 
     compilation = analyse(path_or_text, overrides)
-    dtype = getattr(torch, settings(compilation.spec)["dtype"])
-    module = find("torch").module(compilation, dtype)
+    dtype, choice = getattr(torch, settings(compilation.spec)["dtype"]), chosen(compilation)
+    module = built(compilation, dtype, choice)
     resolved = _resolved(path_or_text, overrides)
 
     def later(update: int) -> nn.Module:
-        return find("torch").module(analyse(path_or_text, overrides, update), dtype)
+        return built(analyse(path_or_text, overrides, update), dtype, choice)
 
     stages = Stages(compilation.boundaries, later)
-    return Compiled(compilation.spec, compilation.graph.inputs, module, resolved, compilation.source, stages)
+    code = compilation.source
+    return Compiled(compilation.spec, compilation.graph.inputs, module, resolved, code, str(choice), stages)
 
 
 def _resolved(path_or_text: str, overrides: Sequence[str]) -> str:

@@ -132,6 +132,13 @@ NUMBERS = (
     Option("threads", "int", None, "threads of torch (default: torch's own choice)", low=1, high=4096, none=True),
     Option("device", "word", "cpu", "where to train", choices=("cpu", "cuda", "auto")),
     Option("dtype", "word", "float32", "of parameters and states", choices=("float32", "float64")),
+    Option(
+        "backend",
+        "word",
+        "auto",
+        "what runs the loops; auto: native (compiled C) where that pays, else torch",
+        choices=("auto", "native", "torch"),
+    ),
 )
 """Plain settings of `train:`; `optimizer`, `schedule` and `metrics` are calls."""
 

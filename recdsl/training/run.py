@@ -130,7 +130,7 @@ def _start(
     run = folder.create(root, compiled.spec.name)
     describe(run, made, path_or_text, overrides, where)
     with store.locked(run.path):
-        talk.note(f"run {run.path}")
+        talk.note(f"run {run.path}" + _by(compiled))
         return Session(run, worker, talk).work()
 
 
@@ -168,10 +168,14 @@ def _resume(
         run.rewind(whole.state["lines"])
         if overrides:
             run.write("overrides.json", json.dumps([*run.overrides, *overrides]))
-        talk.note(f"run {run.path}: goes on from step {worker.step}" + _changes(overrides))
+        talk.note(f"run {run.path}: goes on from step {worker.step}" + _changes(overrides) + _by(made.compiled))
         run.log(f"resumed from {whole.path}" + _changes(overrides))
         due = bool(whole.state.get("evaluation_due"))
         return Session(run, worker, talk, whole.state["lines"], due).work()
+
+
+def _by(compiled: Compiled) -> str:
+    return f"; backend {compiled.backend}" if compiled.backend else ""
 
 
 def _changes(overrides: Sequence[str]) -> str:
@@ -199,6 +203,7 @@ def describe(run: Folder, made: Setup, path_or_text: str, overrides: Sequence[st
     run.write("resolved.yaml", made.compiled.resolved)
     run.write("overrides.json", json.dumps(list(overrides)))
     about = folder.environment(made.settings["seed"], where.folder, overrides)
+    about["backend"] = made.compiled.backend
     about["spec_path"] = os.path.abspath(path_or_text) if "\n" not in path_or_text else None
     run.write("environment.json", json.dumps(about, indent=1))
     known = {size.name.text for size in spec.sizes if size.value is None}

@@ -1,0 +1,43 @@
+"""The backend that a spec's `train: backend` means."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from recdsl.backends.choose import Choice, Work, choose
+from recdsl.training.settings import settings
+
+if TYPE_CHECKING:
+    import torch
+
+    from recdsl.driver import Compilation
+
+CALL = 50
+"""Steps of a call where only the data knows how many there are."""
+
+
+def chosen(compilation: Compilation, asked: str = "") -> Choice:
+    """What runs the spec's training. asked: the name of a backend, or "" for what `train: backend` says."""
+    found = settings(compilation.spec)
+    online = bool(found["online"])
+    steps = found["steps"] * (found["every"] if online else CALL)
+    work = _work(compilation, steps, found["steps"] if online else 0, found["device"])
+    return choose(work, asked or found["backend"])
+
+
+def for_calls(compilation: Compilation, asked: str) -> Choice:
+    """What runs a module that a program will call nobody knows how often."""
+    return choose(_work(compilation, None, 0, "cpu"), asked or settings(compilation.spec)["backend"])
+
+
+def _work(compilation: Compilation, steps: int | None, updates: int, device: str) -> Work:
+    forward = any(routing.tracing is not None for routing in compilation.plan.classes)
+    sides = [min(p.type.shape) for p in compilation.graph.parameters if len(p.type.shape) > 1]
+    return Work(steps, updates, forward, max(sides, default=0), device)
+
+
+def built(compilation: Compilation, dtype: torch.dtype | None, choice: Choice) -> torch.nn.Module:
+    """The module. Raises ValueError for a backend that does not exist."""
+    from recdsl.backends import find
+
+    return find(choice.backend).module(compilation, dtype)

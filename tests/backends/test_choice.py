@@ -1,0 +1,107 @@
+"""Which backend a run takes, what it says of that, and that it is the same run whichever it takes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from backend_support import normal
+from native_support import NEEDS_COMPILER
+
+from recdsl.backends.choose import Choice, Work, choose
+from recdsl.driver import analyse
+from recdsl.driver import compile as compile_spec
+from recdsl.training.backend import chosen
+from recdsl.training.loading import load
+from recdsl.training.run import train
+
+SPEC = """recdsl: 1
+name: chosen
+sizes: {label: 5, hidden: 4, answer: 2}
+inputs: {x: "onehot[label]"}
+targets: {y: "class[answer]"}
+step: |
+  h = gru(x, size=hidden)
+  logits = linear(h, size=answer)
+loss: cross_entropy(logits, y)
+credit: tbptt(window=6)
+data: delayed_recall(delay=2, symbols=2, distractors=2)
+train: {batch: 3, steps: 8, log: 4, checkpoint: 4, seed: 3, dtype: float64}
+"""
+LONG = Work(10**6, 0, forward=False, width=64)
+
+
+@NEEDS_COMPILER
+def test_long_runs_of_small_models_are_compiled() -> None:
+    assert choose(LONG).backend == "native"
+    assert choose(Work(None, 0, False, 64)).backend == "native"
+
+
+@pytest.mark.parametrize(
+    ("work", "reason"),
+    [
+        (Work(1_000, 0, False, 64), "compiling C takes"),
+        (Work(10**6, 0, False, 512), "matrices of 512"),
+        (Work(10**6, 0, True, 64, "cuda"), "not on cuda"),
+    ],
+)
+def test_torch_where_c_gains_nothing(work: Work, reason: str) -> None:
+    made = choose(work)
+    assert made.backend == "torch"
+    assert reason in made.reason
+
+
+def test_no_compiler_is_said_once_and_clearly(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    made = choose(LONG)
+    assert str(made) == "torch (auto: no C compiler (cc, gcc, clang not found); with one, loops would run as C)"
+
+
+def test_a_backend_that_is_asked_for_is_taken() -> None:
+    assert choose(Work(1, 0, False, 4_096), "native") == Choice("native", "", "native")
+    assert chosen(analyse(SPEC, ["train.backend=torch", "train.steps=1_000_000"])).backend == "torch"
+
+
+@NEEDS_COMPILER
+def test_auto_looks_at_the_run() -> None:
+    assert chosen(analyse(SPEC)).backend == "torch"
+    assert chosen(analyse(SPEC, ["train.steps=1_000_000"])).backend == "native"
+    assert chosen(analyse(SPEC, ["train.steps=20_000", "credit=snap(1)"])).backend == "native"
+
+
+@NEEDS_COMPILER
+def test_modules_of_auto() -> None:
+    found: Any = compile_spec(SPEC, "auto")
+    assert found.recdsl_runs == "native"
+    wide: Any = compile_spec(SPEC, "auto", overrides=["sizes.hidden=512"])
+    assert not hasattr(wide, "recdsl_runs")
+
+
+def run(root: Path, *overrides: str) -> Any:
+    return train(SPEC, overrides, root=root, progress="silent")
+
+
+@NEEDS_COMPILER
+@pytest.mark.parametrize(("first", "then"), [("torch", "native"), ("native", "torch")])
+def test_a_run_goes_on_with_another_backend(tmp_path: Path, first: str, then: str) -> None:
+    """Checkpoints are the same: names, shapes, and the numbers to rounding."""
+    whole = run(tmp_path, f"train.backend={then}")
+    half = run(tmp_path / "half", f"train.backend={first}", "train.steps=4")
+    rest = train("", [f"train.backend={then}", "train.steps=8"], resume=str(half.folder), progress="silent")
+    one, other = (load(found.folder).module.state_dict() for found in (whole, rest))
+    assert list(one) == list(other)
+    for name, value in one.items():
+        assert torch.allclose(value, other[name], rtol=1e-10, atol=1e-12), name
+    assert json.loads((rest.folder / "environment.json").read_text())["backend"] == first
+
+
+@NEEDS_COMPILER
+def test_batches_mean_the_same() -> None:
+    models: list[Any] = [compile_spec(SPEC, name, torch.float64) for name in ("torch", "native")]
+    batch = {"x": normal(1, 7, 3).abs().long().clamp(max=4), "y": torch.zeros(7, 3, dtype=torch.long)}
+    losses = [float(model(batch).loss.detach()) for model in models]
+    assert abs(losses[0] - losses[1]) < 1e-12
