@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 
 INTERRUPTED = 130
@@ -13,6 +14,8 @@ def main() -> None:
     # What imports make stays to the end: to look through it for cycles takes a sixth of a short command's time.
     # Longer commands turn this on again (`frame.command`).
     gc.disable()
+    # torch reads it when it is imported: notes of its allocator would lie between the lines of a report.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
         # Inside, so that Ctrl-C during the imports ends as at any other time.
         from recdsl.cli.app import run

@@ -99,7 +99,7 @@ class NestedBlock(Problem):
 
     code = "RD0307"
     message = "block `{name}` is called inside an expression"
-    hint = "a block's parameters live under the name it is assigned to; write\n  {first}\n  {second}"
+    hint = "a block's parameters live under the name it is assigned to; write `{first}`, then `{second}`"
     explain = "A block is called by an equation of its own: `inner = gru(x, size=hidden)`."
 
     name: str

@@ -42,7 +42,7 @@ def growth(model: Any, batch: Mapping[str, Tensor]) -> float:
     model.recdsl_chunk = max(1, steps // 2)
     short, long = (peak(model, {name: torch.cat([v] * times) for name, v in batch.items()}) for times in (1, 2))
     model.recdsl_chunk = chunk
-    return (long - short) / steps
+    return max(0.0, (long - short) / steps)  # less than nothing is what a first call keeps for the next
 
 
 def learn(model: torch.nn.Module, batch: Mapping[str, Tensor]) -> None:
