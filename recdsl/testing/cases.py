@@ -60,7 +60,11 @@ def cases(draw: st.DrawFn, rules: Sequence[tuple[str, str]] | None = None, td: b
 
 def make_case(draws: Draws, rules: Sequence[tuple[str, str]] | None = None, td: bool = False) -> Case:
     """A case from any source of choices."""
-    model = random_model(draws, rules, td)
+    return random_call(draws, random_model(draws, rules, td))
+
+
+def random_call(draws: Draws, model: Model) -> Case:
+    """A call of a model."""
     steps, samples = draws.between(1, 9), draws.between(1, 3)
     generator = Generator().manual_seed(draws.below(1_000_000))
     batch = {i.name: _random(i, steps, samples, generator) for i in model.graph.inputs}
@@ -83,9 +87,13 @@ def _owned(model: Model, seed: int) -> dict[str, Tensor]:
     if not any("feedback" in rule or "synthetic" in rule for _, rule in model.rules):
         return {}
     try:
-        made = plan(model.graph, model.credit)
+        return moved(plan(model.graph, model.credit), seed)
     except SpecError:
         return {}
+
+
+def moved(made: CreditPlan, seed: int) -> dict[str, Tensor]:
+    """Values of the parameters that the rules of a plan bring along."""
     generator = Generator().manual_seed(seed)
     fixed, drawn = initial(made.buffers, seed), initial(made.owned, seed)
     return {n: v if n in fixed else v + 0.5 * _normal(tuple(v.shape), generator) for n, v in drawn.items()}
