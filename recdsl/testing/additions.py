@@ -1,4 +1,4 @@
-"""What a random model gets as text on top of its graph: memories, blocks, normalisers, states that no reset restarts."""
+"""What a random model gets as text on top of its graph: memories, cells, normalisers, states that are kept."""
 
 from __future__ import annotations
 

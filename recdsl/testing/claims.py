@@ -1,14 +1,15 @@
 """Counts claims of exactness on random models: `python -m recdsl.testing.claims --seeds 0:200 --rules rtrl "snap(2)"`.
 
-Each seed is a model (states, skip paths, resets, masks; memories with slots or without bound, cells, running statistics,
-states that are kept, temporal differences) and a call of it. For each rule the model is compiled, and the gradient of
-every parameter that is called exact is compared with that of full backpropagation, entry by entry; where it does not
-take long, all gradients are compared with the rule's definition too. A claim is one entry of one parameter.
+Each seed is a model (states, skip paths, resets, masks; memories with slots or without bound, cells, running
+statistics, states that are kept, temporal differences) and a call of it. For each rule the model is compiled, and the
+gradient of every parameter that is called exact is compared with that of full backpropagation, entry by entry; where it
+does not take long, all gradients are compared with the rule's definition too. A claim is one entry of one parameter.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +19,6 @@ import torch
 from torch import Tensor
 
 from recdsl.backends import find
-from recdsl.backends.init import initial
 from recdsl.backends.reference import Reference
 from recdsl.credit.plan import CreditPlan, Row
 from recdsl.credit.select import state_uses
@@ -121,11 +121,10 @@ def call(made: Drawn, compilation: Compilation) -> SpecCase:
     """A random call, the same for all rules. Half of the incoming states come from an earlier call."""
     draws = Draws.seeded(made.seed + 1)
     graph, plan = compilation.graph, compilation.plan
-    found = random_call(draws, Model("", graph, (), smooth=False))
-    params = {**initial(graph.parameters, made.seed), **found.params, **moved(plan, made.seed)}
-    whole = {**vars(found), "params": params, "cotangents": {}, "state": None, "own": plan}
-    case = SpecCase(**whole)
-    return replace(case, state=_earlier(case)) if found.state is not None else case
+    bare = random_call(draws, Model("", graph, (), smooth=False))
+    params = {**bare.params, **moved(plan, made.seed)}
+    case = SpecCase(bare.model, params, bare.batch, bare.mask, bare.reset, None, {}, bare.gaps, plan)
+    return replace(case, state=_earlier(case)) if bare.state is not None else case
 
 
 def _earlier(case: SpecCase) -> dict[str, Tensor]:
@@ -196,7 +195,7 @@ def run(seeds: range, rules: Sequence[str], budget: float = 0.0) -> Count:
     count, began = Count(), time.monotonic()
     for seed in seeds:
         if budget and time.monotonic() - began > budget:
-            print(f"the time is up before seed {seed}")
+            _say(f"the time is up before seed {seed}")
             break
         made = model(seed)
         count.models += 1
@@ -206,8 +205,13 @@ def run(seeds: range, rules: Sequence[str], budget: float = 0.0) -> Count:
             except Exception as error:
                 text = f'--seeds {seed}:{seed + 1} --rules "{rule}": {type(error).__name__}: {error}'
                 count.failures.append(text)
-                print(text, flush=True)
+                _say(text)
     return count
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -220,7 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     first, last = map(int, given.seeds.split(":"))
     count = run(range(first, last), given.rules, given.seconds)
-    print(count)
+    _say(str(count))
     return 1 if count.failures else 0
 
 

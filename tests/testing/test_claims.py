@@ -1,0 +1,62 @@
+"""The command that counts claims of exactness: it counts, repeats what it finds, and finds what is claimed too much."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from recdsl.credit.verdict import Judge
+from recdsl.testing import claims
+from recdsl.testing.additions import added, draft
+from recdsl.testing.draws import Draws
+from recdsl.testing.models import random_model
+
+RULES = ("tbptt(window=3)", "snap(2)")
+
+
+def test_claims_are_counted_and_hold() -> None:
+    count = claims.run(range(4), RULES)
+    assert count.failures == []
+    assert (count.models, count.modules + count.refused) == (4, 8)
+    assert count.exact > 20
+    assert count.definitions
+    assert str(count) == str(claims.run(range(4), RULES))
+
+
+def test_false_claims_are_found(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    row = Judge.row
+    monkeypatch.setattr(Judge, "row", lambda self, case: replace(row(self, case), verdict="exact"))  # pyright: ignore
+    assert claims.main(["--seeds", "0:4", "--rules", "none"]) == 1
+    assert "is said to be exact" in capsys.readouterr().out
+
+
+def test_what_fails_is_named_with_what_repeats_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*given: Any) -> None:
+        raise ZeroDivisionError("no way")
+
+    monkeypatch.setattr(claims, "check", broken)
+    assert claims.run(range(7, 8), ["rtrl"]).failures == ['--seeds 7:8 --rules "rtrl": ZeroDivisionError: no way']
+
+
+def test_models_have_all_that_can_be_added() -> None:
+    texts: list[str] = []
+    for seed in range(150):
+        draws = Draws.seeded(seed)
+        made = random_model(draws, (), td=draws.chance(25))
+        assert draft(made).text == made.text
+        texts.append(added(draws, made).text)
+    words = (
+        "slots: 2",
+        "unbounded",
+        " kept",
+        "normalise(",
+        "lru(",
+        "td(",
+        "past.read",
+        "least_used",
+        "key: ",
+        "when: ",
+    )
+    assert [word for word in words if not any(word in text for text in texts)] == []
