@@ -46,9 +46,9 @@ def uses(graph: StepGraph, carry: Carry) -> tuple[tuple[int, int], ...]:
     """The edges by which a step reads a carried value.
 
     (leaf, consumer), and (leaf, other leaf) where another state takes the value over as it is. The link that hands
-    the value down a delay line is none of them.
+    the value down a delay line is none of them, nor is what keeps a tape's slots where they are.
     """
-    inside = [(carry.read, node.id) for node in graph.nodes if carry.read in node.args]
+    inside = [(carry.read, node.id) for node in graph.nodes if carry.read in node.args and node.op != "append"]
     taken = [(carry.read, c.read) for c in graph.carries if c.write == carry.read and c.kind == "state"]
     return (*inside, *taken)
 

@@ -13,7 +13,7 @@ from recdsl.credit.feedback import product
 from recdsl.credit.plan import RoutingClass
 from recdsl.graph.emit import Emitter
 from recdsl.graph.step import Node, StepGraph
-from recdsl.program.timeline import TimelineBuilder, TNode
+from recdsl.program.timeline import EARLIER, TimelineBuilder, TNode
 
 
 @dataclass(frozen=True)
@@ -69,17 +69,23 @@ class _Rewrite:
     def run(self) -> Changed:
         for node in self.graph.nodes:
             self.emit.span = node.span
-            args = tuple(self._scaled(arg, self.scales.get((arg, node.id))) for arg in node.args)
+            tapes = EARLIER.get(node.op, 0)
+            args = tuple(
+                self.new[arg] if place < tapes else self._scaled(self.new[arg], self.scales.get((arg, node.id)))
+                for place, arg in enumerate(node.args)
+            )
             swapped = [(place, arg) for place, arg in enumerate(node.args) if (arg, node.id) in self.feedback]
             made = self.emit.append(node.op, args, node.attrs, node.type, node.name)
             for place, arg in swapped:
                 made = self._fed_back(node, made, args, place, self.feedback[arg, node.id])
+            if node.op == "fetch":  # linear in the tape, which has no value of its own on the timeline
+                made = self._scaled(made, self.scales.get((node.args[0], node.id)))
             self.new.append(made)
         carries = [
             replace(
                 carry,
                 read=self.new[carry.read],
-                write=self._scaled(carry.write, self.scales.get((carry.write, carry.read))),
+                write=self._scaled(self.new[carry.write], self.scales.get((carry.write, carry.read))),
                 init=self.new[carry.init],
             )
             for carry in self.graph.carries
@@ -93,8 +99,7 @@ class _Rewrite:
         )
         return Changed(graph, tuple(self.new))
 
-    def _scaled(self, arg: int, weight: float | None) -> int:
-        value = self.new[arg]
+    def _scaled(self, value: int, weight: float | None) -> int:
         if weight is None:
             return value
         other = self.emit.op("mul", value, self.emit.const(weight, value))

@@ -14,6 +14,7 @@ from recdsl.backends.torch import execute, slots
 from recdsl.diagnostics import SpecError
 from recdsl.driver import analyse
 from recdsl.ops import search
+from recdsl.testing.properties import Checked, Example
 
 TOP = Options(select="topk", chosen=2, slots=1_000)
 SHIFTED = replace(TOP, normalise="shifted_relu")
@@ -56,6 +57,16 @@ def test_outputs_and_gradients_are_those_of_the_definition(o: Options, ragged: b
 def test_a_short_sequence_and_one_sample() -> None:
     check(SHIFTED, steps=1, samples=1)
     check(replace(TOP, every=4), steps=3, samples=1)
+
+
+def test_uses_of_a_tape_can_be_scaled() -> None:
+    """What is fetched is scaled, once, however old it is; that slots stay where they are is no use."""
+    call = Example(steps=6, samples=2, spread=0.1, mask="any", reset=True, state=False, outputs=False, seed=1)
+    for credit in (
+        "{recurrence: scale(0.5), default: bptt}",
+        '{"past.key[t-1]": scale(-2), past: through, default: tbptt(2)}',
+    ):
+        Checked(memory_support.spec(replace(SHIFTED, credit=credit)), (), 1e-10).check(call)
 
 
 def test_forward_rules_are_refused() -> None:
