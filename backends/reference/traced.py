@@ -14,6 +14,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from recdsl.backends.reference.masked import Dependence
 from recdsl.backends.reference.result import Call
 from recdsl.backends.reference.unroll import Unroll, Values
 from recdsl.credit.influence import effective
@@ -66,9 +67,18 @@ class _Shifted(Unroll):
         self.routing, self.own = routing, call.samples
         self.shift = torch.zeros(self.count, dtype=dtype, requires_grad=True)
         self.boundary = 0
+        self.reach = self._reach(params)
         self.scopes = {
             carry.name: self._scope(carry.name, graph.nodes[carry.read].type.shape) for carry in graph.carries
         }
+
+    def _reach(self, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Under `snap(n)`: bool [scalars, *axes] by carried value, what masks of weights let each scalar reach."""
+        tracing, graph = self.routing.tracing, self.graph
+        masks = {p.name: params[p.name] for p in graph.parameters if p.init[0] == "mask"}
+        if tracing is None or tracing.scope != "support" or not masks:
+            return {}
+        return Dependence(graph, masks).reach(self.source, tracing.depth)
 
     def _scope(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """bool [scalars * samples, *shape]: the entries of a state on which each scalar's influence is kept."""
@@ -78,6 +88,7 @@ class _Shifted(Unroll):
         for key in keys:
             found |= _pattern(key, shape, seed)
         lanes = found.reshape(*shape, self.count).movedim(-1, 0)
+        lanes = lanes & self.reach[name] if name in self.reach else lanes
         return lanes.repeat_interleave(self.own, 0)
 
     def gradient(self, chosen: Sequence[Tensor], divided: Sequence[float], shares: Mapping[int, Tensor]) -> Tensor:

@@ -18,6 +18,7 @@ from math import prod
 from recdsl.credit.flow import Edge, Flow
 from recdsl.credit.influence import Influence, Keys, Patterns, beyond, confine, effective, states, union
 from recdsl.credit.kronecker import blocks_of
+from recdsl.credit.masked import Narrowing, narrowed
 from recdsl.credit.place import in_spec, spec_source
 from recdsl.credit.plan import Dropped, RoutingClass, Row, Scope, Tracing
 from recdsl.credit.scopes import ScopeError, Setting, scope
@@ -124,6 +125,8 @@ def late(graph: StepGraph, routing: RoutingClass) -> bool:
         return False
     if routing.tracing.read == "post":
         return True
+    if narrowed(graph, routing):
+        return False
     flow, influence = Flow(graph), Influence(graph, routing.cuts)
     ends = {graph.losses[k].root for k in routing.losses} | {node for _, node in graph.outputs}
     shown = {c.name for c in influence.carries if flow.forward([c.write], across=False) & ends}
@@ -154,7 +157,7 @@ class Tracer:
 
     def __init__(self, graph: StepGraph) -> None:
         self.graph, self.flow = graph, Flow(graph)
-        self.free, self.judge = Influence(graph), Judge(graph)
+        self.free, self.judge, self.narrowing = Influence(graph), Judge(graph), Narrowing(graph)
         self._cut: dict[frozenset[Edge], Influence] = {frozenset(): self.free}
 
     def row(self, case: Case, routing: RoutingClass) -> Row:
@@ -225,10 +228,12 @@ class Tracer:
         longest: int | None = 0 if self._direct(source, routing, ends) else NONE
         places: set[str] = set()
         seen: dict[object, int] = {}
+        masked = self.narrowing.leaves(routing, source)
         for lag in range(-1, FAR):
             if lag == 0:
                 kept = union(kept, self._live(self.free.used(source), reads | writes))
-            gone = beyond(kept, scope_)
+            out = masked is not None and lag >= masked
+            gone = set(kept) if out else beyond(kept, scope_)
             places |= gone
             lost = _anywhere({*lost, *gone})
             kept = confine(kept, scope_)
@@ -237,7 +242,7 @@ class Tracer:
             longest = lag + 1 if kept.keys() & reads else longest
             if dropped is None and lost.keys() & (reads | made):
                 dropped = lag if lost.keys() & made else lag + 1
-            state = (_frozen(kept), _frozen(lost))
+            state = (_frozen(kept), _frozen(lost), lag if masked is not None and not out else FAR)
             if state in seen:
                 assert longest is not None
                 return _Walk(dropped, None if longest > seen[state] else longest, frozenset(places))
@@ -266,9 +271,11 @@ class Tracer:
         lags: list[int] = []
         places, unmasked, last = set[str](), False, -2
         seen: dict[object, int] = {}
+        masked = self.narrowing.leaves(routing, source)
         for lag in range(-1, FAR):
             kept = union(kept, used) if lag == 0 else kept
-            for name in beyond(kept, scope_):
+            out = masked is not None and lag >= masked
+            for name in set(kept) if out else beyond(kept, scope_):
                 far = free.at_least(name, least)
                 if far is None:
                     unmasked = True
@@ -278,7 +285,7 @@ class Tracer:
             kept = confine(kept, scope_)
             ahead = [far for far in (kept_sets.at_most(name, most) for name in kept) if far is not None]
             longest, last = max([longest, *(lag + 1 + far for far in ahead)]), lag if ahead else last
-            state = _frozen(kept)
+            state = (_frozen(kept), lag if masked is not None and not out else FAR)
             if state in seen:
                 bounded = longest if last <= seen[state] else None
                 return _Walk(min(lags, default=None), bounded, frozenset(places), unmasked)

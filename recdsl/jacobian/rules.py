@@ -152,7 +152,7 @@ def _concat(site: Site, piece: Piece) -> Piece:
 
 
 # -- sums -------------------------------------------------------------------------------------------------------------
-def _summed(site: Site, piece: Piece, over: tuple[int, ...]) -> Piece:
+def along(site: Site, piece: Piece, over: tuple[int, ...]) -> Piece:
     """The sum over some axes of the value; `after` are the axes that stay."""
     rows, b = list(site.before), site.b
     for axis in sorted(over, reverse=True):
@@ -166,7 +166,7 @@ def _summed(site: Site, piece: Piece, over: tuple[int, ...]) -> Piece:
 
 
 def _sum(site: Site, piece: Piece) -> Piece:
-    return _summed(site, piece, tuple(site.attr("over")))
+    return along(site, piece, tuple(site.attr("over")))
 
 
 def _reduce(site: Site, piece: Piece) -> Piece:
@@ -174,7 +174,7 @@ def _reduce(site: Site, piece: Piece) -> Piece:
     one = site.b.const(1.0, site.out)
     (factor,) = primitive(site.op).vjp(site.b, site.args, site.out, one, site.attrs)
     assert factor is not None
-    return _summed(site, scaled(site.b, piece, factor, site.before, site.seed), (int(site.attr("at")),))
+    return along(site, scaled(site.b, piece, factor, site.before, site.seed), (int(site.attr("at")),))
 
 
 def _softmax(site: Site, piece: Piece) -> Piece:

@@ -121,6 +121,10 @@ class StepJacobian:
                 continue
             before, after = self.axes(arg), self.axes(k)
             site = Site(self.b, node.op, node.attrs, args, self.values[k], place, before, after, self.axes(seed), key)
-            made = [passed(site, piece) for piece in found[arg, asked]]
+            made = [self.through(site, piece) for piece in found[arg, asked]]
             parts += [piece for piece in made if piece is not None]
         return summed(self.b, parts)
+
+    def through(self, site: Site, piece: Piece) -> Piece | None:
+        """A piece behind an op."""
+        return passed(site, piece)

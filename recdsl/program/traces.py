@@ -13,12 +13,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from recdsl.credit.influence import effective, states
+from recdsl.credit.masked import Reaching, narrowed
 from recdsl.credit.plan import RoutingClass
 from recdsl.graph.step import Loss, StepGraph
 from recdsl.graph.types import Axis, Type
 from recdsl.jacobian.compose import composed, confined
 from recdsl.jacobian.pieces import Axes, Key, Piece, Tie, chosen, cut, fit, free, material, scaled, summed, tied, whole
 from recdsl.jacobian.step import StepJacobian
+from recdsl.jacobian.supports import SupportBuilder, masks
 from recdsl.ops.base import add_all
 from recdsl.program.stacks import Member, Stack, laid_out, stacks, taken_apart
 from recdsl.program.sweep import Sweep, Trace, Traced, decay_factor, entry
@@ -161,7 +163,33 @@ class _Tracing:
             fed = [stack for stack in self.stacks if name in stack.stored]
             if fed:
                 self._carried(name, fed, entered, parts)
-        return {(s.number, name): self._filled(s, name, parts[s.number, name]) for s, name in self.pairs}
+        made = {(s.number, name): self._filled(s, name, parts[s.number, name]) for s, name in self.pairs}
+        return self._narrowed(made) if narrowed(self.graph, self.routing) else made
+
+    def _narrowed(self, made: Mapping[Pair, list[Piece]]) -> dict[Pair, list[Piece]]:
+        """Zeros where a scalar does not reach a state through the masks of weights (semantics 4.4)."""
+        assert self.routing.tracing is not None
+        depth, b = self.routing.tracing.depth, self.b
+        given = {name: self.values[self.graph.leaf[f"parameter:{name}"]] for name in masks(self.graph)}
+        reaching = Reaching(self.graph, SupportBuilder(b), given, self.entering)
+        allowed = {k: {s.carry: s.allowed for s in self.routing.scopes if s.source == k} for k in self.sources}
+        reach = {k: reaching.within(k, scope, depth) for k, scope in allowed.items()}
+        found: dict[Pair, list[Piece]] = {}
+        for stack, name in self.pairs:
+            own = {member.source: reach[member.source].get(name, []) for member in stack.members}
+            inside = {piece.key: piece.value for piece in self._stacked(stack, name, own)}
+            found[stack.number, name] = [
+                replace(piece, value=self._where(inside.get(piece.key), piece.value))
+                for piece in made[stack.number, name]
+            ]
+        return found
+
+    def _where(self, inside: int | None, value: int) -> int:
+        """The value where a condition is positive, else zero; never by a product, for infinite entries would stay."""
+        b, zero = self.b, self.b.const(0.0, value)
+        if inside is None:
+            return zero
+        return value if b.uniform(inside) else b.op("where", b.op("ne", inside, zero), value, zero)
 
     def _immediate(self, source: int) -> dict[int, list[Piece]]:
         """d state / d parameter within a step, by the node that holds the state; only what one pattern stores."""
