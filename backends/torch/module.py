@@ -10,14 +10,14 @@ from recdsl.backends.torch.codegen import Entry
 from recdsl.backends.torch.trace_entry import TraceEntry
 from recdsl.credit.plan import CreditPlan, RoutingClass
 from recdsl.graph.ragged import ragged_map
-from recdsl.graph.step import StepGraph
+from recdsl.graph.step import Memory, StepGraph
 from recdsl.program.assemble import assemble
 from recdsl.program.interface import Assembled
 from recdsl.resources import read_text
 
 RUNTIME = (
     ("init.py",),
-    *(("torch", f"{name}.py") for name in ("ranks", "slots", "arena", "chunks", "call", "runtime")),
+    *(("torch", f"{name}.py") for name in ("ranks", "slots", "arena", "chunks", "lasting", "call", "runtime")),
 )
 ENTRIES = (
     "start", "forward", "backward", "backward_outputs", "windows", "windows_outputs", "traces", "traces_outputs",
@@ -175,8 +175,30 @@ def describe(graph: StepGraph, plan: CreditPlan, variants: dict[str, Assembled],
         "pieces": in_time(plan),
         "windows": every,
         "grids": [(c.window.size, c.window.every) for c in plan.classes if c.window.size is not None],
+        "stores": {memory.name: lasting(graph, memory) for memory in graph.memories if memory.common},
         "counts": any(node.op == "step_number" for node in graph.nodes),
         "storages": {name: storages(made) for name, made in variants.items()},
+    }
+
+
+def lasting(graph: StepGraph, memory: Memory) -> dict[str, Any]:
+    """What the runtime has to know of a store that lasts as long as the model. written: the number of the output that
+    shows each part; kept: what there is beside the rows; targets: those without which nothing can be written."""
+    numbers = {name: k for k, (name, _) in enumerate(graph.outputs)}
+    behind = graph.behind(made.item for made in memory.written)
+    names = [node.name for node in graph.nodes if node.op == "parameter"]
+    own = [part for part in ("count", "age") if f"{memory.name}.{part}" in names]
+    more = {"least_used": ["use"], "lowest": ["priority"]}.get(memory.evict, [])
+    return {
+        "slots": memory.slots,
+        "evict": memory.evict,
+        "fading": memory.fading,
+        "evaluated": memory.evaluated,
+        "rows": [made.part for made in memory.rows],
+        "written": {made.part: numbers[made.output] for made in memory.written if made.part != "used"},
+        "used": [numbers[made.output] for made in memory.written if made.part == "used"],
+        "kept": [*own, "serial", *more],
+        "targets": [item.name for item in graph.inputs if item.target and graph.leaf[f"target:{item.name}"] in behind],
     }
 
 

@@ -1,7 +1,7 @@
 """The face of every compiled model: a module, and the one autograd function in which its generated functions run.
 
-It needs torch only; the text of this file, of `call.py`, `arena.py` and `backends/init.py` is part of every exported
-model.
+It needs torch only; the text of this file, of `call.py`, `arena.py`, `lasting.py` and `backends/init.py` is part of
+every exported model.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor
 from recdsl.backends.init import initial
 from recdsl.backends.torch.arena import Arena
 from recdsl.backends.torch.call import Call, Output
+from recdsl.backends.torch.lasting import blank, write
 
 
 class CompiledModel(torch.nn.Module):
@@ -41,6 +42,9 @@ class CompiledModel(torch.nn.Module):
         dtype = dtype or torch.get_default_dtype()
         for name, value in initial(described(self.recdsl_about["parameters"]), seed, dtype).items():
             self._register(name, value, self.recdsl_about["parameters"][name]["frozen"])
+        for name, info in self.recdsl_about["stores"].items():
+            for part, value in blank(info, dtype).items():
+                self._register(f"{name}.{part}", value, True)
         self.recdsl_arena = Arena()
         self.register_buffer("recdsl_like", torch.zeros((), dtype=dtype), persistent=False)
 
@@ -63,6 +67,14 @@ class CompiledModel(torch.nn.Module):
             owner = getattr(owner, part)
         return owner
 
+    def recdsl_replace(self, name: str, value: Tensor) -> None:
+        """Another tensor in the place of a buffer."""
+        owner: Any = self
+        *path, last = attribute(name, self.recdsl_about["parameters"]).split(".")
+        for part in path:
+            owner = getattr(owner, part)
+        owner._buffers[last] = value
+
     def extra_repr(self) -> str:
         return f"{self.recdsl_about['name']}, backend=torch, credit={self.recdsl_about['credit']}"
 
@@ -76,6 +88,10 @@ class CompiledModel(torch.nn.Module):
     ) -> Output:
         """Run all steps. counted: bool [time, batch], the pairs whose losses count (None: all that are valid); the
         others shape states and traces alone. Raises ValueError where the batch does not fit the spec."""
+        writing = [n for n, info in self.recdsl_about["stores"].items() if self.training or info["evaluated"]]
+        for target in (name for store in writing for name in self.recdsl_about["stores"][store]["targets"]):
+            if target not in batch:
+                raise ValueError(f"batch lacks the target {target!r}, which a memory of the model stores")
         call = Call(self, batch, mask, reset, state, counted)
         values = [self.recdsl_tensor(name) for name in self.recdsl_about["parameters"]]
         if torch.is_grad_enabled() and any(value.requires_grad for value in values):
@@ -84,6 +100,8 @@ class CompiledModel(torch.nn.Module):
         else:
             results = call.forward([value.detach() for value in values])
             call.lease.close()
+        for name in writing:
+            write(call, name, self.recdsl_about["stores"][name])
         return call.output(results)
 
 

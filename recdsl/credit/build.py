@@ -11,6 +11,7 @@ from recdsl.credit.classes import Way, admitted, routing
 from recdsl.credit.feedback import buffers, product, readouts
 from recdsl.credit.flow import Edge
 from recdsl.credit.heads import flops, head
+from recdsl.credit.lasting import across_calls, kept
 from recdsl.credit.memories import spared
 from recdsl.credit.notes import remarks
 from recdsl.credit.plan import CreditPlan, Head, RoutingClass, Row
@@ -57,7 +58,10 @@ def plan(
     tracer = Tracer(graph) if any(made.tracing is not None for made in classes) else None
     home = {name: made for made in classes for name in made.parameters}
     rows: list[Row] = []
+    slots = {name for memory in graph.memories if memory.common for name in kept(graph, memory)}
     for parameter in graph.parameters:
+        if parameter.name in slots:
+            continue
         choice = reading.rules[parameter.name]
         if parameter.frozen:
             rows.append(Row(parameter.name, "", "frozen", (), None, None, (), 0, 0))
@@ -70,8 +74,10 @@ def plan(
         row = judge.row(case) if routed.tracing is None or tracer is None else tracer.row(case, routed)
         row = row if routed.head is None else _learned(row, routed.head, routed.window.every)
         row = _random(row, judge.crosses(case)) if routed.thinning else row
-        rows.append(replace(row, qualifiers=(*row.qualifiers, *judge.altered(case, routed))))
-    made = CreditPlan(classes, tuple(rows), remarks(graph, classes), tuple(fed.values()))
+        row = replace(row, qualifiers=(*row.qualifiers, *judge.altered(case, routed)))
+        rows.append(across_calls(judge, case, row, reading.stores))
+    told = remarks(graph, classes, reading.stores)
+    made = CreditPlan(classes, tuple(rows), told, tuple(fed.values()), reading.stores)
     if require is not None:
         _required(graph, made, require, problems)
     problems.check()

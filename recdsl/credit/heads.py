@@ -23,7 +23,7 @@ def head(graph: StepGraph, routing: RoutingClass, asked: Answering, count: int, 
     carries = answered(graph, routing)
     if not carries:
         return None
-    if graph.memories:
+    if any(not memory.common for memory in graph.memories):
         hint = "give the parameters another rule, such as `bptt` or `sab`"
         raise ScopeError("", "a net for the slots of a memory is not supported yet", hint)
     name = NAME if count == 0 else f"{NAME}{count + 1}"

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from recdsl.credit.flow import Edge
-from recdsl.credit.plan import Window
+from recdsl.credit.plan import StoreCredit, Window
 from recdsl.diagnostics import Problems, suggest
 from recdsl.errors.credit import OverlappingWindows, RuleNotYet, StoreArgument, WrongAction
 from recdsl.graph.step import Memory, StepGraph
@@ -21,10 +21,12 @@ USAGE = "`through(query=stop)`: each of value, key and query is `through` or `st
 
 @dataclass(frozen=True)
 class Stored:
-    """What the credit of one memory says. cuts: uses without credit; through: no window cuts what is stored."""
+    """What the credit of one memory says. cuts: uses without credit; through: no window cuts what is stored. credit: of
+    a store that lasts as long as the model, which has no place in a window."""
 
     cuts: frozenset[Edge]
     through: bool
+    credit: StoreCredit | None = None
 
 
 def of_memory(graph: StepGraph, selector: str, action: str) -> bool:
@@ -42,7 +44,7 @@ def read_memory(graph: StepGraph, decl: CreditDecl, selector: str, problems: Pro
         hint = suggest(selector, known) or f"memories: {', '.join(known) or 'none'}"
         problems.add(WrongAction(decl.selector.span, selector, str(root.value), hint))
         return nothing
-    if root.value in LATER:
+    if root.value in LATER or (memory.common and root.value != "stop"):
         problems.add(RuleNotYet(decl.rule.span, str(root.value), ", ".join(ACTIONS)))
         return nothing
     words = {"value": root.value, "key": root.value, "query": "through"}
@@ -56,7 +58,19 @@ def read_memory(graph: StepGraph, decl: CreditDecl, selector: str, problems: Pro
             return nothing
         words[name] = node.value
     stopped = frozenset(name for name, word in words.items() if word == "stop")
-    return Stored(frozenset(edges(memory, stopped)), words["value"] == "through")
+    cuts = frozenset(edges(memory, stopped))
+    if memory.common:
+        return Stored(cuts, through=False, credit=StoreCredit(memory.name, "stop", decl.rule.span))
+    return Stored(cuts, words["value"] == "through")
+
+
+def untold(graph: StepGraph, told: Iterable[str]) -> Iterable[Stored]:
+    """What holds for stores that last as long as the model where `credit:` does not name them: it ends at the call."""
+    known = set(told)
+    for memory in graph.memories:
+        if memory.common and memory.name not in known:
+            cuts = frozenset(edges(memory, frozenset(("value", "key"))))
+            yield Stored(cuts, through=False, credit=StoreCredit(memory.name, "stop"))
 
 
 def edges(memory: Memory, uses: frozenset[str]) -> Iterable[Edge]:
@@ -70,7 +84,7 @@ def spared(
     graph: StepGraph, through: Mapping[str, Span], rule: str, window: Window, problems: Problems, *, every: bool
 ) -> frozenset[str]:
     """Carries that the windows of a rule do not cut; `every`: those of all memories."""
-    found = [memory for memory in graph.memories if every or memory.name in through]
+    found = [memory for memory in graph.memories if (every or memory.name in through) and not memory.common]
     if window.size is None:
         return frozenset()
     if window.size != window.every:

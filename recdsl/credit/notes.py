@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from recdsl.credit.plan import Head, Remark, RoutingClass
+from recdsl.credit.plan import Head, Remark, RoutingClass, StoreCredit
 from recdsl.graph.step import Loss, StepGraph
 
 FLOAT_BYTES = 4
@@ -26,7 +26,9 @@ QUALIFIERS: Mapping[str, str] = {
 """A line for each word that a verdict can be qualified with."""
 
 
-def remarks(graph: StepGraph, classes: tuple[RoutingClass, ...]) -> tuple[Remark, ...]:
+def remarks(
+    graph: StepGraph, classes: tuple[RoutingClass, ...], stores: tuple[StoreCredit, ...] = ()
+) -> tuple[Remark, ...]:
     """Losses that are due more rarely than their windows are long: what lies between gets no credit at all; errors
     whose credit an earlier call would have to take; and nets that a rule brings along."""
     found: dict[Remark, None] = {}
@@ -43,9 +45,22 @@ def remarks(graph: StepGraph, classes: tuple[RoutingClass, ...]) -> tuple[Remark
         size = memory.entries * FLOAT_BYTES
         bounded = f"{memory.slots:,} slots of {size:,} bytes, {memory.slots * size:,} a sample"
         slots = bounded if memory.slots else f"as many slots as a sequence has steps, {size:,} bytes each"
-        found.setdefault(Remark(f"memory `{memory.name}`: {slots}; it lasts a {memory.life}", line))
+        lasting = f"it lasts a {memory.life}"
+        if memory.common:
+            slots = f"{memory.slots:,} slots of {size:,} bytes, {memory.slots * size:,} for all samples"
+            lasting = "it lasts as long as the model; a call reads what earlier calls have written"
+        found.setdefault(Remark(f"memory `{memory.name}`: {slots}; {lasting}", line))
         found.update(dict.fromkeys(Remark(note, line) for note in memory.notes))
+    for store in stores:
+        line = None if store.span is None else store.span.line
+        found.setdefault(Remark(f"memory `{store.memory}`: {KINDS[store.kind]}", line))
     return tuple(found)
+
+
+KINDS: Mapping[str, str] = {
+    "stop": "what earlier calls have written gets no credit",
+}
+"""What becomes of credit for the rows of a store that lasts as long as the model."""
 
 
 def _delayed(loss: Loss, routing: RoutingClass) -> str:

@@ -192,16 +192,30 @@ class Remark:
 
 
 @dataclass(frozen=True)
+class StoreCredit:
+    """What becomes of the gradient of the rows of a store that lasts as long as the model (Hansen 2017).
+
+    kind: "stop" (nothing: credit ends at the call).
+    """
+
+    memory: str
+    kind: str
+    span: Span | None = None
+
+
+@dataclass(frozen=True)
 class CreditPlan:
     """All passes of a model, the verdict of each parameter, and what else there is to say.
 
-    buffers: random matrices that rules own; a module has them beside its parameters.
+    buffers: random matrices that rules own; a module has them beside its parameters. stores: of each store that lasts
+    as long as the model.
     """
 
     classes: tuple[RoutingClass, ...]
     rows: tuple[Row, ...]
     remarks: tuple[Remark, ...] = ()
     buffers: tuple[Parameter, ...] = ()
+    stores: tuple[StoreCredit, ...] = ()
 
     @property
     def owned(self) -> tuple[Parameter, ...]:

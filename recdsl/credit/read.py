@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from math import isfinite
 
 from recdsl.credit.feedback import product
-from recdsl.credit.memories import of_memory, read_memory
-from recdsl.credit.plan import Answering, Tracing, Window
+from recdsl.credit.memories import of_memory, read_memory, untold
+from recdsl.credit.plan import Answering, StoreCredit, Tracing, Window
 from recdsl.credit.rule import Given, Rule, RuleError, Words
 from recdsl.credit.rules import LATER, BrokenRuleError, find, names
 from recdsl.credit.select import all_uses, as_use, near, parameters, read_by, state_uses, uses
@@ -54,13 +54,14 @@ FULL = Choice("bptt", Window(None, 1))
 class Reading:
     """rules: by parameter. cuts: edges that carry no gradient for anyone; scales: edges whose gradient is multiplied;
     feedback: edges whose gradient comes back through a random matrix. through: memories that no window cuts, each with
-    the place that says so."""
+    the place that says so. stores: what becomes of credit for the rows of stores that last as long as the model."""
 
     rules: dict[str, Choice]
     cuts: frozenset[tuple[int, int]]
     scales: dict[tuple[int, int], float] = field(default_factory=dict[tuple[int, int], float])
     feedback: frozenset[tuple[int, int]] = frozenset()
     through: Mapping[str, Span] = field(default_factory=dict[str, Span])
+    stores: tuple[StoreCredit, ...] = ()
 
 
 def read(graph: StepGraph, credit: Sequence[CreditDecl], problems: Problems) -> Reading:
@@ -70,12 +71,14 @@ def read(graph: StepGraph, credit: Sequence[CreditDecl], problems: Problems) -> 
     altered: dict[tuple[int, int], float | None] = {}
     stopped: frozenset[tuple[int, int]] = frozenset()
     through: dict[str, Span] = {}
+    stores: dict[str, StoreCredit] = {}
     for decl in credit:
         selector, action = decl.selector.text.strip(), _head(decl.rule)
         if of_memory(graph, selector, action):
             found = read_memory(graph, decl, selector, problems)
             stopped |= found.cuts
             through |= {selector: decl.selector.span} if found.through else {}
+            stores |= {} if found.credit is None else {selector: found.credit}
             continue
         if as_use(selector) or (selector == "recurrence" and action in ACTIONS):
             for edge, weight in _altered(graph, decl, selector, action, problems).items():
@@ -92,6 +95,9 @@ def read(graph: StepGraph, credit: Sequence[CreditDecl], problems: Problems) -> 
             continue
         for name in _selected(graph, decl, selector, problems):
             _assign(chosen, name, decl, choice, problems)
+    for found in untold(graph, stores):
+        stopped |= found.cuts
+        stores |= {} if found.credit is None else {found.credit.memory: found.credit}
     rules = {p.name: fallback or FULL for p in graph.parameters}
     return Reading(
         rules | {name: choice for name, (_, choice) in chosen.items()},
@@ -99,6 +105,7 @@ def read(graph: StepGraph, credit: Sequence[CreditDecl], problems: Problems) -> 
         {edge: weight for edge, weight in altered.items() if weight},
         frozenset(edge for edge, weight in altered.items() if weight is None),
         through,
+        tuple(stores[memory.name] for memory in graph.memories if memory.name in stores),
     )
 
 

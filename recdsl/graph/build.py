@@ -45,6 +45,8 @@ def build(spec: Spec, sizes: Mapping[str, int] | None = None) -> StepGraph:
         for target in equation.targets
         if isinstance(entry := scope.names.get(target.text), Ref)
     )
+    memories = tuple(store.summary(ctx) for store in ctx.stores)
+    outputs += tuple((made.output, made.item) for memory in memories for made in memory.written)
     return StepGraph(
         spec.name,
         tuple(ctx.emit.nodes),
@@ -54,7 +56,7 @@ def build(spec: Spec, sizes: Mapping[str, int] | None = None) -> StepGraph:
         outputs,
         tuple(built.losses),
         spec.reduce,
-        tuple(store.summary(ctx) for store in ctx.stores),
+        memories,
     )
 
 
@@ -116,7 +118,8 @@ def _check_reach(ctx: Context, carries: Sequence[Carry], found: Sequence[Loss]) 
         return
     nodes = ctx.emit.nodes
     leaf = {node.name: node.id for node in nodes if node.op == "parameter"}
-    reach = {loss.name: reached(nodes, carries, [loss]) for loss in found}
+    stores = [store.summary(ctx) for store in ctx.stores]
+    reach = {loss.name: reached(nodes, carries, [loss], stores) for loss in found}
     for name, parameter in ctx.parameters.items():
         if parameter.frozen or parameter.span is None:
             continue

@@ -45,7 +45,7 @@ class Context:
 
     equations: those of the spec's step and of its memories; handlers: what calls in the latter mean; recalls: the
     reads that were built, by store; lasting: states that a reset leaves alone; taped: those that are
-    tapes, with their kind.
+    tapes, with their kind; common: names that are read as of an earlier step and are rows of a store for all samples.
     """
 
     spec: Spec
@@ -75,6 +75,7 @@ class Context:
     stores: list[Any] = field(default_factory=list[Any])
     lasting: set[str] = field(default_factory=set[str])
     taped: dict[str, str] = field(default_factory=dict[str, str])
+    common: set[str] = field(default_factory=set[str])
 
     def known(self, value: int) -> bool:
         """Whether a value has a type, all of its axes included."""

@@ -11,7 +11,7 @@ from recdsl.graph.emit import UNKNOWN
 from recdsl.graph.expressions import Evaluator
 from recdsl.graph.parameters import initial_value
 from recdsl.graph.scope import Argument, Parameterised, Ref, Silent, Stop, Target
-from recdsl.graph.step import Carry, Node
+from recdsl.graph.step import Carry, Node, Parameter
 from recdsl.graph.types import Type
 from recdsl.source import Span
 from recdsl.syntax.ast import StateDecl
@@ -49,7 +49,7 @@ def read(ev: Evaluator, name: str, lag: int, span: Span) -> int:
             return _argument(ev, name, entry.id, lag, span)
         case Ref():
             return _state(ev, scope.full(name), lag, span)
-        case None if name in scope.assigned:
+        case None if name in scope.assigned or name in ev.ctx.common:
             return _state(ev, scope.full(name), lag, span)
         case None:
             near = suggest(name, scope.known())
@@ -77,6 +77,9 @@ def _state(ev: Evaluator, full: str, lag: int, span: Span) -> int:
     if type is None:
         ctx.unknown.setdefault(full, span)
         return UNKNOWN
+    if full in ctx.common:
+        ctx.parameters[full] = Parameter(full, type, ("constant", (0.0,)), (), True, None)
+        return ev.b.leaf("parameter", full, type)
     history = ctx.histories.get(full)
     if history is None or history.type != type:
         history = ctx.histories[full] = History(full, type, "state", [], scope_place(ev, span))

@@ -58,7 +58,8 @@ def _moved(memory: Memory, new: Mapping[int, int]) -> Memory:
         return tuple((new[source], new[target]) for source, target in found)
 
     moved = (replace(r, values=edges(r.values), keys=edges(r.keys), queries=edges(r.queries)) for r in memory.recalls)
-    return replace(memory, recalls=tuple(moved))
+    written = (replace(w, item=new[w.item], slots=new.get(w.slots, -1)) for w in memory.written)
+    return replace(memory, recalls=tuple(moved), written=tuple(written))
 
 
 def _left(work: _Rebuild, carry: Carry) -> int:

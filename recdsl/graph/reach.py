@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from recdsl.graph.step import LEAVES, Carry, Loss, Node
+from recdsl.graph.step import LEAVES, Carry, Loss, Memory, Node
 from recdsl.graph.types import Type
 from recdsl.ops import primitive
 
@@ -37,9 +37,13 @@ def differentiable(nodes: Sequence[Node], node: Node) -> tuple[bool, ...]:
     return tuple(found is not None for found in op.vjp(dry, node.args, node.id, cot, node.attrs))
 
 
-def reached(nodes: Sequence[Node], carries: Iterable[Carry], losses: Iterable[Loss]) -> frozenset[int]:
-    """Nodes with a path that carries gradient to one of the losses, through any number of steps."""
+def reached(
+    nodes: Sequence[Node], carries: Iterable[Carry], losses: Iterable[Loss], memories: Iterable[Memory] = ()
+) -> frozenset[int]:
+    """Nodes with a path that carries gradient to one of the losses, through any number of steps and stores."""
     back: dict[int, list[int]] = {}
+    for made in (row for memory in memories for row in memory.rows):
+        back.setdefault(made.slots, []).append(made.item)
     for carry in carries:
         back.setdefault(carry.read, []).extend((carry.write, carry.init))
     stack, seen = [loss.root for loss in losses], set[int]()

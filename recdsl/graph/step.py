@@ -85,10 +85,28 @@ class Recall:
 
 
 @dataclass(frozen=True)
-class Memory:
-    """A memory that was lowered to states.
+class Written:
+    """What a step offers to a store that all samples and calls share.
 
-    states: the carries that hold its items. entries: numbers that one slot holds. notes: what a user should know.
+    part: "value", "key", "when" (above 0: it is written), "priority", or "used" (what a read weighs slots by). item:
+    its node; output: the output that shows it. slots: the leaf that holds the slots' rows, [slot, *item], for "value"
+    and "key"; else -1.
+    """
+
+    part: str
+    item: int
+    output: str
+    slots: int = -1
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A memory that was lowered to states, or (`written`) to rows that all samples and calls share.
+
+    states: the carries, or the parameters, that hold its items. entries: numbers that one slot holds. notes: what a
+    user should know. written: of a store for the model's life; then evict says which slot the next item takes
+    ("oldest", "least_used" or "lowest"), fading how use fades from call to call, evaluated whether it is written in
+    evaluation too.
     """
 
     name: str
@@ -99,6 +117,20 @@ class Memory:
     recalls: tuple[Recall, ...]
     notes: tuple[str, ...]
     span: Span | None
+    written: tuple[Written, ...] = ()
+    evict: str = "oldest"
+    fading: float = 0.0
+    evaluated: bool = False
+
+    @property
+    def common(self) -> bool:
+        """Whether there is one store for all samples, which lasts as long as the model."""
+        return bool(self.written)
+
+    @property
+    def rows(self) -> tuple[Written, ...]:
+        """Where its items go."""
+        return tuple(made for made in self.written if made.slots >= 0)
 
 
 @dataclass(frozen=True)

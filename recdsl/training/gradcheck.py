@@ -98,6 +98,7 @@ def gradcheck(
     generator = torch.Generator().manual_seed(seed)
     model: Any = built(compilation, torch.float64, for_calls(compilation, backend))
     stir(model, generator)
+    fill(model, generator)
     data = {item.name: random(item, length, batch, generator) for item in graph.inputs}
     names = [item.name for item in (*graph.parameters, *plan.owned)]
     params = {name: model.recdsl_tensor(name).detach().clone() for name in names}
@@ -166,6 +167,16 @@ def stir(model: torch.nn.Module, generator: torch.Generator) -> None:
         for value in model.parameters():
             if value.numel() and bool((value == value.reshape(-1)[0]).all()):
                 value.add_(0.1 * torch.randn(value.shape, generator=generator, dtype=value.dtype))
+
+
+def fill(model: Any, generator: torch.Generator) -> None:
+    """Put random items into every slot of the stores that last as long as the model."""
+    for name, info in model.recdsl_about["stores"].items():
+        for part in (*info["rows"], "count"):
+            old = model.recdsl_tensor(f"{name}.{part}")
+            new = torch.randn(old.shape, generator=generator, dtype=old.dtype)
+            model.recdsl_replace(f"{name}.{part}", torch.full_like(old, info["slots"]) if part == "count" else new)
+        model.recdsl_replace(f"{name}.serial", torch.arange(1, info["slots"] + 1))
 
 
 def random(declared: Input, steps: int, batch: int, generator: torch.Generator) -> Tensor:

@@ -44,7 +44,7 @@ def _every(ev: Evaluator, every: Expression | None) -> int:
 
 
 def _write(ev: Evaluator, decl: WriteDecl) -> Write:
-    return Write(decl.key, decl.value, _every(ev, decl.every), decl.when, decl.span)
+    return Write(decl.key, decl.value, _every(ev, decl.every), decl.when, decl.span, decl.eval is True)
 
 
 def _called(ev: Evaluator, what: str, expression: Expression, known: Mapping[str, str]) -> tuple[str, Given]:

@@ -72,13 +72,15 @@ class Read:
 
 @dataclass(frozen=True)
 class Write:
-    """What is written, after the reads of a step. `key` None: the value; `when` None: always."""
+    """What is written, after the reads of a step. `key` None: the value; `when` None: always. evaluated: in evaluation
+    too, where the store lasts as long as the model."""
 
     key: Expression | None
     value: Expression
     every: int
     when: Expression | None
     span: Span
+    evaluated: bool = False
 
 
 @dataclass(frozen=True)
