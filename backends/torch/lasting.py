@@ -25,7 +25,7 @@ def blank(info: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 def offered(call: Call, info: Mapping[str, Any]) -> dict[str, Tensor]:
-    """What a call writes, by part, [items, ...]: of all valid steps that count, the first step first, then by sample."""
+    """What a call writes, by part, [items, ...]: of all valid steps that count, the first step first, by sample."""
     wanted = call.valid if call.counted is None else call.valid & call.counted
     parts = {part: _sequence(call, output) for part, output in info["written"].items()}
     if "when" in parts:
