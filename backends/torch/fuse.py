@@ -19,7 +19,7 @@ def fuse(
     `numbers`: all that are numbers, which these calls do not take.
     """
     made = {op.results[0]: op for op in body if isinstance(op, Op) and not slotwise(op)}
-    varying = made.keys() | {load.result for load in body if isinstance(load, Load)}
+    varying = {op.results[0] for op in body if isinstance(op, Op)} | {s.result for s in body if isinstance(s, Load)}
     uses: dict[str, int] = {}
     for statement in body:
         for name in _reads(statement):

@@ -47,6 +47,7 @@ class LoopWriter:
         self.values: dict[str, Operand] = {}
         self.made: dict[str, Op] = {op.results[0]: op for op in body if isinstance(op, Op) and not slotwise(op)}
         self.counted = False
+        self.sparse = searched(body)
         self.last = last_reads(self.body)
         self.swaps: list[str] = []
         self.text: list[str] = []
@@ -107,8 +108,18 @@ class LoopWriter:
             self.text.append(f"{load.result} = rows_at({base}, {self._operand(part.value).text})")
         else:
             self.counted = True
-            self.text.append(f"{load.result} = {base}[:t]")
+            self.text.append(f"{load.result} = {base}[{self._stride(self.sparse.get(load.result, 1))}]")
         self.values[load.result] = Operand(load.result, 2, load.type.axes)
+
+    def _stride(self, every: int) -> str:
+        """Rows before step t, of which only every so-manyth can hold a slot; the first such row depends on the call."""
+        if every == 1:
+            return ":t"
+        name = f"first_{every}"
+        if name not in self.entry.allocated:
+            self.entry.allocated.add(name)
+            self.entry.line(f"{name} = int(-1 - {self.entry.argument('in_t')}[0, 0]) % {every}")
+        return f"{name}:t:{every}"
 
     def _hoist(self) -> None:
         """Matrices are transposed before the loop, once, and copied where many steps read them: strides are slow."""
@@ -485,3 +496,16 @@ class LoopWriter:
         self.entry.rebound[carry] = room
         self.entry.lodgers.setdefault(room, []).append(carry)
         return True
+
+
+def searched(body: Sequence[Stmt]) -> dict[str, int]:
+    """Values of slots that only a search looks at, each with how many steps lie between two slots."""
+    made = {op.results[0]: op for op in body if isinstance(op, Op)}
+    found: dict[str, int] = {}
+    for op in made.values():
+        stack = [*op.args[:2]] if op.op == "search" else []
+        while stack:
+            name = stack.pop()
+            found[name] = dict(op.attrs)["every"]
+            stack += made[name].args if name in made and slotwise(made[name]) else ()
+    return found

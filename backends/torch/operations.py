@@ -116,6 +116,11 @@ def _broadcast(op: Op, args: Sequence[Operand], attrs: dict[str, Any]) -> str:
     return f"{text}.expand({', '.join(sizes)})"
 
 
+def _search(args: Sequence[Operand], size: int, every: int) -> str:
+    stride = f", first_{every}, {every}" if every > 1 else ""
+    return f"places({', '.join(arg.text for arg in args)}, {size}{stride})"
+
+
 def _concat(op: Op, args: Sequence[Operand], attrs: dict[str, Any]) -> str:
     most = max(args, key=lambda arg: arg.lead)
     texts: list[str] = []
@@ -217,7 +222,7 @@ WRITERS: dict[str, Callable[[Op, Sequence[Operand], dict[str, Any]], str]] = {
     "logsumexp": lambda op, a, attrs: f"torch.logsumexp({a[0].text}, {a[0].lead + attrs['at']})",
     "reduce_max": lambda op, a, attrs: f"torch.amax({a[0].text}, {a[0].lead + attrs['at']})",
     "eye": lambda op, a, attrs: f"torch.eye({attrs['axes'][0].size}, dtype=like.dtype, device=like.device)",
-    "search": lambda op, a, attrs: f"places({', '.join(arg.text for arg in a)}, {attrs['axis'].size})",
+    "search": lambda op, a, attrs: _search(a, attrs["axis"].size, attrs["every"]),
     "spike": _surrogate, "one_hot": _one_hot, "rank": _rank, "where": _where, "slice": _slice, "broadcast": _broadcast,
     "concat": _concat, "transpose": _transpose, "pad": _pad, "sum": _sum, "collect": _collect, "gather": _gather,
     "scatter": _scatter, "contract": lambda op, a, attrs: contract(op, a),

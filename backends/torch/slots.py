@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 
-def places(scores: Tensor, stamps: Tensor, since: Tensor, size: int) -> Tensor:
+def places(scores: Tensor, stamps: Tensor, since: Tensor, size: int, first: int = 0, every: int = 1) -> Tensor:
     """The best slots of each sample, best first, of equal ones the older first; -1 where there are no more.
 
-    scores, stamps: [slot, batch]; since: [batch], the least stamp that counts. Returns int64 [batch, size].
+    scores, stamps: [slot, batch], of the steps first, first + every, ...; since: [batch], the least stamp that counts.
+    Returns steps, int64 [batch, size].
     """
     there = (stamps >= since) & (stamps >= 0)
     count = min(size, scores.shape[0])
@@ -20,19 +21,23 @@ def places(scores: Tensor, stamps: Tensor, since: Tensor, size: int) -> Tensor:
     order = found.argsort(dim=1)
     values, found = values.gather(1, order), found.gather(1, order)
     order = values.argsort(dim=1, descending=True, stable=True)
-    found = torch.where(there.t().gather(1, found), found, -1).gather(1, order)
+    found = torch.where(there.t().gather(1, found), first + every * found, -1).gather(1, order)
     return torch.nn.functional.pad(found, (0, size - count), value=-1)
 
 
 def rows_at(tape: Tensor, place: Tensor) -> Tensor:
     """Rows of [slot, batch, *axes] at [batch, rank]; zeros at -1. Returns [batch, rank, *axes]."""
     samples = torch.arange(place.shape[0], device=place.device)[:, None]
-    hit = (place >= 0).reshape(*place.shape, *(1,) * (tape.dim() - 2))
-    return torch.where(hit, tape[place.clamp_min(0), samples], 0.0)
+    return _held(tape[place.clamp_min(0), samples], place)
 
 
 def add_rows(tape: Tensor, place: Tensor, rows: Tensor) -> None:
     """Add rows [batch, rank, *axes] to [slot, batch, *axes] at the places [batch, rank]; -1: nowhere."""
     samples = torch.arange(place.shape[0], device=place.device)[:, None].expand_as(place)
-    hit = (place >= 0).reshape(*place.shape, *(1,) * (tape.dim() - 2))
-    tape.index_put_((place.clamp_min(0), samples), torch.where(hit, rows, 0.0), accumulate=True)
+    tape.index_put_((place.clamp_min(0), samples), _held(rows, place), accumulate=True)
+
+
+def _held(rows: Tensor, place: Tensor) -> Tensor:
+    """Rows [batch, rank, *axes] with zeros where the place is -1. Most calls have none such: stores fill up."""
+    hit = place >= 0
+    return rows if bool(hit.all()) else torch.where(hit.reshape(*place.shape, *(1,) * (rows.dim() - 2)), rows, 0.0)

@@ -13,11 +13,13 @@ Body = tuple[tuple[str, tuple[int, ...], Attrs], ...]
 
 
 class Nearest(Discrete):
-    """`nearest(keys, stamps, since, *others; axis, body)`: the places of the slots with the highest scores, best first.
+    """`nearest(keys, stamps, since, *others; axis, body, every)`: the places of the slots with the highest scores, best
+    first.
 
     The score of a slot is the last value of `body`: ops (name, arguments, attributes) on argument 0, the slot's key,
     arguments 1, 2, ... which are `others`, and the results before. Slots count whose stamp is at least `since` (and
-    not negative). Of equal scores the older slot comes first; -1 stands where there are no more.
+    not negative). Of equal scores the older slot comes first; -1 stands where there are no more. `every` n: only steps
+    n - 1, 2 n - 1, ... (counted over calls) leave such a slot, so that the others need not be looked at.
     """
 
     name = "nearest"

@@ -10,8 +10,8 @@ from recdsl.ops.base import Attrs, Discrete
 
 
 class Search(Discrete):
-    """`search(scores, stamps, since; axis)`: what `nearest` says, of scores that are there. The first leading axis of
-    scores and stamps counts slots and is lost (an op's `joint`)."""
+    """`search(scores, stamps, since; axis, every)`: what `nearest` says, of scores that are there. The first leading
+    axis of scores and stamps counts slots and is lost (an op's `joint`)."""
 
     name = "search"
     arity = 3

@@ -40,7 +40,8 @@ COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not", "to_float
 def assemble(graph: StepGraph, plan: CreditPlan, *, optimise: bool = True) -> Assembled:
     """All entries of one model (plain or ragged, as the graph is). Pure."""
     forward = _forward(graph, plan)
-    return _Assembly(graph, plan, forward_passes(forward) if optimise else forward, optimise).run()
+    whole = not any(windowed(routing) or immediate(routing) for routing in plan.classes)
+    return _Assembly(graph, plan, forward_passes(forward, whole=whole) if optimise else forward, optimise).run()
 
 
 def _forward(graph: StepGraph, plan: CreditPlan) -> Forward:

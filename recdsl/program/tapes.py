@@ -86,7 +86,7 @@ def _nearest(e: Emitter, body: list[Stmt], local: Local, k: int) -> str:
         known.append(name)
     given = (known[-1], _slots(e, body, k, stamps, "stamps"), e.operand(body, local, since))
     name = e.label(k)
-    attrs = (("axis", node.attr("axis")),)
+    attrs = (("axis", node.attr("axis")), ("every", node.attr("every")))
     body.append(Op((name,), "search", given, attrs, (e.vtype(k, step=True),), node.span, "", ("t",)))
     return name
 

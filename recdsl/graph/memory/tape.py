@@ -31,18 +31,20 @@ COUNTS = ("stamp", "count", "age")
 
 
 def refuse(store: Store) -> None:
-    """Raises Stop for what a tape cannot do."""
-    advice = ""
-    if any(read.select.kind != "topk" for read in store.reads):
-        advice = "read it with `select: topk(k)`, or write a number: as many slots as a sequence has writes keep all"
-    elif any(read.null_slot for read in store.reads):
-        advice = "a slot of zeros needs a number of slots: as many as a sequence has writes keep all"
-    elif store.evict.kind != "oldest":
+    """Raises Stop for what a tape cannot do, at the read that asks for it."""
+    many = "write a number of slots: as many as a sequence has writes keep all"
+    for read in store.reads:
+        if read.select.kind != "topk":
+            advice = f"select `topk(k)`, of which credit and memory need k slots a step; or {many}"
+            raise Stop(NotSupported(read.span, f"select: {read.select.kind}` of `slots: unbounded", advice))
+        if read.null_slot:
+            raise Stop(NotSupported(read.span, "null_slot` of `slots: unbounded", many))
+    if store.evict.kind != "oldest":
         advice = "a store without bound throws nothing away: leave `evict` out, or write a number of slots"
-    elif store.life != "sequence":
-        advice = "a store without bound lasts one sequence: `life: sequence`, or write a number of slots"
-    if advice:
-        raise Stop(NotSupported(store.span, "slots: unbounded", advice))
+        raise Stop(NotSupported(store.span, f"evict: {store.evict.kind}` of `slots: unbounded", advice))
+    if store.life != "sequence":
+        advice = f"a store without bound lasts one call and one sequence: `life: sequence`; or {many}"
+        raise Stop(NotSupported(store.span, f"life: {store.life}` of `slots: unbounded", advice))
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,9 @@ class Tape(Lowering):
         axis = self.axis(read)
         others, body = compared(Compared(ev.ctx, read, self.store.name, keyed, query), b.type(keyed))
         since = b.op("sub", values["count"], values["age"])
-        place = b.op("nearest", values[_cache(read)], values["stamp"], since, *others, axis=axis, body=body)
+        every = self.store.write.every
+        known = (values[_cache(read)], values["stamp"], since, *others)
+        place = b.op("nearest", *known, axis=axis, body=body, every=every)
         rows = b.op("fetch", tape, place, axis=axis)
         keys = rows if keyed == tape else b.op("fetch", keyed, place, axis=axis)
         first = len(b.nodes)
@@ -161,7 +165,9 @@ class Tape(Lowering):
         size = sum(ctx.emit.type(ctx.values[self.state(part)]).numel for part in parts)
         recalls = tuple(ctx.recalls.get(self.store.name, ()))
         states = tuple(self.state(part) for part in ("value", "key") if part in parts)
-        return Memory(self.store.name, 0, self.store.life, size, states, recalls, notes_on(self.store), self.store.span)
+        lasting = f"`{self.store.name}` holds what one call has written: no part of `.state`, and empty at the next"
+        notes = (*notes_on(self.store), lasting)
+        return Memory(self.store.name, 0, self.store.life, size, states, recalls, notes, self.store.span)
 
 
 def _cache(read: Read) -> str:

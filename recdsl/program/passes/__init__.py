@@ -11,15 +11,16 @@ from collections.abc import Callable
 from recdsl.program.adjoint import Adjoint
 from recdsl.program.forward import Forward
 from recdsl.program.passes.factor import factor
+from recdsl.program.passes.fetched import fetched
 from recdsl.program.passes.pack import pack
 
 FORWARD: tuple[Callable[[Forward], Forward], ...] = (pack,)
 BACKWARD: tuple[Callable[[Adjoint, int], Adjoint], ...] = (factor,)
 
 
-def forward_passes(forward: Forward) -> Forward:
-    """The passes on the forward timeline, in order."""
-    for step in FORWARD:
+def forward_passes(forward: Forward, *, whole: bool = True) -> Forward:
+    """The passes on the forward timeline, in order. whole: no window ends credit between a slot and its readers."""
+    for step in (fetched, *FORWARD) if whole else FORWARD:
         forward = step(forward)
     return forward
 
