@@ -39,8 +39,9 @@ def build(spec: Spec, sizes: Mapping[str, int] | None = None) -> StepGraph:
         _check_memory(ctx)
         _check_reads(ctx)
     ctx.problems.check()
+    inputs = {carry.read for carry in built.carries if not carry.credited}
     outputs = tuple(
-        (target.text, entry.id)
+        (target.text, entry.id if entry.id in inputs else ctx.emit.used(entry.id, target.text))
         for equation in spec.step
         for target in equation.targets
         if isinstance(entry := scope.names.get(target.text), Ref)

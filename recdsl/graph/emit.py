@@ -44,6 +44,13 @@ class Emitter:
         self.nodes.append(Node(len(self.nodes), op, args, attrs, type, name, self.span))
         return len(self.nodes) - 1
 
+    def used(self, value: int, name: str = "") -> int:
+        """A carried value as it is has a node of its own where it leaves the step, so that this use can be cut too."""
+        if value == UNKNOWN or self.nodes[value].op != "carry" or self.nodes[value].type.dtype != "float":
+            return value
+        type = self.nodes[value].type
+        return self.append("rename", (value,), (("axes", type.axes),), type, name)
+
     def leaf(self, op: str, name: str, type: Type) -> int:
         """The leaf of that kind and name, made at its first use (under inference: at its first use with that type)."""
         found = self._leaves.get((op, name))

@@ -53,7 +53,7 @@ def build(ev: Evaluator, call: Call, name: str) -> tuple[int, TD]:
     loss = mean(ev, half, tuple(range(len(axes)))) if axes else half
     loss = ev.b.op("where", seen, loss, ev.b.const(0.0, loss))
     held, marks, joins = (ev.b.nodes[leaf].name for leaf in (before, seen, same))
-    return loss, TD(value, cumulant, discount, factor, error, held, marks, joins)
+    return loss, TD(ev.b.used(value), cumulant, discount, factor, error, held, marks, joins)
 
 
 def check(ctx: Context, carries: Sequence[Carry], losses: Sequence[Loss]) -> None:

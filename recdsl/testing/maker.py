@@ -111,11 +111,18 @@ class Maker:
         if not self.nodes[value.id].name:
             self.nodes[value.id] = replace(self.nodes[value.id], name=name)
         self.lines.append(f"{name} = {value.text}")
-        self.outputs[name] = value.id
+        self.outputs[name] = self._used(value.id)
         named = Value(value.id, name)
         if name in self.states:
             self.states[name].now = named
         return named
+
+    def _used(self, value: int) -> int:
+        """A state as it is has a node of its own where it leaves the step; a delayed input has not."""
+        node = self.nodes[value]
+        if node.op != "carry" or value in self.delayed.values():
+            return value
+        return self.add("rename", (value,), (("axes", node.type.axes),), node.type)
 
     # -- expressions --------------------------------------------------------------------------------------------------
     def unary(self, name: str, x: Value) -> Value:
@@ -218,7 +225,7 @@ class Maker:
         node = self.op("mul", self.op("sum", each, over=tuple(range(len(axes)))) if axes else each, scale)
         node = self.op("where", seen, node, self.add("constant", (), (("value", 0.0),), FLOAT))
         names = [self.nodes[k].name for k in (held, seen, same)]
-        made = TD(v.id, cumulant, rate, factor, error, names[0], names[1], names[2], trace)
+        made = TD(self._used(v.id), cumulant, rate, factor, error, names[0], names[1], names[2], trace)
         text = f"td({v.text}, {c.text}, discount={g.text})"
         self.losses.append((Loss(name, node, weight, trains, "all", None, made), text))
 
