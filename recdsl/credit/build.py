@@ -14,9 +14,9 @@ from recdsl.credit.heads import flops, head
 from recdsl.credit.lasting import across_calls, kept
 from recdsl.credit.memories import spared
 from recdsl.credit.notes import remarks
-from recdsl.credit.plan import CreditPlan, Head, RoutingClass, Row
+from recdsl.credit.plan import CreditPlan, Head, RoutingClass, Row, Tracing
 from recdsl.credit.read import Choice, Reading, read
-from recdsl.credit.scopes import CUTS, ScopeError
+from recdsl.credit.scopes import CUTS, ScopeError, leaky_readouts
 from recdsl.credit.select import near, parameters
 from recdsl.credit.tracing import Tracer, late, scopes
 from recdsl.credit.verdict import Case, Judge
@@ -89,13 +89,20 @@ def _altered(graph: StepGraph, made: RoutingClass, reading: Reading) -> RoutingC
 
     An edge that the class cuts carries none.
     """
-    own = readouts(graph) if made.tracing is not None and made.tracing.feedback == "random" else frozenset[Edge]()
+    own = _fed_back(graph, made.tracing)
     scales = tuple((a, b, weight) for (a, b), weight in sorted(reading.scales.items()) if weight != 1.0)
     return replace(
         made,
         scales=tuple((a, b, weight) for a, b, weight in scales if (a, b) not in made.cuts),
         feedback=tuple((a, b, "") for a, b in sorted((own | reading.feedback) - made.cuts)),
     )
+
+
+def _fed_back(graph: StepGraph, tracing: Tracing | None) -> frozenset[Edge]:
+    """Products that errors come back past, those before a readout that leaks included if traces go on over it."""
+    if tracing is None or tracing.feedback != "random":
+        return frozenset[Edge]()
+    return readouts(graph, leaky_readouts(graph) if tracing.filter == "readout" else ())
 
 
 def _named(graph: StepGraph, made: RoutingClass, fed: Mapping[int, Parameter]) -> RoutingClass:
@@ -132,7 +139,7 @@ def _traced(graph: StepGraph, made: RoutingClass, reading: Reading, problems: Pr
     try:
         if made.tracing is None:
             return made
-        if made.tracing.feedback == "random" and not readouts(graph):
+        if made.tracing.feedback == "random" and not _fed_back(graph, made.tracing):
             hint = "leave `feedback` out"
             raise ScopeError("", "no matrix of parameters is multiplied between the states and a loss", hint)
         found = replace(made, scopes=scopes(graph, made))

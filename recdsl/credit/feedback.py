@@ -6,7 +6,7 @@ multiplied by a fixed random matrix of the same shape instead of W. The matrices
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from math import sqrt
 
 from recdsl.credit.flow import Edge, Flow
@@ -26,9 +26,12 @@ def product(graph: StepGraph, edge: Edge) -> int | None:
     return None if matrix in graph.varying else matrix
 
 
-def readouts(graph: StepGraph) -> frozenset[Edge]:
-    """Uses of values in products that lie between states and losses (or outputs), and on no way to a state."""
-    flow, carries = Flow(graph), states(graph)
+def readouts(graph: StepGraph, spared: Collection[str] = ()) -> frozenset[Edge]:
+    """Uses of values in products that lie between states and losses (or outputs), and on no way to a state.
+
+    spared: states that count as part of the way to a loss.
+    """
+    flow, carries = Flow(graph), [carry for carry in states(graph) if carry.name not in spared]
     start = {node for carry in carries for node in (carry.read, carry.write)}
     behind = flow.forward(start, across=False)
     recurrent = {k for carry in carries for k in _ancestors(graph, carry.write)}

@@ -35,6 +35,8 @@ class Tracing:
     "spikes" (these, and what a neuron's output does to the states that it is made of). decay: what an influence is
     multiplied by on its way to the next step, so a path over k steps counts decay^k (a masked step is none). drift:
     what becomes of traces at the next call, before which parameters may have changed: "accept" (they go on) | "reset".
+    filter: "none" | "readout" (of scope "column": influence is also tracked on states that only read others out and
+    leak, which so low-pass what reaches them).
     feedback: how errors reach the states through the products that read them out: "symmetric" (as the derivative says)
     | "random" (by fixed random matrices).
     """
@@ -47,6 +49,7 @@ class Tracing:
     decay: float = 1.0
     drift: str = "accept"
     feedback: str = "symmetric"
+    filter: str = "none"
 
     @property
     def random(self) -> bool:

@@ -63,6 +63,13 @@ FEEDBACK = Argument(
     field="feedback",
     choices=("symmetric", "random"),
 )
+FILTER = Argument(
+    "filter",
+    "whether traces go on over readouts that leak, which low-pass them, or end at a neuron's own states",
+    kind="choice",
+    field="filter",
+    choices=("readout", "none"),
+)
 TAIL = 4.0
 """The exponent of `decreasing` without a number: the lengths of runs have a mean, a variance and a skewness."""
 DRIFT = Argument("drift", "what becomes of traces when parameters change: accept, decay(rho) or reset", kind="drift")

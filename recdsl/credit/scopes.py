@@ -87,6 +87,8 @@ def _column(setting: Setting, source: int) -> Scopes:
         for name in sorted(group):
             axes = setting.influence.axes[name]
             found[name] = _keys(axes, axis, columns)
+    if setting.tracing.filter == "readout":
+        found |= dict.fromkeys(sorted(leaky_readouts(graph) - own), ((),))
     return found
 
 
@@ -225,6 +227,32 @@ SCOPES: Mapping[str, Maker] = {
 }
 
 
+LINEAR = ("add", "sub", "neg", "rename", "broadcast", "mul", "div")
+
+
+def leaky_readouts(graph: StepGraph) -> set[str]:
+    """States that lead to no other state and keep a share of what they were: r = 0.9 * r[t-1] + W @ z.
+
+    The share does not depend on states or inputs, and no product mixes their entries.
+    """
+    flow, found = Flow(graph), set[str]()
+    writes = {carry.write for carry in states(graph)}
+    for carry in states(graph):
+        behind = flow.forward([carry.read], across=False)
+        way = behind & graph.behind([carry.write]) - {carry.read}
+        alone = behind & writes == {carry.write} and not any(c.write == carry.read for c in graph.carries)
+        if alone and all(_leaks(graph, node) for node in way):
+            found.add(carry.name)
+    return found
+
+
+def _leaks(graph: StepGraph, k: int) -> bool:
+    """Whether a value is a sum, or one argument times what does not vary."""
+    node = graph.nodes[k]
+    fixed = [arg not in graph.varying for arg in node.args]
+    return node.op in LINEAR and (node.op != "mul" or any(fixed)) and (node.op != "div" or fixed[1])
+
+
 def lateral(graph: StepGraph) -> frozenset[Edge]:
     """Uses of a state that lead into products which mix its entries, and only there: the recurrent matrix products.
 
@@ -254,10 +282,14 @@ def lateral(graph: StepGraph) -> frozenset[Edge]:
 def spikes(graph: StepGraph) -> frozenset[Edge]:
     """The recurrent products, and each neuron's reset: what its output does, a step later, to a state that makes it.
 
-    A state counts as one that makes the output if the output is computed from it in the step and its own equation has
-    the output's recurrent product; an adaptation that only sums the output up keeps its influence (Bellec et al. 2020).
+    A product that leads to leaky readouts alone is not recurrent. A state counts as one that makes the output if the
+    output is computed from it in the step and its own equation has the output's recurrent product; an adaptation that
+    only sums the output up keeps its influence (Bellec et al. 2020).
     """
     flow, products = Flow(graph), lateral(graph)
+    read_out = {carry.write for carry in states(graph) if carry.name in leaky_readouts(graph)}
+    ends = {carry.write for carry in states(graph)} - read_out
+    products = frozenset(edge for edge in products if flow.forward([edge[1]], across=False) & ends)
     found = set(products)
     within = {carry.name: flow.forward([carry.write], across=False) for carry in states(graph)}
     for carry in states(graph):

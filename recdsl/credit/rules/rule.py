@@ -9,7 +9,7 @@ from recdsl.credit.plan import Tracing, Window
 from recdsl.credit.rule import Argument, Expansion, Given, Rule, RuleError, Words, drift, tail
 
 CUTS = {"none": "", "products": "products", "spikes": "spikes"}
-ABOUT_TRACES = ("cuts", "read", "feedback", "drift")
+ABOUT_TRACES = ("cuts", "read", "feedback", "filter", "drift")
 """Arguments that mean nothing without a scope."""
 
 
@@ -40,8 +40,11 @@ class Written(Rule):
             cuts=CUTS[_one_of("cuts", given.get("cuts"), tuple(CUTS))],
             read=_one_of("read", given.get("read"), ("pre", "post")),
             feedback=_one_of("feedback", given.get("feedback"), ("symmetric", "random")),
+            filter=_one_of("filter", given.get("filter"), ("none", "readout")),
             **drift(given.get("drift")),
         )
+        if tracing.filter == "readout" and tracing.scope != "column":
+            raise RuleError("filter", "`filter` is for `scope=column`: other scopes hold readouts by themselves")
         if tracing.random and (tracing.read, tracing.cuts, tracing.feedback) != ("pre", "", "symmetric"):
             reason = f"`scope={tracing.scope}` estimates all influence: it takes no `read`, `cuts` or `feedback`"
             raise RuleError("scope", reason)
@@ -127,6 +130,7 @@ RULE = Written(
         Argument("boundary", "what comes from behind a window: zero", kind="words"),
         Argument("weights", "random weights of paths: one, truncation(mean), truncation(mean, alpha)", kind="words"),
         Argument("feedback", "how errors reach the states: symmetric or random", kind="words"),
+        Argument("filter", "whether traces of a column go on over readouts that leak: none or readout", kind="words"),
         Argument(
             "read", "the states that a loss reads influence of: pre or post; those that enter its window", kind="words"
         ),
