@@ -107,7 +107,7 @@ class NativeFunction:
         """Memory for what the function leaves. Buffers stay in the arena, what the caller sees is made anew."""
         found: list[Tensor] = []
         for name, kind in self.shapes:
-            shape = [_extent(size, T, B) for _, size in kind.lead] + [axis.size for axis in kind.axes]
+            shape = [extent(size, T, B) for _, size in kind.lead] + [axis.size for axis in kind.axes]
             dtype = KINDS.get(kind.dtype)
             kept = name.startswith("next_") or self.made.storages[name].kind != "output"
             make = arena.take if kept else _new(like)
@@ -126,7 +126,7 @@ def _new(like: Tensor) -> Callable[..., Tensor]:
     return lambda *shape, dtype=None: like.new_empty(shape, dtype=dtype)
 
 
-def _extent(size: Affine, T: int, B: int) -> int:
+def extent(size: Affine, T: int, B: int) -> int:
     return size.const + sum(k * (T if name == "T" else B) for name, k in size.terms)
 
 

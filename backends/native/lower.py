@@ -15,13 +15,17 @@ from recdsl.resources import read_text
 MACROS = """
 #define MAX(a, b) ((a) > (b) ? (a) : (b))
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
+#ifndef GIVEN_T
+#define GIVEN_T(n) n[0]
+#define GIVEN_B(n) n[1]
+#endif
 #define ROUND(n) (((n) + 63) / 64 * 64)
 """
 
 
 @dataclass(frozen=True)
 class Function:
-    """A C function: its name, what it takes and gives, and the results' types in order."""
+    """A C function: its name, what it takes and gives, the results' types in order, and its text."""
 
     symbol: str
     entry: str
@@ -29,6 +33,7 @@ class Function:
     results: tuple[str, ...]
     scalars: tuple[str, ...]
     storages: dict[str, Storage]
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ def lower(assembled: Assembled) -> Lowering:
     program = assembled.program
     tape = tape_of(program)
     storages = {storage.name: storage for storage in program.storages}
-    texts = [read_text("backends", "native", "prelude.c"), MACROS]
+    texts = [prelude()]
     functions: list[Function] = []
     left: list[tuple[str, str]] = []
     for number, (name, body) in enumerate(program.entries):
@@ -59,8 +64,13 @@ def lower(assembled: Assembled) -> Lowering:
             left.append((name, str(error)))
             continue
         texts.append(made.text)
-        functions.append(Function(symbol, name, made.arguments, made.results, program.scalars, storages))
+        functions.append(Function(symbol, name, made.arguments, made.results, program.scalars, storages, made.text))
     return Lowering("\n".join(texts), tuple(functions), tuple(left))
+
+
+def prelude() -> str:
+    """What stands before all functions, behind `head`."""
+    return read_text("backends", "native", "prelude.c") + MACROS
 
 
 def tape_of(program: Program) -> frozenset[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ import torch
 from recdsl.backends.native.build import BuildError, NativeWarning
 from recdsl.backends.native.call import DTYPES, Library, Table, joined
 from recdsl.backends.native.lower import Lowering
+from recdsl.backends.native.online import Learner, Shape, Update
 
 
 class Code:
@@ -87,6 +88,10 @@ def native_model(base: type[Any], lowered: Mapping[str, Lowering], name: str, fl
             notes = [f"{variant} on torch: {reason}" for variant, reason in code.failed.items()]
             notes += [f"{variant}.{entry} on torch: {reason}" for variant, entry, reason in code.left]
             return "; ".join(["native", *notes])
+
+        def recdsl_learner(self, shape: Shape, update: Update, outputs: Sequence[str]) -> Learner:
+            """Many updates of online learning in one call. Raises NotLoweredError and BuildError."""
+            return Learner(self, lowered, shape, update, outputs, flags)
 
         def extra_repr(self) -> str:
             return super().extra_repr().replace("backend=torch", "backend=native")

@@ -44,7 +44,7 @@ class EntryWriter(Access):
         self._statements(self.body)
         self.flush()
         head = [f"/* {comment(self.name)} of {comment(self.program.name)} */", f"{EXPORT} {function}({SIGNATURE}) {{"]
-        head += ["const long T = n[0], B = n[1];", "(void)T; (void)B;"]
+        head += ["const long T = GIVEN_T(n), B = GIVEN_B(n);", "(void)T; (void)B;"]
         head += [f"const long s{k} = n[{k + 2}]; (void)s{k};" for k in range(len(self.scalars))]
         lines = [*head, *self.memory.declarations(), *self.blocks[0], "return 0;", "}"]
         return Lowered(indent(lines), tuple(self.memory.arguments), tuple(self.memory.results))

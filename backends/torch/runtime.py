@@ -49,6 +49,7 @@ class CompiledModel(torch.nn.Module):
         self.register_buffer("recdsl_like", torch.zeros((), dtype=dtype), persistent=False)
 
     def _register(self, name: str, value: Tensor, frozen: bool) -> None:
+        value = value.contiguous()  # an orthogonal matrix comes transposed
         *path, last = attribute(name, self.recdsl_about["parameters"]).split(".")
         owner: torch.nn.Module = self
         for part in path:

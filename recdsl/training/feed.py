@@ -60,6 +60,17 @@ class Feed:
             self.used += self.offset == self.length
         return parts[0] if len(parts) == 1 else joined(parts)
 
+    @property
+    def left(self) -> int:
+        """Steps of the batch in work."""
+        return self.length - self.offset
+
+    def masked(self) -> bool:
+        """Whether the next steps have a mask."""
+        if not self.left:
+            self._draw()
+        return self.call is not None and self.call.mask is not None
+
     def _draw(self) -> None:
         self.before = self.sampler.state()
         self._load()
@@ -96,6 +107,14 @@ class Feed:
         if state["offset"]:
             self._load()
             self.offset = int(state["offset"])
+
+
+def part(steps: Steps, start: int, stop: int) -> Steps:
+    """Some of the steps; resets that are none are left out."""
+    reset = None if steps.reset is None else steps.reset[start:stop]
+    mask = None if steps.mask is None else steps.mask[start:stop]
+    tensors = {name: value[start:stop] for name, value in steps.tensors.items()}
+    return Steps(tensors, mask, reset if reset is not None and bool(reset.any()) else None)
 
 
 def joined(parts: Sequence[Steps]) -> Steps:

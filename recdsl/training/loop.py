@@ -123,6 +123,11 @@ class Trainer:
         self.step += 1
         self.seconds += time.perf_counter() - began
 
+    def updates(self, most: int) -> None:
+        """At least one update and at most so many: as many as can be made at once."""
+        del most
+        self.update()
+
     def _next(self) -> Any:
         """What the next update learns from."""
         self.batch = self.sampler.next()

@@ -8,6 +8,7 @@ the state that was before them; only the newest `every` steps' losses count (sem
 from __future__ import annotations
 
 import math
+import time
 from collections import deque
 from collections.abc import Mapping
 from typing import Any
@@ -15,17 +16,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recdsl.training import guard
-from recdsl.training.batches import Source
+from recdsl.training import guard, stretch
+from recdsl.training.batches import Batch, Source
 from recdsl.training.binding import Binding
 from recdsl.training.checkpoint import Checkpoint
-from recdsl.training.feed import Feed, Steps, joined
+from recdsl.training.feed import Feed, Steps, joined, part
 from recdsl.training.loop import Trainer, carried, split_names
 from recdsl.training.metrics import Tally, measure
+from recdsl.training.optim import factor
 from recdsl.training.pipeline import Compiled
 from recdsl.training.settings import Settings
 
 State = Mapping[str, Tensor]
+MOST = 1_000
+"""Updates in one call: Ctrl-C waits for its end."""
 
 
 def trainer(compiled: Compiled, source: Source, binding: Binding, settings: Settings) -> Trainer:
@@ -60,7 +64,10 @@ def looks_behind(module: nn.Module) -> bool:
 
 
 class Online(Trainer):
-    """See the module's text. `seen` holds the steps that can be replayed, `states` the state before each of them."""
+    """See the module's text. `seen` holds the steps that can be replayed, `states` the state before each of them.
+
+    learner: what makes many updates at once. alone: why they are made one by one, where that is known.
+    """
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -74,10 +81,98 @@ class Online(Trainer):
         self.pending = Pending()
         self.losses, self.told = (0.0, 0), 0
         self.blocks: deque[tuple[int, Tally]] = deque()
+        self.learner: stretch.Learner | None = None
+
+    def _train(self, module: nn.Module) -> None:
+        super()._train(module)
+        self.learner, self.alone = None, ""
 
     def _enter(self, update: int) -> None:
         super()._enter(update)
         self.states = deque((carried(self.module, state) for state in self.states), maxlen=self.kept)
+
+    # -- many updates ----------------------------------------------------------------------------------------------
+    def updates(self, most: int) -> None:
+        """As many updates as the backend makes at once; the first ones, and what it cannot do, are made one by one."""
+        ahead = [edge - self.step for edge in self.stages.boundaries if edge >= self.step]
+        count = min([most, MOST, *ahead])
+        made = self._learner() if count else None
+        if made is None:
+            self.update()
+        else:
+            began = time.perf_counter()
+            self._stretch(made, count)
+            self.seconds += time.perf_counter() - began
+
+    def _learner(self) -> stretch.Learner | None:
+        """None where updates are made one by one."""
+        if self.learner is None and not self.alone and self.state is not None and len(self.seen) == self.kept:
+            shape = stretch.Shape(self.kept * self.every, self.every, self.seen[-1].shape[1], self.kept - 1)
+            try:
+                self.learner = stretch.learner(self.module, self.settings, self.named, self.optimizer, shape)
+                self.alone = "" if hasattr(self.module, "recdsl_learner") else "the backend makes one update a call"
+            except (stretch.NotLoweredError, stretch.BuildError) as error:
+                self.alone = str(error)
+        masked = self.feed.masked() or any(steps.mask is not None for steps in self.seen)
+        return None if masked else self.learner
+
+    def _stretch(self, made: stretch.Learner, count: int) -> None:
+        """Some updates in one call. One that would not be finite is left to `_update`, which says what is wrong."""
+        if hasattr(self.sampler, "learned"):  # it is told of each batch before it draws the next one
+            count = min(count, max(1, self.feed.left // self.every))
+        chunks = self.feed.take(count * self.every)
+        if chunks.mask is not None:
+            self._one_by_one(chunks, 0, count)
+            return
+        before = [*self.seen][1:]
+        stream = joined((*before, chunks)) if before else chunks
+        states = [state for state in (*self.states, self.state)[-self.kept :] if state is not None]
+        share = [factor(self.settings.schedule, self.step + k, self.settings["steps"]) for k in range(count)]
+        rates = [self.rate * part for part in share]
+        due = [(self.step + k + 1) % self.settings["log"] == 0 for k in range(count)]
+        done = made.learn(stretch.Stretch(stream.tensors, stream.reset, states, rates, due))
+        if done.count:
+            self._done(done, rates, due, stream)
+            stretch.counted(made, self.settings, self.named, self.optimizer)
+        if done.count < count:
+            self.learner = None
+            self._one_by_one(chunks, done.count, count)
+
+    def _done(self, done: stretch.Done, rates: list[float], due: list[bool], stream: Steps) -> None:
+        """Take over what some updates have left, as `_update` does for one."""
+        about: Mapping[str, Any] = getattr(self.module, "recdsl_about", {})
+        tally, names = self.tally, [info["name"] for info in about["losses"]]
+        for k, loss in enumerate(done.losses):
+            tally.add("loss", loss, 1)
+            if len(names) > 1:
+                for name, value in zip(names, done.parts[k], strict=True):
+                    tally.add(f"loss.{name}", value, 1)
+            if due[k] or self.settings["clip"] is not None:
+                tally.add("norm", done.norms[k], 1)
+            tally.add("lr", rates[k], 1)
+            self.losses = self.losses[0] + loss, self.losses[1] + 1
+        start = (self.kept - 1) * self.every
+        if self.settings.metrics:
+            newest = part(stream, start, start + done.count * self.every)
+            self.pending.add({m.output for m in self.settings.metrics}, done.outputs, newest)
+        first = (done.count - 1) * self.every
+        for k in range(self.kept):
+            self.seen.append(part(stream, first + k * self.every, first + (k + 1) * self.every))
+            self.states.append(done.states[k])
+        self.state = done.states[-1]
+        self.step += done.count
+        self.batch = self.feed.batch
+        self._told()
+
+    def _one_by_one(self, chunks: Steps, first: int, count: int) -> None:
+        for k in range(first, count):
+            steps = part(chunks, k * self.every, (k + 1) * self.every)
+            flags = [None if flag is None else flag.cpu().numpy() for flag in (steps.mask, steps.reset)]
+            self.batch = Batch({name: value.cpu().numpy() for name, value in steps.tensors.items()}, *flags)
+            self.seen.append(steps)
+            self.states.append(self.state)
+            self._update(self.seen[0] if self.kept == 1 else joined(tuple(self.seen)))
+            self.step += 1
 
     # -- one update ------------------------------------------------------------------------------------------------
     def _next(self) -> Steps:
@@ -99,6 +194,10 @@ class Online(Trainer):
         self.state = {name: value.detach() for name, value in output.state.items()}
         self._note(call, output, loss, norm, rate)
         self.losses = self.losses[0] + loss, self.losses[1] + 1
+        self._told()
+
+    def _told(self) -> None:
+        """Tell a curriculum how well batches that are used up went."""
         if self.feed.used > self.told:
             self.told = self.feed.used
             self.tell(self.losses[0] / self.losses[1])
@@ -162,6 +261,7 @@ class Online(Trainer):
 
     def restore(self, checkpoint: Checkpoint) -> None:
         super().restore(checkpoint)
+        self.learner = None
         state, parts, device = checkpoint.state, split_names(checkpoint.tensors), self.binding.device
         self.feed.restore(state["feed"])
         self.losses = float(state["losses"][0]), int(state["losses"][1])

@@ -279,8 +279,13 @@ class Session:
             if self.due:
                 self._evaluate()
             while self.trainer.step < self.settings["steps"] and interruption.signal is None:
-                self.trainer.update()
+                self.trainer.updates(self._room())
                 self._after()
+
+    def _room(self) -> int:
+        """Updates until something else is to be done."""
+        step, spacings = self.trainer.step, [self.settings[name] for name in ("log", "evaluate", "checkpoint")]
+        return min([self.settings["steps"] - step, *(every - step % every for every in spacings if every)])
 
     def _failed(self, error: RunError) -> Never:
         """Complete the message, and keep the batch that a NaN or an infinity came from. Raises the error."""
