@@ -244,10 +244,10 @@ def _contract(site: Site, piece: Piece) -> Piece | None:
     simple = _outer(site, piece, own, other, out, y)
     if simple is not None:
         return simple
-    piece = material(b, piece, site.before, site.seed)
     diagonal = _diagonal(site, piece, own, other, out, y)
     if diagonal is not None:
         return diagonal
+    piece = material(b, piece, site.before, site.seed)
     lanes = {place: 100 + place for place in range(len(site.seed))}
     key = list[Tie]()
     for axis, tie in sorted(ties.items()):
@@ -314,12 +314,13 @@ def _diagonal(
     if not (whole_axis and matrix and tie.seed == want.seed and len(own) == 1 == len(out)):
         return None
     rows = b.type(y).axes
-    if not (rows[0].size == rows[1].size == tie.size == want.size) or free(piece.key, site.seed):
+    if not rows[0].size == rows[1].size == tie.size == want.size:
         return None
     eye = b.op("eye", axes=rows if rows[0].name != rows[1].name else (rows[0], Axis("k", rows[1].size)))
     entries = b.op("contract", y, eye, x=(0, 1), y=(0, 1), out=(0,))
-    value = b.op("mul", fit(b, entries, site.after), fit(b, piece.value, site.after))
-    return Piece((want,), value)
+    made = replace(piece, key=(want,))
+    made = replace(made, value=fit(b, piece.value, whole(made, site.after, site.seed)))
+    return scaled(b, made, fit(b, entries, site.after), site.after, site.seed)
 
 
 @runtime_checkable

@@ -29,6 +29,7 @@ from recdsl.graph.types import Type
 from recdsl.ops import primitive
 from recdsl.ops.base import Attrs, Elementwise
 from recdsl.program.diagonals import diagonal
+from recdsl.program.weights import weighted
 from recdsl.source import Span
 
 MOVES = ("prev", "next", "trace", "nearest", "fetch", "unfetch")
@@ -330,9 +331,10 @@ def _merge_slices(b: TimelineBuilder, args: Sequence[int], at: int) -> list[int]
 
 
 def _contract(b: TimelineBuilder, args: Sequence[int], attrs: dict[str, Any]) -> int | None:
-    taken = diagonal(b, args, attrs)
-    if taken is not None:
-        return taken
+    for simpler in (diagonal, weighted):
+        made = simpler(b, args, attrs)
+        if made is not None:
+            return made
     x, y, out = tuple(attrs["x"]), tuple(attrs["y"]), tuple(attrs["out"])
     for number in (b.uniform(args[0]), b.uniform(args[1])):
         if number == 0.0:
