@@ -78,14 +78,15 @@ class LoopWriter:
         entry = self.entry
         self._hoist()
         names, sequences = list(self.rows.values()), list(self.rows)
-        if self.counted:
-            names.append("t")
+        counted = self.counted or not names
+        if counted:
+            names.append("t" if self.counted else "_")
         direction = "" if self.loop.step > 0 else "[::-1]"
         entry.line("with torch.inference_mode():")
         entry.line(f"    for {', '.join(names)}{',' if len(names) == 1 else ''} in zip(")
         for text in sequences:
             entry.line(f"        arena.rows({text}){direction},")
-        if self.counted:
+        if counted:
             lo, hi = entry.bound(self.loop.lo), entry.bound(self.loop.hi)
             entry.line(f"        range({lo}, {hi}){direction},")
         entry.line("    ):")

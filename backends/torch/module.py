@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from recdsl.backends.torch.codegen import Entry
-from recdsl.backends.torch.trace_entry import TraceEntry
+from recdsl.backends.torch.trace_entry import TraceEntry, carries_traces
 from recdsl.credit.plan import CreditPlan, RoutingClass
 from recdsl.graph.ragged import ragged_map
 from recdsl.graph.step import Memory, StepGraph
@@ -106,7 +106,7 @@ def write_entries(assembled: Assembled) -> list[tuple[str, str, tuple[str, ...],
     plain = {storage for storage, _ in assembled.interface.inputs}
     names = [name for name in ENTRIES if name in bodies]
     for name in names:
-        kind = TraceEntry if name.startswith("traces") else Entry
+        kind = TraceEntry if name.startswith("traces") and carries_traces(bodies[name]) else Entry
         entries[name] = kind(name, program, frozenset())
         entries[name].plain = plain - set(assembled.loose)
         entries[name].write(bodies[name])

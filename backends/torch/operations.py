@@ -156,6 +156,8 @@ def _sum(op: Op, args: Sequence[Operand], attrs: dict[str, Any]) -> str:
 
 
 def _collect(op: Op, args: Sequence[Operand], attrs: dict[str, Any]) -> str:
+    if op.types[0].lead:
+        return f"{args[0].text}.sum(0)"  # over steps alone
     return f"{args[0].text}.sum({tuple(range(args[0].lead))})" if args[0].lead else args[0].text
 
 
@@ -247,7 +249,7 @@ def contract(op: Op, args: Sequence[Operand]) -> str:
     attrs = dict(op.attrs)
     x, y, out = tuple(attrs["x"]), tuple(attrs["y"]), tuple(attrs["out"])
     if op.joint:
-        return _joint(args, x, y, out)
+        return _each(args, x, y, out) if op.types[0].lead else _joint(args, x, y, out)
     matrix = _matrix_vector(args, x, y, out)
     if matrix is not None:
         value, weight, transposed = matrix
@@ -341,6 +343,15 @@ def _joint(args: Sequence[Operand], x: tuple[int, ...], y: tuple[int, ...], out:
     return flat or _einsum(args, x, y, out, "joint")
 
 
+def _each(args: Sequence[Operand], x: tuple[int, ...], y: tuple[int, ...], out: tuple[int, ...]) -> str:
+    """Sum over steps, for each sample: one matrix product a sample for an outer product of vectors."""
+    a, b = args
+    if a.lead == b.lead == 2 and len(x) == len(y) == 1 and set(out) == {x[0], y[0]} and len(out) == 2:
+        first, second = (a, b) if out[0] == x[0] else (b, a)
+        return f"torch.bmm({first.text}.permute(1, 2, 0), {second.text}.transpose(0, 1))"
+    return _einsum(args, x, y, out, "each")
+
+
 def _flat_joint(args: Sequence[Operand], x: tuple[int, ...], y: tuple[int, ...], out: tuple[int, ...]) -> str:
     """The same where what both have in common stands in front: rows of all steps, samples and shared axes."""
     a, b = args
@@ -370,6 +381,6 @@ def _einsum(args: Sequence[Operand], x: tuple[int, ...], y: tuple[int, ...], out
     most = max(arg.lead for arg in args)
     front = ["tz"[-most:][most - arg.lead :] if arg.lead else "" for arg in args]
     sides = [f + "".join(letters[k] for k in labels) for f, labels in zip(front, (x, y), strict=True)]
-    lead = "" if kind == "joint" else "tz"[-most:] if most else ""
+    lead = {"joint": "", "each": "z"}.get(kind, "tz"[-most:] if most else "")
     result = lead + "".join(letters[k] for k in out)
     return f"torch.einsum('{sides[0]},{sides[1]}->{result}', {args[0].text}, {args[1].text})"

@@ -60,12 +60,18 @@ class TraceEntry(Entry):
             self.values.update({name: full(self.values[name]) for name in op.args if name in self.values})
 
     def carry(self, storage: Storage, value: Operand) -> None:
-        """What a trace begins with."""
+        """What a trace begins with; vectors that go back through the steps begin with a number."""
+        if value.number:
+            super().carry(storage, value)
+            return
         self.allocated.add(storage.name)
         self.line(f"{storage.name} = {value.text}")
 
     def loop(self, loop: For) -> None:
         """A loop over steps, or one over windows with such a loop as its last statement."""
+        if loop.step < 0:
+            super().loop(loop)
+            return
         for text in self._rounds(loop) if loop.var == "u" else self._steps(loop):
             self.line(text)
 
@@ -345,6 +351,11 @@ class TraceEntry(Entry):
             sizes = "".join(f"{axis.size}, " for axis in storage.type.axes)
             self.line(f"{storage.name} = like.new_zeros(({sizes}))")
         return f"{storage.name} += {value.text}"
+
+
+def carries_traces(body: Sequence[Stmt]) -> bool:
+    """Whether an entry has a loop that carries traces forward."""
+    return any(isinstance(statement, For) and statement.step > 0 for statement in body)
 
 
 def _last(vtype: VType) -> int:

@@ -20,6 +20,7 @@ from recdsl.jacobian.pieces import (
     restricted,
     row_axes,
     untied,
+    whole,
     within,
 )
 from recdsl.ops.base import Builder
@@ -116,14 +117,19 @@ def _padded(b: Builder, value: int, key: Key, links: list[_Link], rows: Axes, se
     return fit(b, value, (*row_axes(key, rows), *lane_axes(key, seed)))
 
 
-def confined(b: Builder, piece: Piece, keys: tuple[Key, ...], rows: Axes, seed: Axes) -> list[Piece]:
-    """The entries of a piece that lie in a scope of disjoint patterns, each under the scope's own pattern."""
+def confined(
+    b: Builder, piece: Piece, keys: tuple[Key, ...], rows: Axes, seed: Axes, *, factored: bool = False
+) -> list[Piece]:
+    """The entries of a piece that lie in a scope of disjoint patterns, each under the scope's own pattern.
+
+    factored: an outer product stays one, where its pattern ties the same axes.
+    """
     found: list[Piece] = []
     for key in keys:
         part = restricted(b, piece, key, rows, seed)
         if part is None:
             continue
-        part = material(b, part, rows, seed)
+        part = part if factored and _tied_alike(part.key, key) else material(b, part, rows, seed)
         for tie in [t for t in part.key if not any((t.axis, t.seed) == (o.axis, o.seed) for o in key)]:
             part = untied(b, part, tie.axis, rows, seed)
         found.append(_widened(b, part, key, rows, seed))
@@ -138,7 +144,12 @@ def _widened(b: Builder, piece: Piece, key: Key, rows: Axes, seed: Axes) -> Piec
             axis = Axis(rows[wide.axis].name, wide.size)
             value = b.op("pad", value, at=wide.axis, start=own.row - wide.row, axis=axis)
     made = replace(piece, key=tuple(sorted(key)))
-    return replace(made, value=fit(b, value, (*row_axes(made.key, rows), *lane_axes(made.key, seed))))
+    return replace(made, value=fit(b, value, whole(made, rows, seed)))
+
+
+def _tied_alike(one: Key, other: Key) -> bool:
+    """Whether two patterns tie the same axes."""
+    return {(t.axis, t.seed) for t in one} == {(t.axis, t.seed) for t in other}
 
 
 def overlaps(one: Key, other: Key) -> bool:

@@ -10,7 +10,7 @@ from recdsl.graph.types import Type
 from recdsl.program.adjoint import Adjoint
 from recdsl.program.interface import Tags, safe
 from recdsl.program.ir import Affine, Load, Op, Stmt, Storage, Store, VType
-from recdsl.program.lower import BATCH, Emitter, Place
+from recdsl.program.lower import BATCH, Emitter, Place, outside_uses
 from recdsl.program.nest import Learned, NestEmitter, edge_type, roots
 from recdsl.program.schedule import Item, needed, trace_schedule
 from recdsl.program.sweep import Traced
@@ -75,6 +75,7 @@ class Learning(ABC):
         wanted = needed(made.nodes, roots(made.steps), frozenset(self.places))
         before, loop, after = trace_schedule(made.nodes, wanted)
         self._receive(emitter, made.steps, wanted)
+        emitter.stored = _looped_before(made.nodes, before, loop)
         emitter.run((*before, *([loop] if loop is not None else [])))
         self._hand_on(emitter, made.steps, after)
         self._store_gradients(emitter, made.steps.gradients)
@@ -114,7 +115,10 @@ class Learning(ABC):
             if k in emitter.incoming:
                 name, type = self.tag("next", trace.name), emitter.nodes[k].type
                 target, value = self._declare(name, "output", type, (BATCH,), "call"), f"{emitter.label(k)}_next"
-                emitter.body.append(Load(value, emitter.carried[k], (), emitter.vtype(k, step=True)))
+                if trace.last is not None:
+                    value = emitter.whole(trace.last)
+                else:
+                    emitter.body.append(Load(value, emitter.carried[k], (), emitter.vtype(k, step=True)))
                 emitter.body.append(Store(target, (), value))
         for k in sorted(emitter.totals):
             self._total(emitter, k)
@@ -128,3 +132,10 @@ class Learning(ABC):
             value = emitter.whole(node)
             emitter.body.append(Store(self._gradient(name, emitter.nodes[node].type, kind), (), value))
         self.storages.update(emitter.storages)
+
+
+def _looped_before(nodes: tuple[TNode, ...], before: tuple[Item, ...], loop: Item | None) -> set[int]:
+    """What loops in front of the traces' own make for others: vectors that go back through the steps."""
+    inner = {k for item in before if item.direction for k in item.nodes}
+    read = {arg for k in (loop.nodes if loop is not None else ()) for arg in nodes[k].args}
+    return outside_uses(nodes, before, sorted(read & inner)) & inner

@@ -9,9 +9,11 @@ from recdsl.graph.types import Type
 from recdsl.program import tapes
 from recdsl.program.ir import Add, Affine, Bound, For, If, Load, Op, Range, Stmt, Storage, Store, VType
 from recdsl.program.schedule import Item
-from recdsl.program.timeline import TNode, here
+from recdsl.program.timeline import TNode, here, sampled
 
 VIEWS = ("slice", "rename", "transpose", "broadcast")
+SUMMED = {"collect": ("contract", "scatter"), "tally": ("contract",)}
+"""Sums over steps or samples, with the products that are summed while they are made."""
 ZERO = Affine()
 STEPS = Affine(0, (("T", 1),))
 BATCH = ("B", Affine(0, (("B", 1),)))
@@ -75,7 +77,9 @@ class Emitter:
         self.incoming: dict[int, str] = {}
         self.tapes: dict[int, str] = {}
         self._filled: set[str] = set()
+        self._ended: set[tuple[str, int]] = set()
         self.lazy: set[int] = set()
+        self.sampled = sampled(nodes)
 
     # -- names and types ------------------------------------------------------------------------------------------
     def label(self, k: int) -> str:
@@ -85,7 +89,7 @@ class Emitter:
 
     def vtype(self, k: int, *, step: bool = False) -> VType:
         node = self.nodes[k]
-        lead = () if not node.time else (BATCH,) if step else (("t", self.domain.extent), BATCH)
+        lead = () if not node.time else (BATCH,) if step or k in self.sampled else (("t", self.domain.extent), BATCH)
         return VType(node.type.dtype, lead, node.type.axes)
 
     def declare(self, name: str, kind: str, type: Type, lead: tuple[tuple[str, Affine], ...], lifetime: str) -> str:
@@ -148,6 +152,11 @@ class Emitter:
             self._collect(k)
         elif node.op == "arrive":
             self._arrive(k)
+        elif node.op == "held":
+            self.values[k] = self.label(k)
+            self.body.append(Load(self.label(k), self.incoming[k], (), self.vtype(k)))
+        elif node.op == "tally":
+            self.values[k] = self._joint(node.args[0], ("t",))
         else:
             self._op(k, tuple(self.whole(arg) for arg in node.args), node.attrs)
         if k in self.stored and k not in self.places:
@@ -192,6 +201,9 @@ class Emitter:
             lead = (("t", shifted(STEPS, max(lag, extent))), BATCH)
             self.declare(name, "buffer", self.nodes[source].type, lead, "call")
         zero = self._given(given[0], name) if given else f"{name}_zero{lag}"
+        if (name, lag) in self._ended:
+            return name
+        self._ended.add((name, lag))
         hi = self.domain.hi
         if not given:
             self.body.append(
@@ -205,7 +217,9 @@ class Emitter:
         return name
 
     def _given(self, leaf: int, name: str) -> str:
-        """What comes from behind window u."""
+        """What comes from behind window u, or what is known to stand there."""
+        if leaf in self.values:
+            return self.values[leaf]
         place, value = self.places[leaf], f"{name}_behind"
         self.body.append(Load(value, place.storage, (affine("u", 1, place.offset),), self.vtype(leaf, step=True)))
         return value
@@ -262,16 +276,17 @@ class Emitter:
         stmts.append(Op((result,), "collect", (loaded,), (), (vtype,), node.span, "", ("t", "B")))
         return result
 
-    def _joint(self, source: int) -> str:
-        """The sum over steps and samples of a node; a contraction sums while it multiplies."""
+    def _joint(self, source: int, over: tuple[str, ...] = ("t", "B")) -> str:
+        """The sum over steps and samples of a node, or over either; a contraction sums while it multiplies."""
         node = self.nodes[source]
         name = f"{self.label(source)}_total"
-        vtype = VType("float", (), node.type.axes)
+        over = ("B",) if source in self.sampled else over
+        vtype = VType("float", (BATCH,) if over == ("t",) else (), node.type.axes)
         if node.op in ("contract", "scatter") and source not in self.places and source not in self.values:
             args = tuple(self.whole(arg) for arg in node.args)
-            self.body.append(Op((name,), node.op, args, node.attrs, (vtype,), node.span, "", ("t", "B")))
+            self.body.append(Op((name,), node.op, args, node.attrs, (vtype,), node.span, "", over))
         else:
-            self.body.append(Op((name,), "collect", (self.whole(source),), (), (vtype,), node.span, "", ("t", "B")))
+            self.body.append(Op((name,), "collect", (self.whole(source),), (), (vtype,), node.span, "", over))
         return name
 
     # -- loops ----------------------------------------------------------------------------------------------------
@@ -431,9 +446,9 @@ def only_collected(nodes: tuple[TNode, ...], items: Iterable[Item]) -> set[int]:
     others: set[int] = set()
     for item in items:
         for k in item.nodes:
+            products = SUMMED.get(nodes[k].op, ())
             for arg in nodes[k].args:
-                product = nodes[arg].op in ("contract", "scatter") and nodes[arg].time
-                (found if product and nodes[k].op == "collect" else others).add(arg)
+                (found if nodes[arg].op in products and nodes[arg].time else others).add(arg)
     return found - others
 
 

@@ -46,7 +46,8 @@ class Learned:
 
 def roots(made: Traced) -> list[int]:
     """What an entry makes of traces: gradients, and what each trace holds next."""
-    return [*(node for _, node in made.gradients), *(trace.node for trace in made.traces)]
+    last = [trace.last for trace in made.traces if trace.last is not None]
+    return [*(node for _, node in made.gradients), *(trace.node for trace in made.traces), *last]
 
 
 def between(window: Window) -> Domain:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import networkx as nx
 
 from recdsl.jacobian.pieces import is_lane
-from recdsl.program.timeline import EARLIER, LATER, TNode, here
+from recdsl.program.timeline import EARLIER, LATER, TNode, here, sampled
 
 STEPWISE = ("nearest", "fetch", "unfetch")
 """Moves that have no form for all steps at once."""
@@ -77,7 +77,9 @@ def _dependants(nodes: tuple[TNode, ...], wanted: set[int]) -> set[int]:
         for arg in nodes[k].args if nodes[k].op != "trace" else ():
             if arg in users:
                 users[arg].append(k)
-    wide = [k for k in wanted if nodes[k].time and any(is_lane(axis) for axis in nodes[k].type.axes)]
+    tallies = [k for k in wanted if nodes[k].op == "tally"]
+    early = sampled(nodes) | needed(nodes, tallies, frozenset())
+    wide = [k for k in wanted - early if nodes[k].time and any(is_lane(axis) for axis in nodes[k].type.axes)]
     stack = [*wide, *(k for k in wanted if nodes[k].op == "trace")]
     found = set(stack)
     while stack:

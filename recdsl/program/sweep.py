@@ -18,11 +18,15 @@ from recdsl.program.timeline import TimelineBuilder, TNode
 
 @dataclass(frozen=True)
 class Trace:
-    """One stored piece of an influence. node: what enters a step; `start`: what it is before the first."""
+    """One stored piece of an influence. node: what enters a step; `start`: what it is before the first.
+
+    last: what it is behind the last step, where no loop carries it (the node is then what enters the call).
+    """
 
     name: str
     node: int
     start: int
+    last: int | None = None
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ So a recurrence is a cycle through `prev`, its adjoint a cycle through `next`, a
 all steps in one go. Leaves: `input`, `parameter`, `constant`, `state` (what a carry holds before step 0),
 `step_number`, `cotangent` (of a loss or an output), `behind` (of what lies behind a window: one value a window).
 `first(x)` is the sum over samples of x at the steps below `lag`, `arrive(x)` is x at the first step of a window.
+Of a trace that has no loop of its own, `held` is what the call was handed; `tally(x)` is the sum of x over steps. These
+and what is made of them alone have one value a call for each sample (`sampled`).
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ EARLIER = {"prev": 1, "fetch": 1, "nearest": 2}
 """Moves to later steps, with the number of their arguments that are read at earlier ones."""
 LATER = ("next", "unfetch")
 """Moves to earlier steps; the first argument is read at later ones."""
-LEAVES = ("input", "parameter", "constant", "state", "step_number", "cotangent", "behind")
+LEAVES = ("input", "parameter", "constant", "state", "step_number", "cotangent", "behind", "held")
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,17 @@ class TimelineBuilder:
             arrays = [np.asarray(number, dtype=np.float64) for number in numbers]
             value = float(op.value(np, arrays, tuple(sorted(attrs.items())), types))
         return self.constant(value, self.type(args[0]))
+
+
+def sampled(nodes: Sequence[TNode]) -> frozenset[int]:
+    """Nodes with one value a call for each sample."""
+    found: set[int] = set()
+    for k, node in enumerate(nodes):
+        inner = [arg for arg in node.args if nodes[arg].time]
+        made = node.time and bool(inner) and node.op not in MOVES and found.issuperset(inner)
+        if made or node.op in ("held", "tally") or (node.op == "arrive" and node.time):
+            found.add(k)
+    return frozenset(found)
 
 
 def here(node: TNode) -> tuple[int, ...]:

@@ -24,6 +24,7 @@ from recdsl.jacobian.supports import SupportBuilder, masks
 from recdsl.ops.base import add_all
 from recdsl.program.stacks import Member, Stack, laid_out, stacks, taken_apart
 from recdsl.program.sweep import Sweep, Trace, Traced, decay_factor, entry
+from recdsl.program.telescope import Model, Telescope, entrywise
 from recdsl.program.temporal import Eligibility
 from recdsl.program.timeline import TimelineBuilder, TNode
 
@@ -65,6 +66,7 @@ class _Tracing:
         self.sources = [k for k, names in sorted(inside.items()) if not names.isdisjoint(routing.parameters)]
         self.held: dict[Pair, list[Piece]] = {}
         self.starts: list[Trace] = []
+        self.telescopes: dict[int, Telescope] = {}
 
     def run(
         self,
@@ -72,10 +74,15 @@ class _Tracing:
         delayed: Sequence[tuple[Loss, int]],
         edges: Mapping[str, str] | None,
     ) -> Traced:
-        for stack, name in self.pairs:
+        immediate = {member.source: self._immediate(member.source) for s in self.stacks for member in s.members}
+        if edges is None and not delayed:
+            self._telescope(immediate)
+        handed = [(stack, name) for stack in self.stacks for name in sorted(stack.stored)]
+        self.pairs = [(stack, name) for stack, name in handed if stack.number not in self.telescopes]
+        for stack, name in handed:
             self._open(stack, name)
         entered = {(stack.number, name): self._entered(stack, name) for stack, name in self.pairs}
-        left = self._updated(entered)
+        left = self._updated(entered, immediate)
         for pair, pieces in left.items():
             for piece, old in zip(pieces, self.held[pair], strict=True):
                 self.b.aim(old.value, self._decayed(pair, piece).value)
@@ -84,6 +91,27 @@ class _Tracing:
 
     def _rows(self, name: str) -> Axes:
         return self.jacobian.axes(self.carries[name].read)
+
+    # -- traces without a loop ------------------------------------------------------------------------------------
+    def _telescope(self, immediate: Mapping[int, Mapping[int, Sequence[Piece]]]) -> None:
+        """Stacks whose entries each have factors of their own."""
+        model = Model(self.graph, self.routing, self.jacobian, self.carries, self.entering, self.own)
+        for stack in self.stacks:
+            if entrywise(stack, {name: self._rows(name) for name in stack.stored}):
+                found = Telescope(model, self.b, stack, immediate)
+                if found.factored:
+                    self.telescopes[stack.number] = found
+
+    def _telescoped(self, sweep: Sweep, stack: Stack, telescope: Telescope) -> None:
+        """Gradients and last traces of a stack."""
+        held = {name: self.held[stack.number, name][0].value for name in stack.stored}
+        gradients, older, last = telescope.run(sweep, held)
+        for source, gradient in gradients:
+            sweep.give(source, gradient)
+        if older is not None:
+            self._given(sweep, stack, older)
+        ends = {held[name]: node for name, node in last.items()}
+        self.starts = [replace(t, last=ends[t.node]) if t.node in ends else t for t in self.starts]
 
     # -- traces ---------------------------------------------------------------------------------------------------
     def _open(self, stack: Stack, name: str) -> None:
@@ -96,7 +124,10 @@ class _Tracing:
             label = f"credit.{first}.{stack.number}.{name}" + (f".{number}" if number else "")
             self.b.span = self.carries[name].span
             start = begin[key] if key in begin else self.b.constant(0.0, Type("float", axes))
-            node = self.b.move("trace", [-1, start], 1, Type("float", axes), label)
+            if stack.number in self.telescopes:
+                node = self.b.leaf("held", label, Type("float", axes), time=True)
+            else:
+                node = self.b.move("trace", [-1, start], 1, Type("float", axes), label)
             self.starts.append(Trace(label, node, start))
             pieces.append(Piece(key, node))
         self.held[stack.number, name] = pieces
@@ -152,15 +183,16 @@ class _Tracing:
             found.append(kept)
         return found
 
-    def _updated(self, entered: Mapping[Pair, list[Piece]]) -> dict[Pair, list[Piece]]:
+    def _updated(
+        self, entered: Mapping[Pair, list[Piece]], immediate: Mapping[int, dict[int, list[Piece]]]
+    ) -> dict[Pair, list[Piece]]:
         """`scope * (D J + I)`, one piece for each stored pattern."""
-        immediate = {member.source: self._immediate(member.source) for s in self.stacks for member in s.members}
         parts: dict[Pair, list[Piece]] = {}
         for stack, name in self.pairs:
             own = {m.source: immediate[m.source].get(self.carries[name].write, []) for m in stack.members}
             parts[stack.number, name] = self._stacked(stack, name, own)
         for name in sorted(self.carries):
-            fed = [stack for stack in self.stacks if name in stack.stored]
+            fed = [stack for stack, carry in self.pairs if carry == name]
             if fed:
                 self._carried(name, fed, entered, parts)
         made = {(s.number, name): self._filled(s, name, parts[s.number, name]) for s, name in self.pairs}
@@ -264,6 +296,8 @@ class _Tracing:
         """What losses read: paths inside a step, and traces weighted by the cotangents of states."""
         sweep = Sweep(self.graph, self.b, self.values, self.routing, self.entering)
         sweep.run(seeds)
+        for number, telescope in sorted(self.telescopes.items()):
+            self._telescoped(sweep, self.stacks[number], telescope)
         for stack in self.stacks:
             for total in self._reads(sweep, stack, entered, left):
                 self._given(sweep, stack, total)
@@ -286,7 +320,7 @@ class _Tracing:
         self, sweep: Sweep, stack: Stack, entered: Mapping[Pair, list[Piece]], left: Mapping[Pair, list[Piece]]
     ) -> Iterator[int]:
         """What a sweep asks of the states times a stack's traces."""
-        for name in sorted(stack.stored):
+        for name in sorted(stack.stored) if stack.number not in self.telescopes else ():
             pair = (stack.number, name)
             for cotangent, pieces in ((sweep.entered.get(name), entered[pair]), (sweep.left.get(name), left[pair])):
                 for piece in pieces if cotangent is not None else ():
