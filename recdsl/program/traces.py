@@ -75,7 +75,7 @@ class _Tracing:
         edges: Mapping[str, str] | None,
     ) -> Traced:
         immediate = {member.source: self._immediate(member.source) for s in self.stacks for member in s.members}
-        if edges is None and not delayed:
+        if edges is None and not delayed and not narrowed(self.graph, self.routing):
             self._telescope(immediate)
         handed = [(stack, name) for stack in self.stacks for name in sorted(stack.stored)]
         self.pairs = [(stack, name) for stack, name in handed if stack.number not in self.telescopes]
