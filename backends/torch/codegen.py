@@ -373,7 +373,8 @@ class Entry:
         self.range = span_of(loop.body)
         for symbol in sorted(symbols_of(loop.hi) - {"T", "B"}):
             self.argument(symbol)
-        self.line(f"for {loop.var} in range({bound_text(loop.hi)}):")
+        backwards = "[::-1]" if loop.step < 0 else ""
+        self.line(f"for {loop.var} in range({bound_text(loop.hi)}){backwards}:")
         self.depth += 1
         self.line(f"lo, hi = {bound_text(self.range.lo)}, {bound_text(self.range.hi)}")
         self.line("W = hi - lo")

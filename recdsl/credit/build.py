@@ -122,6 +122,7 @@ def _learned(row: Row, made: Head, every: int) -> Row:
     if row.verdict != "biased":
         return row
     more = ceil(flops(made) / every)
+    more += 0 if made.asked.mixing is None else row.flops // 3  # a pass back over the states: as much as one forward
     return replace(row, qualifiers=(*row.qualifiers, "learned"), flops=row.flops + more)
 
 

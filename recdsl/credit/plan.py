@@ -63,12 +63,15 @@ class Answering:
 
     hidden: units of its hidden layer (0: none). condition: an input or target that it reads too, or "". scale: what
     its answers are multiplied by where they enter a window. lr: its learning rate (None: that of the other parameters).
+    mixing: None: it learns what arrives at the start of a window that has its answer at the end; lambda in 0 .. 1: what
+    arrives there with (1 - lambda) times the answer and lambda times what has so arrived behind it, a lambda-return.
     """
 
     hidden: int = 0
     condition: str = ""
     scale: float = 1.0
     lr: float | None = None
+    mixing: float | None = None
 
 
 @dataclass(frozen=True)

@@ -240,6 +240,7 @@ WHAT = {
     "count": "a whole number of steps",
     "schedule": "`constant` or `decreasing(alpha)`",
     "drift": "`accept`, `decay(rho)` or `reset`",
+    "learning": "`bootstrap` or `bp_lambda(share)`",
 }
 
 
@@ -254,7 +255,7 @@ def _words(node: Node, nodes: Sequence[Node]) -> Words | None:
 
 def _argument(node: Node, kind: str, nodes: Sequence[Node]) -> Given | None:
     """A number, the text of a name, or words."""
-    if kind in ("drift", "schedule", "words"):
+    if kind in ("drift", "schedule", "learning", "words"):
         return _words(node, nodes)
     if kind in ("name", "choice"):
         return str(node.value) if node.kind in ("name", "text") else None

@@ -37,9 +37,9 @@ Given = int | float | str | Words
 class Argument:
     """A whole number of at least `low` (kind "number"), a factor above 0 and at most 1 ("factor"), a number above 0
     ("real") or a name of the spec ("name"), which may be left out, one of `choices` ("choice"; the first, if it is left
-    out), what becomes of traces when parameters change ("drift"), or how the chance of a random truncation goes on
-    ("schedule"). A rule that reads its arguments by itself may have others: a number that may be left out ("count"),
-    and "words".
+    out), what becomes of traces when parameters change ("drift"), how the chance of a random truncation goes on
+    ("schedule"), or what a net of the rule learns from ("learning"). A rule that reads its arguments by itself may have
+    others: a number that may be left out ("count"), and "words".
 
     like: the argument whose value it takes if absent. default: the number that it is if absent. With neither it must be
     given. field: what it sets in a `Tracing` or `Answering`. later: words that this version cannot execute.
@@ -94,6 +94,20 @@ def drift(given: Given | None) -> dict[str, Any]:
         case _:
             reason = f"`drift={given}` is no policy: it is `accept`, `decay(rho)` or `reset`"
     raise RuleError("drift", reason)
+
+
+def mixing(given: Given | None) -> dict[str, Any]:
+    """The field of an `Answering` that says from what its net learns (semantics 4.10). Raises RuleError."""
+    match given:
+        case None | Words("bootstrap", ()):
+            return {}
+        case Words("bp_lambda", (int() | float() as share,)) if 0 <= share <= 1:
+            return {"mixing": float(share)}
+        case Words("bp_lambda"):
+            reason = f"`learn={given}` needs one number from 0 to 1: the share of what follows behind the next answer"
+        case _:
+            reason = f"`learn={given}` is no way to learn: it is `bootstrap` or `bp_lambda(share)`"
+    raise RuleError("learn", reason)
 
 
 def tail(given: Given | None) -> float:
@@ -161,6 +175,8 @@ class Rule:
             return f"{argument.name}=constant"
         if argument.kind == "drift":
             return f"{argument.name}=accept"
+        if argument.kind == "learning":
+            return f"{argument.name}=bootstrap"
         usual = argument.like or str(argument.default or "")
         return f"{argument.name}={usual}" if usual else argument.name
 
@@ -176,6 +192,7 @@ class Rule:
         own: dict[str, Any] = {field: known[name] for field, name in fields if name in known}
         for argument in self.arguments:
             own |= drift(given.get(argument.name)) if argument.kind == "drift" else {}
+            own |= mixing(given.get(argument.name)) if argument.kind == "learning" else {}
         mean = values[self.thinning] if self.thinning else 0
         if mean == 1:
             raise RuleError(self.thinning, f"`{self.thinning}` is 1, which would cut every step: at least 2")

@@ -28,6 +28,11 @@ def behind_name(index: int, carry: str) -> str:
     return f"behind{index}_{safe(carry)}"
 
 
+def mixed_name(index: int, carry: str) -> str:
+    """The storage of what stands for the losses behind a boundary where the net's targets are made, by boundary."""
+    return f"mixed{index}_{safe(carry)}"
+
+
 def boundaries(index: int) -> Affine:
     """Their number, one more than windows."""
     return affine(f"windows{index}", 1, 1)
@@ -205,6 +210,34 @@ class Answers:
     def arrive(self, name: str, value: str) -> Store:
         """In window u: what has arrived at its start."""
         return Store(self._target(name), (affine("u"),), value)
+
+    def last_mixed(self) -> list[Stmt]:
+        """Behind a call's last step there is its answer alone."""
+        found: list[Stmt] = []
+        row = shifted(self.count, -1)
+        for name in self.head.carries:
+            value = f"{self.prefix}mixed_{safe(name)}_last"
+            vtype = VType("float", (BATCH,), self.past[name].type.axes)
+            found.append(Load(value, behind_name(self.index, name), (row,), vtype))
+            found.append(Store(mixed_name(self.index, name), (row,), value))
+        return found
+
+    def mixed(self, name: str, arrived: str | None) -> list[Stmt]:
+        """Before window u: (1 - lambda) times the answer plus lambda times what has arrived (None: nothing does)."""
+        share, axes = self.head.asked.mixing or 0.0, self.past[name].type.axes
+        label, vtype = f"{self.prefix}mixed_{safe(name)}", VType("float", (BATCH,), axes)
+        found: list[Stmt] = [Load(f"{label}_own", behind_name(self.index, name), (affine("u"),), vtype)]
+        parts = [(f"{label}_own", 1 - share)]
+        parts += [] if arrived is None else [(arrived, share * self.head.asked.scale)]
+        for number, (value, factor) in enumerate(parts):
+            by, made = f"{label}_by{number}", f"{label}_part{number}"
+            found.append(Op((by,), "constant", (), (("value", factor),), (VType("float", (), axes),)))
+            found.append(Op((made,), "mul", (value, by), (), (vtype,)))
+        total = f"{label}_part0"
+        if arrived is not None:
+            total = f"{label}_sum"
+            found.append(Op((total,), "add", (f"{label}_part0", f"{label}_part1"), (), (vtype,)))
+        return [*found, Store(mixed_name(self.index, name), (affine("u"),), total)]
 
     def taken(self) -> list[Stmt]:
         """The statements written since."""

@@ -20,7 +20,7 @@ from recdsl.program.interface import Assembled, Interface, Tags, safe
 from recdsl.program.ir import Affine, Bound, For, Load, Program, Stmt, Storage, Store, VType
 from recdsl.program.kronecker import kronecker_timeline
 from recdsl.program.learning import Learning
-from recdsl.program.leaves import behind, signs, thinned
+from recdsl.program.leaves import behind, mixed, signs, thinned
 from recdsl.program.lower import BATCH, STEPS, WHOLE, ZERO, Emitter, Place, affine, outside_uses
 from recdsl.program.nest import Learned, edge_type, leave, uncrossed
 from recdsl.program.passes import backward_passes, forward_passes
@@ -84,6 +84,7 @@ class _Assembly(Learning):
         self.thinned = [thinned(builder, plan, k) for k in range(len(plan.classes))]
         self.signs = [signs(builder, graph, plan, k) for k in range(len(plan.classes))]
         self.behind = [behind(builder, graph, plan, k) for k in range(len(plan.classes))]
+        self.mixed = [mixed(builder, graph, plan, k) for k in range(len(plan.classes))]
         for item in plan.owned:
             builder.leaf("parameter", item.name, item.type, time=False)
         self.forward = replace(forward, nodes=tuple(builder.nodes))
@@ -109,6 +110,8 @@ class _Assembly(Learning):
         reverse = [k for k, routing in enumerate(self.plan.classes) if routing.tracing is None]
         bare = {k: self._adjoint(k, outputs=False) for k in reverse}
         full = {k: self._adjoint(k, outputs=True) for k in reverse}
+        taught = [k for k in reverse if self.mixed[k]]
+        self.returned = {(k, o): self._adjoint(k, outputs=o, mixed=True) for k in taught for o in (False, True)}
         hybrid = [k for k, c in enumerate(self.plan.classes) if c.tracing is not None and windowed(c)]
         inside = [{k: self._adjoint(k, outputs=outputs) for k in hybrid} for outputs in (False, True)]
         learned = [
@@ -117,7 +120,15 @@ class _Assembly(Learning):
         ]
         ahead, early = self._emitted(reverse), self._emitted(hybrid)
         tape = set[int]()
-        for adjoint in (*bare.values(), *full.values(), *inside[0].values(), *inside[1].values(), ahead, early):
+        for adjoint in (
+            *bare.values(),
+            *full.values(),
+            *inside[0].values(),
+            *inside[1].values(),
+            *self.returned.values(),
+            ahead,
+            early,
+        ):
             tape |= self._tape(adjoint.nodes, _ends(adjoint))
         for made, _, _ in learned:
             tape |= self._tape(made.nodes, made.roots)
@@ -160,7 +171,8 @@ class _Assembly(Learning):
                 lead = sequence if node.time else ()
                 self.places[k] = Place(self._declare(node.name, "input", node.type, lead, "call"), 0)
             elif node.op == "behind":
-                index = next(i for i, leaves in enumerate(self.behind) if k in leaves.values())
+                pairs = enumerate(zip(self.behind, self.mixed, strict=True))
+                index = next(i for i, (own, other) in pairs if k in (*own.values(), *other.values()))
                 lead = (("t", boundaries(index)), BATCH)
                 self.places[k] = Place(self._declare(node.name, "buffer", node.type, lead, "call"), 1)
             elif node.op == "parameter":
@@ -183,7 +195,7 @@ class _Assembly(Learning):
         return [reads[name] for name in carries]
 
     # -- adjoint and tape -----------------------------------------------------------------------------------------
-    def _adjoint(self, index: int, *, outputs: bool) -> Adjoint:
+    def _adjoint(self, index: int, *, outputs: bool, mixed: bool = False) -> Adjoint:
         routing = self.plan.classes[index]
         roots = [self.forward.values[self.graph.losses[k].root] for k in routing.losses]
         seeds = [(root, self.emissions.get(k, self.seeds[k])) for root, k in zip(roots, routing.losses, strict=True)]
@@ -198,7 +210,7 @@ class _Assembly(Learning):
         spared = frozenset(k for name, k in self.forward.reads if name in routing.spared)
         own = (tuple(seeds), severed, frozenset(routing.parameters), self.thinned[index], spared)
         reads = dict(self.forward.reads)
-        given = {reads[name]: leaf for name, leaf in self.behind[index].items()}
+        given = {reads[name]: leaf for name, leaf in (self.mixed if mixed else self.behind)[index].items()}
         crossed = self._behind() if given else {}
         plain = Credit(*own, links=crossed, answered=given)
         credit = plain if routing.tracing is None else Credit(*own, self._behind(), self._entering(routing))
@@ -413,7 +425,8 @@ class _Assembly(Learning):
             storage = f"{prefix[0]}_{self._edge(index, name)}"
             self.storages[storage] = Storage(storage, "buffer", edge_type(f"windows{index}", nodes[node].type), "call")
             leave(emitter, node, storage)
-        if answers is not None:
+        targets = self.returned.get((index, prefix[0] == "o"))
+        if answers is not None and targets is None:
             emitter.body.extend(answers.arrive(name, emitter.whole(node)) for name, node in adjoint.arrivals)
         if cut:
             bound = Bound("min", (affine(f"windows{index}"),))
@@ -424,6 +437,8 @@ class _Assembly(Learning):
         for k in sorted(emitter.totals):
             self._total(emitter, k)
         emitter.run(after)
+        if answers is not None and targets is not None:
+            emitter.body.extend(self._returns(targets, routing, prefix, emissions, answers))
         if answers is not None:
             emitter.body.extend(self._taught(answers))
         return emitter

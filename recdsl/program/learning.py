@@ -8,11 +8,13 @@ from collections.abc import Mapping, Sequence
 from recdsl.credit.plan import CreditPlan, RoutingClass
 from recdsl.graph.types import Type
 from recdsl.program.adjoint import Adjoint
+from recdsl.program.answers import Answers
 from recdsl.program.interface import Tags, safe
-from recdsl.program.ir import Affine, Load, Op, Stmt, Storage, Store, VType
-from recdsl.program.lower import BATCH, Emitter, Place, outside_uses
+from recdsl.program.ir import Affine, Bound, For, Load, Op, Stmt, Storage, Store, VType
+from recdsl.program.lower import BATCH, ZERO, Emitter, Place, outside_uses, shifted
 from recdsl.program.nest import Learned, NestEmitter, edge_type, roots
-from recdsl.program.schedule import Item, needed, trace_schedule
+from recdsl.program.phases import domain, phases
+from recdsl.program.schedule import Item, needed, schedule, trace_schedule
 from recdsl.program.sweep import Traced
 from recdsl.program.timeline import TNode
 
@@ -54,6 +56,27 @@ class Learning(ABC):
     def _edge(self, index: int, carry: str) -> str:
         """Where the cotangents of what enters windows are handed from their passes to the traces."""
         return self.tag("edge", f"{index}_{carry}")
+
+    def _returns(
+        self, adjoint: Adjoint, routing: RoutingClass, prefix: str, emissions: Mapping[int, Place], answers: Answers
+    ) -> list[Stmt]:
+        """From the last window to the first, what arrives at its start with a mixture at its end: lambda-returns."""
+        nodes, places = adjoint.nodes, {**self.places, **emissions}
+        wanted = needed(nodes, [k for _, k in adjoint.arrivals], frozenset(places))
+        items = schedule(nodes, wanted)
+        emitter = Emitter(nodes, places, self.names, f"{prefix}y", domain(routing))
+        emitter.stored = outside_uses(nodes, items, ())
+        before, inside, _ = phases(nodes, items)
+        emitter.run(before)
+        outer, emitter.body = [*emitter.body, *answers.last_mixed()], []
+        emitter.run(inside)
+        for name, node in adjoint.arrivals:
+            value = emitter.whole(node)
+            emitter.body.append(answers.arrive(name, value))
+            emitter.body.extend(answers.mixed(name, None if nodes[node].op == "constant" else value))
+        self.storages.update(emitter.storages)
+        count = Bound("min", (shifted(answers.count, -1),))
+        return [*outer, For("u", Bound("max", (ZERO,)), count, -1, tuple(emitter.body))]
 
     def _windows_entry(self, adjoints: Mapping[int, Adjoint], ahead: Adjoint, prefix: str) -> tuple[Stmt, ...]:
         """Reverse passes of forward classes inside their windows."""

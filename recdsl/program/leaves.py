@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from recdsl.credit.influence import states
 from recdsl.credit.kronecker import blocks, draws
 from recdsl.credit.plan import CreditPlan
 from recdsl.graph.step import StepGraph
 from recdsl.graph.types import FLOAT, Type
-from recdsl.program.answers import behind_name
+from recdsl.program.answers import behind_name, mixed_name
 from recdsl.program.rank_one import sign_name
 from recdsl.program.timeline import TimelineBuilder
 
@@ -23,10 +25,20 @@ def thinned(b: TimelineBuilder, plan: CreditPlan, index: int) -> dict[int, int]:
 def behind(b: TimelineBuilder, graph: StepGraph, plan: CreditPlan, index: int) -> dict[str, int]:
     """By carry, what a class's net answers for the losses behind a window."""
     made = plan.classes[index].head
-    if made is None:
+    return {} if made is None else _behind(b, graph, {name: behind_name(index, name) for name in made.carries})
+
+
+def mixed(b: TimelineBuilder, graph: StepGraph, plan: CreditPlan, index: int) -> dict[str, int]:
+    """By carry, what stands there where the net's targets are made; empty where that is its answer."""
+    made = plan.classes[index].head
+    if made is None or made.asked.mixing is None:
         return {}
+    return _behind(b, graph, {name: mixed_name(index, name) for name in made.carries})
+
+
+def _behind(b: TimelineBuilder, graph: StepGraph, names: Mapping[str, str]) -> dict[str, int]:
     types = {c.name: graph.nodes[c.read].type for c in graph.carries}
-    return {name: b.leaf("behind", behind_name(index, name), types[name], time=True) for name in made.carries}
+    return {name: b.leaf("behind", leaf, types[name], time=True) for name, leaf in names.items()}
 
 
 def signs(b: TimelineBuilder, graph: StepGraph, plan: CreditPlan, index: int) -> dict[str, int]:
