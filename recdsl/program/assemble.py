@@ -14,7 +14,7 @@ from recdsl.credit.plan import CreditPlan, RoutingClass
 from recdsl.graph.step import StepGraph
 from recdsl.graph.types import FLOAT
 from recdsl.program.adjoint import Adjoint, Credit, adjoint_timeline
-from recdsl.program.answers import Answers, Row, boundaries
+from recdsl.program.answers import boundaries
 from recdsl.program.forward import Forward, forward_timeline
 from recdsl.program.interface import Assembled, Interface, Tags, safe
 from recdsl.program.ir import Affine, Bound, For, Load, Program, Stmt, Storage, Store, VType
@@ -442,25 +442,6 @@ class _Assembly(Learning):
         if answers is not None:
             emitter.body.extend(self._taught(answers))
         return emitter
-
-    def _answers(self, routing: RoutingClass, index: int, prefix: str) -> Answers:
-        """The net of a class, told where everything is."""
-        past: dict[str, Row] = {}
-        for history in self.forward.histories:
-            for lag, name in enumerate(history.carries, 1):
-                place = self.pasts[dict(self.forward.reads)[name]][1]
-                past[name] = Row(place.storage, history.depth - lag, self.nodes[history.source].type)
-        inputs = {n.name: self.places[k].storage for k, n in enumerate(self.nodes) if n.op == "input"}
-        parameters = {n.name: self.places[k].storage for k, n in enumerate(self.nodes) if n.op == "parameter"}
-        made = Answers(self.graph, routing, index, past, inputs, parameters, prefix)
-        self.storages.update(made.storages)
-        return made
-
-    def _taught(self, answers: Answers) -> list[Stmt]:
-        body = answers.after()
-        self._store_gradients(answers.emitter, answers.gradients)
-        self.storages.update(answers.emitter.storages)
-        return [*body, *answers.taken()]
 
     def _interface(self) -> Interface:
         names = self.storages

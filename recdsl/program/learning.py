@@ -1,4 +1,4 @@
-"""The entries of forward rules: reverse passes inside windows, then traces and what is read of them."""
+"""What entries have beside plain reverse passes: the traces of forward rules, and nets that answer for windows."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
 from recdsl.credit.plan import CreditPlan, RoutingClass
+from recdsl.graph.step import StepGraph
 from recdsl.graph.types import Type
 from recdsl.program.adjoint import Adjoint
-from recdsl.program.answers import Answers
+from recdsl.program.answers import Answers, Row
+from recdsl.program.forward import Forward
 from recdsl.program.interface import Tags, safe
 from recdsl.program.ir import Affine, Bound, For, Load, Op, Stmt, Storage, Store, VType
 from recdsl.program.lower import BATCH, ZERO, Emitter, Place, outside_uses, shifted
@@ -20,9 +22,13 @@ from recdsl.program.timeline import TNode
 
 
 class Learning(ABC):
-    """What an assembly writes for its forward classes."""
+    """What an assembly writes for its forward classes, and for those with a net of their own."""
 
+    graph: StepGraph
     plan: CreditPlan
+    forward: Forward
+    nodes: tuple[TNode, ...]
+    pasts: dict[int, tuple[int, Place]]
     tag: Tags
     storages: dict[str, Storage]
     places: dict[int, Place]
@@ -56,6 +62,25 @@ class Learning(ABC):
     def _edge(self, index: int, carry: str) -> str:
         """Where the cotangents of what enters windows are handed from their passes to the traces."""
         return self.tag("edge", f"{index}_{carry}")
+
+    def _answers(self, routing: RoutingClass, index: int, prefix: str) -> Answers:
+        """The net of a class, told where everything is."""
+        past: dict[str, Row] = {}
+        for history in self.forward.histories:
+            for lag, name in enumerate(history.carries, 1):
+                place = self.pasts[dict(self.forward.reads)[name]][1]
+                past[name] = Row(place.storage, history.depth - lag, self.nodes[history.source].type)
+        inputs = {n.name: self.places[k].storage for k, n in enumerate(self.nodes) if n.op == "input"}
+        parameters = {n.name: self.places[k].storage for k, n in enumerate(self.nodes) if n.op == "parameter"}
+        made = Answers(self.graph, routing, index, past, inputs, parameters, prefix)
+        self.storages.update(made.storages)
+        return made
+
+    def _taught(self, answers: Answers) -> list[Stmt]:
+        body = answers.after()
+        self._store_gradients(answers.emitter, answers.gradients)
+        self.storages.update(answers.emitter.storages)
+        return [*body, *answers.taken()]
 
     def _returns(
         self, adjoint: Adjoint, routing: RoutingClass, prefix: str, emissions: Mapping[int, Place], answers: Answers

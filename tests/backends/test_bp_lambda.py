@@ -174,7 +174,9 @@ def no_end(patch: pytest.MonkeyPatch) -> None:
 def first_told(patch: pytest.MonkeyPatch) -> None:
     """The second pass reads the answers, as the first does."""
     made = leaves.mixed
-    patch.setattr("recdsl.program.assemble.mixed", lambda b, g, p, k: leaves.behind(b, g, p, k) if made(b, g, p, k) else {})
+    patch.setattr(
+        "recdsl.program.assemble.mixed", lambda b, g, p, k: leaves.behind(b, g, p, k) if made(b, g, p, k) else {}
+    )
 
 
 def never_scaled(patch: pytest.MonkeyPatch) -> None:
