@@ -32,67 +32,6 @@ class Lesson:
     counts: Tensor
 
 
-class _Return(Unroll):
-    """The network from step `first` on: what is carried into it is a leaf, and credit is scaled on its way over the
-    boundaries behind it."""
-
-    def __init__(
-        self, graph: StepGraph, params: Tensors, call: Call, routing: RoutingClass, dtype: torch.dtype, first: int
-    ) -> None:
-        super().__init__(graph, params, call, routing.cuts, dtype, routing)
-        assert routing.head is not None
-        self.first, self.every, self.scale = first, routing.window.every, routing.head.asked.scale
-        self.entering = dict[str, Tensor]()
-
-    def _step(self, t: int, carried: Tensors) -> tuple[Values, dict[str, Tensor]]:
-        if t == self.first:
-            self.entering = {n: v.detach().requires_grad_(v.is_floating_point()) for n, v in carried.items()}
-            carried = self.entering
-        elif t > self.first and t % self.every == 0:
-            floats = {n: v for n, v in carried.items() if v.is_floating_point()}
-            carried = {**carried, **{n: v.detach() + self.scale * (v - v.detach()) for n, v in floats.items()}}
-        return super()._step(t, carried)
-
-
-def lambda_return(
-    graph: StepGraph,
-    routing: RoutingClass,
-    params: Tensors,
-    call: Call,
-    objective: Objective,
-    divisor: float,
-    dtype: torch.dtype,
-    first: int,
-) -> Tensor:
-    """[B, entries]: the lambda-return at the boundary before step `first` (Pemberton and Costa 2024).
-
-    The mean of n-window returns with weights (1 - lambda) lambda^(n - 1), and what is left of them at the end of the
-    call. An n-window return is the derivative with respect to what is carried there of the losses of n windows and of
-    <answer, what is carried> behind the last of them; the scale of answers counts at every boundary on the way.
-    """
-    head, every = routing.head, routing.window.every
-    assert head is not None
-    share = head.asked.mixing or 0.0
-    ends = [*range(first + every, call.steps, every), call.steps]
-    found = torch.zeros((), dtype=dtype)
-    for n, end in enumerate(ends, 1):
-        unroll = _Return(graph, params, call, routing, dtype, first)
-        steps, leaving = unroll.run(end, 0)
-        total = objective(steps[:end], range(first, min(first + every, end)))
-        for place in range(first + every, end, every):
-            total = total + objective(steps, range(place, min(place + every, end)))
-        goes_on = followed(call, end, head.beyond)
-        answers = answer(graph, head, params, read(graph, head, leaving, call, end)).detach()
-        for name, part in split(graph, head, answers).items():
-            kept = torch.where(_column(goes_on, part), part, torch.zeros_like(part))
-            total = total + (head.asked.scale / divisor * kept * leaving[name]).sum()
-        states = [unroll.entering[name] for name in head.carries]
-        parts = torch.autograd.grad(total, states, allow_unused=True, materialize_grads=True)
-        weight = share ** (n - 1) * (1.0 if end == call.steps else 1 - share)
-        found = found + weight * torch.cat([_flat(part) for part in parts], 1)
-    return found
-
-
 class _Window(Unroll):
     """The network up to a window, where what is carried into step `first` is a leaf."""
 
@@ -117,8 +56,10 @@ def answered_gradients(
     objective: Objective,
     divisor: float,
     dtype: torch.dtype,
+    returned: Callable[[int], Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """The gradients of a class and of its net. divisor: what the class's loss is divided by."""
+    """The gradients of a class and of its net. divisor: what the class's loss is divided by. returned: what the net
+    learns at the boundary before a step, instead of what arrives there."""
     assert routing.head is not None
     head, size = routing.head, routing.window.every
     found = {name: torch.zeros_like(params[name]) for name in routing.parameters}
@@ -132,7 +73,7 @@ def answered_gradients(
         answers = answer(graph, head, params, read(graph, head, leaving, call, window.stop))
         goes_on = followed(call, window.stop, head.beyond)
         for name, part in split(graph, head, answers.detach()).items():
-            kept = torch.where(_column(goes_on, part), part, torch.zeros_like(part))
+            kept = torch.where(column(goes_on, part), part, torch.zeros_like(part))
             total = total + (head.asked.scale / divisor * kept * leaving[name]).sum()
         if not total.requires_grad:
             total = total + torch.zeros((), dtype=dtype, requires_grad=True)
@@ -142,9 +83,9 @@ def answered_gradients(
         for name, part in zip(leaves, parts, strict=False):
             found[name] = found[name] + part
         if states and (first > 0 or (head.beyond and not head.asked.condition)):
-            arrived = torch.cat([_flat(part) for part in parts[len(leaves) :]], 1)
-            if head.asked.mixing is not None:
-                arrived = lambda_return(graph, routing, params, call, objective, divisor, dtype, first)
+            arrived = torch.cat([flat(part) for part in parts[len(leaves) :]], 1)
+            if returned is not None:
+                arrived = returned(first)
             seen = read(graph, head, unroll.entering, call, first)
             lessons.append(Lesson(seen, divisor * arrived, followed(call, first, head.beyond)))
     return found | _learned(graph, head, params, lessons)
@@ -174,7 +115,7 @@ def answer(graph: StepGraph, head: Head, params: Tensors, z: Tensor) -> Tensor:
 
 def read(graph: StepGraph, head: Head, carried: Tensors, call: Call, step: int) -> Tensor:
     """[B, entries]: what the net reads before step `step`: the carried values, and the condition one step earlier."""
-    parts = [_flat(carried[name].detach()) for name in head.carries]
+    parts = [flat(carried[name].detach()) for name in head.carries]
     name = head.asked.condition
     if name:
         item = next(item for item in graph.inputs if item.name == name)
@@ -182,7 +123,7 @@ def read(graph: StepGraph, head: Head, carried: Tensors, call: Call, step: int) 
         if item.kind in ("onehot", "class", "token"):
             value = (value[:, None] == torch.arange(item.size)).to(parts[0].dtype)
         valid = call.valid[max(step - 1, 0)]
-        parts.append(_flat(torch.where(_column(valid, value), value, torch.zeros_like(value))))
+        parts.append(flat(torch.where(column(valid, value), value, torch.zeros_like(value))))
     return torch.cat(parts, 1)
 
 
@@ -207,10 +148,10 @@ def _followed(call: Call, step: int, sample: int, beyond: bool) -> bool:
     return beyond
 
 
-def _column(flags: Tensor, like: Tensor) -> Tensor:
+def column(flags: Tensor, like: Tensor) -> Tensor:
     return flags.reshape(-1, *(1,) * (like.dim() - 1))
 
 
-def _flat(value: Tensor) -> Tensor:
+def flat(value: Tensor) -> Tensor:
     """[B, entries]"""
     return value.reshape(value.shape[0], -1)

@@ -17,6 +17,7 @@ from recdsl.backends.reference.answered import answered_gradients
 from recdsl.backends.reference.kronecker import Uses
 from recdsl.backends.reference.rank_one import rank_one_gradients
 from recdsl.backends.reference.result import Call, Result
+from recdsl.backends.reference.returns import lambda_return
 from recdsl.backends.reference.schedule import counted, divisors
 from recdsl.backends.reference.temporal import Differences, differences, shared
 from recdsl.backends.reference.traced import traced_gradients
@@ -187,7 +188,11 @@ class Reference:
             def objective(steps: list[Values], window: range) -> Tensor:
                 return self._objective(routing, steps, window, call, chosen, divided, shares)
 
-            return answered_gradients(self.graph, routing, params, call, objective, largest, self.dtype)
+            def returned(first: int) -> Tensor:
+                return lambda_return(self.graph, routing, params, call, objective, largest, self.dtype, first)
+
+            target = None if routing.head.asked.mixing is None else returned
+            return answered_gradients(self.graph, routing, params, call, objective, largest, self.dtype, target)
         if routing.tracing is None:
             return self._gradients(routing, params, call, chosen, divided, shares)
         if not routing.tracing.random:

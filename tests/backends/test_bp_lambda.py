@@ -115,7 +115,8 @@ def test_by_hand(share: float) -> None:
             loss = loss + ((h @ p["V"] - data["y"][t]) ** 2).sum() / number
         (whole,) = torch.autograd.grad(loss, entered)
         assert torch.allclose(targets[2], number * whole, rtol=0, atol=1e-12)
-    wrong = sum((((states[k] @ net.T + bias) - target) ** 2).sum() for k, target in targets.items())
+    off = [states[k] @ net.T + bias - target for k, target in targets.items()]
+    wrong = torch.stack(off).pow(2).sum()
     expected = torch.autograd.grad(wrong / (3 * samples), [net, bias])
     found = [made.get_parameter(f"credit.synthetic.{name}").grad for name in ("W", "b")]
     for mine, own in zip(found, expected, strict=True):
@@ -174,9 +175,11 @@ def no_end(patch: pytest.MonkeyPatch) -> None:
 def first_told(patch: pytest.MonkeyPatch) -> None:
     """The second pass reads the answers, as the first does."""
     made = leaves.mixed
-    patch.setattr(
-        "recdsl.program.assemble.mixed", lambda b, g, p, k: leaves.behind(b, g, p, k) if made(b, g, p, k) else {}
-    )
+
+    def faulty(*given: Any) -> dict[str, int]:
+        return leaves.behind(*given) if made(*given) else {}
+
+    patch.setattr("recdsl.program.assemble.mixed", faulty)
 
 
 def never_scaled(patch: pytest.MonkeyPatch) -> None:

@@ -368,7 +368,7 @@ def test_a_group_of_its_own() -> None:
 
 FAULTS: dict[str, tuple[tuple[str, str], ...]] = {
     "the answer is no constant": (
-        ("_flat(carried[name].detach())", "_flat(carried[name])"),
+        ("flat(carried[name].detach())", "flat(carried[name])"),
         ("split(graph, head, answers.detach())", "split(graph, head, answers)"),
     ),
     "the target lacks the answer": (
