@@ -1,4 +1,4 @@
-"""Lambda-returns of synthetic gradients taken literally: the mean of returns over one window, two windows, and so on."""
+"""Lambda-returns of synthetic gradients taken literally: the mean of those over one window, two, and so on."""
 
 from __future__ import annotations
 

@@ -449,5 +449,5 @@ def test_planted_faults_of_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
         def later(storage: str, first: int, type: Any) -> answers.Row:
             return make(storage, max(0, first - 1), type)
 
-        patch.setattr("recdsl.program.assemble.Row", later)
+        patch.setattr("recdsl.program.learning.Row", later)
         assert differs()
