@@ -127,7 +127,7 @@ def learn(method: Method, seed: int, updates: int) -> Run:
     )
     began, spacing = time.perf_counter(), max(1, updates // POINTS)
     while worker.step < updates:
-        worker.update()
+        worker.updates(min(spacing - worker.step % spacing, updates - worker.step))
         if worker.step % spacing == 0:
             found.points.append((worker.step * ready.settings["every"], worker.report()["mse"]))
     found.seconds = time.perf_counter() - began

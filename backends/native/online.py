@@ -99,6 +99,8 @@ def refusal(about: Mapping[str, Any], shape: Shape, chunk: int) -> str:
     """Why a model's updates are made one by one, or ""."""
     if about["heads"]:
         return "a net answers for what lies behind windows"
+    if about.get("stores"):
+        return "a memory of the model is written after each call"
     if any(about[name][variant] for name in ("thinned", "signs") for variant in VARIANTS):
         return "its rule draws random numbers at each call"
     if about["pieces"] and shape.steps > chunk:

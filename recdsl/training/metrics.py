@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import add
 
 import torch
 from torch import Tensor
@@ -22,6 +24,12 @@ class Tally:
     def add(self, name: str, total: float, count: float) -> None:
         self.sums[name] = self.sums.get(name, 0.0) + total
         self.counts[name] = self.counts.get(name, 0.0) + count
+
+    def extend(self, name: str, values: Sequence[float]) -> None:
+        """As `add` for each value, one after the other, so that the sum has the same bits."""
+        if values:
+            self.add(name, 0.0, len(values))
+            self.sums[name] = reduce(add, values, self.sums[name])
 
     def means(self) -> dict[str, float]:
         return {name: total / self.counts[name] for name, total in self.sums.items() if self.counts[name]}

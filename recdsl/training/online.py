@@ -11,6 +11,8 @@ import math
 import time
 from collections import deque
 from collections.abc import Mapping
+from functools import reduce
+from operator import add
 from typing import Any
 
 import torch
@@ -127,9 +129,9 @@ class Online(Trainer):
         before = [*self.seen][1:]
         stream = joined((*before, chunks)) if before else chunks
         states = [state for state in (*self.states, self.state)[-self.kept :] if state is not None]
-        share = [factor(self.settings.schedule, self.step + k, self.settings["steps"]) for k in range(count)]
-        rates = [self.rate * part for part in share]
-        due = [(self.step + k + 1) % self.settings["log"] == 0 for k in range(count)]
+        steps, log = self.settings["steps"], self.settings["log"]
+        rates = [self.rate * factor(self.settings.schedule, self.step + k, steps) for k in range(count)]
+        due = [(self.step + k + 1) % log == 0 for k in range(count)]
         done = made.learn(stretch.Stretch(stream.tensors, stream.reset, states, rates, due))
         if done.count:
             self._done(done, rates, due, stream)
@@ -142,15 +144,13 @@ class Online(Trainer):
         """Take over what some updates have left, as `_update` does for one."""
         about: Mapping[str, Any] = getattr(self.module, "recdsl_about", {})
         tally, names = self.tally, [info["name"] for info in about["losses"]]
-        for k, loss in enumerate(done.losses):
-            tally.add("loss", loss, 1)
-            if len(names) > 1:
-                for name, value in zip(names, done.parts[k], strict=True):
-                    tally.add(f"loss.{name}", value, 1)
-            if due[k] or self.settings["clip"] is not None:
-                tally.add("norm", done.norms[k], 1)
-            tally.add("lr", rates[k], 1)
-            self.losses = self.losses[0] + loss, self.losses[1] + 1
+        tally.extend("loss", done.losses)
+        for k, name in enumerate(names if len(names) > 1 else ()):
+            tally.extend(f"loss.{name}", [row[k] for row in done.parts])
+        clipped = self.settings["clip"] is not None
+        tally.extend("norm", [norm for norm, wanted in zip(done.norms, due, strict=False) if wanted or clipped])
+        tally.extend("lr", rates[: done.count])
+        self.losses = reduce(add, done.losses, self.losses[0]), self.losses[1] + done.count
         start = (self.kept - 1) * self.every
         if self.settings.metrics:
             newest = part(stream, start, start + done.count * self.every)
