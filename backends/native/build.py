@@ -194,6 +194,11 @@ def _build(source: str, tool: Compiler, flags: tuple[str, ...], made: Path) -> N
         raise BuildError("N3", f"the cache folder {made.parent} cannot be written: {error.strerror}") from None
 
 
+def compile_text(text: Path, out: Path) -> None:
+    """A library for files of the user's own, beside the cache. Raises BuildError N1 and N2."""
+    _compile([compiler().path, *FLAGS, *LINK[:-1], "-o", str(out), str(text), LINK[-1]], out)
+
+
 def _compile(command: list[str], out: Path) -> None:
     try:
         done = _run(command, SECONDS)

@@ -36,7 +36,7 @@ def generate(graph: StepGraph, plan: CreditPlan, credit: str, *, optimise: bool 
             functions.append(text.replace(f"def {name}(", f"def {function}(", 1))
             table.append(f"    {f'{variant}.{name}'!r}: ({function}, {arguments!r}, {results!r}),")
     description = pprint.pformat(describe(graph, plan, variants, credit), width=110, sort_dicts=False)
-    runtime = "\n\n".join(_body(read_text("backends", *path)) for path in RUNTIME)
+    runtime = "\n\n".join(body(read_text("backends", *path)) for path in RUNTIME)
     parts = [
         HEADER,
         f"DESCRIPTION: dict[str, Any] = {description}\n\n",
@@ -72,7 +72,7 @@ from torch import Generator, Tensor
 '''
 
 
-def _body(text: str) -> str:
+def body(text: str) -> str:
     """A file's text behind its imports."""
     lines = text.splitlines()
     last = max(k for k, line in enumerate(lines) if line.startswith(("import ", "from ", "    from recdsl.")))

@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recdsl.cli.frame import OK, AsJson, BadInput, Overrides, SpecArgument, command, complain, say, say_json, spec_text
+from recdsl.cli.frame import (
+    FAILED,
+    OK,
+    AsJson,
+    BadInput,
+    Overrides,
+    SpecArgument,
+    command,
+    complain,
+    say,
+    say_json,
+    spec_text,
+)
 
 if TYPE_CHECKING:
     from recdsl.driver import Compilation
@@ -26,19 +38,32 @@ class Stage(StrEnum):
     C = "c"
 
 
+class Emit(StrEnum):
+    """What is written."""
+
+    PYTHON = "python"
+    C = "c"
+
+
 def add(app: typer.Typer) -> None:
     @command(app, "compile")
     def compile(  # pyright: ignore[reportUnusedFunction]
         spec: SpecArgument,
         overrides: Overrides = None,
         stage: Annotated[Stage, typer.Option("--show", help="Which stage.")] = Stage.SOURCE,
+        emit: Annotated[Emit, typer.Option("--emit", help="c: X.py, X.c and libX.so for -o X.py.")] = Emit.PYTHON,
         output: Annotated[str | None, typer.Option("-o", "--output", metavar="FILE", help="Write it there.")] = None,
         as_json: AsJson = False,
     ) -> int:
         """Compile a spec to a PyTorch module: one Python file that needs torch alone."""
         from recdsl.driver import analyse
 
+        if emit is Emit.C and (output is None or not output.endswith((".py", ".so"))):
+            raise BadInput("--emit c writes three files; name one of them, for example -o model.py")
         compilation = analyse(spec_text(spec), overrides or ())
+        if emit is Emit.C:
+            assert output is not None
+            return ship(compilation, output)
         text = show(compilation, stage)
         if output is not None and output != "-":
             write(output, text, spec)
@@ -47,6 +72,37 @@ def add(app: typer.Typer) -> None:
         else:
             say(text.rstrip("\n"))
         return OK
+
+
+def ship(compilation: Compilation, output: str) -> int:
+    """Write C text, library and Python file, each at once or not at all; nothing where there is no compiler.
+
+    The library of model.py is libmodel.so: beside a model.so, Python would take that for the module.
+    """
+    from recdsl.backends.native.build import BuildError
+    from recdsl.backends.native.emit import emit
+    from recdsl.training.settings import settings
+    from recdsl.training.store import replace
+
+    path = Path(os.path.realpath(output))
+    name = path.stem.removeprefix("lib") if path.suffix == ".so" else path.stem
+    if not name.isidentifier():
+        raise BadInput(f"{path.name}: `import {name}` must be possible; use letters, digits and underscores")
+    if path.is_dir():
+        raise BadInput(f"{output} is a folder; name a file in it")
+    single = settings(compilation.spec)["dtype"] == "float32"
+    try:
+        made = emit(compilation.graph, compilation.plan, compilation.source, name, single=single)
+    except BuildError as error:
+        complain(f"error: {error}; --show c prints the C without one")
+        return FAILED
+    files = {f"{name}.c": made.c.encode(), f"lib{name}.so": made.library, f"{name}.py": made.python.encode()}
+    for file, data in files.items():
+        replace(path.parent / file, data)
+    complain(f"wrote {', '.join(files)} into {path.parent}: `from {name} import Model`")
+    for reason in made.left:
+        complain(f"note: runs on torch: {reason}")
+    return OK
 
 
 def write(output: str, text: str, spec: str) -> None:

@@ -7,7 +7,7 @@ import torch
 from native_support import NEEDS_COMPILER, QUICK
 
 from recdsl.backends.native import kernel, nests, products
-from recdsl.backends.native.call import Library, NativeFunction
+from recdsl.backends.native.call import CFunction, Library, described
 from recdsl.backends.native.lower import lower
 from recdsl.backends.torch.arena import Record
 from recdsl.program.interface import Assembled, Interface
@@ -71,7 +71,7 @@ def compare(text: str) -> None:
     (made,) = lowered.functions
     like = torch.zeros((), dtype=torch.float64)
     given = [machine.get(name) for name in made.arguments]
-    function = NativeFunction(made, Library(lowered.source, QUICK))
+    function = CFunction(Library(lowered.source, QUICK).finder(made.symbol), *described(made))
     found = function(like, Record(None, like), steps, samples, *given)
     for name, value in zip(made.results, found, strict=True):
         torch.testing.assert_close(value, machine.get(name), rtol=1e-12, atol=1e-12)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -178,3 +179,28 @@ def test_doctor() -> None:
     assert facts["torch"] == torch.__version__
     assert facts["autograd"] == "works"
     assert "all is well" in run("doctor").out
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="there is no C compiler")
+def test_the_written_library_runs_without_recdsl(tmp_path: Path) -> None:
+    path = tmp_path / "model.py"
+    done = run("compile", tiny(tmp_path), "--emit", "c", "-o", str(path))
+    assert done.status == 0, done.err
+    written = {item.name for item in tmp_path.iterdir()}
+    assert {"model.py", "model.c", "libmodel.so"} <= written
+    text = BLOCKED.replace("torch.randint(10, (6, 2))", "torch.randn(6, 2, 3)")
+    command = [sys.executable, "-I", "-c", text, str(path)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.strip() == "True"
+
+
+def test_emit_c_says_what_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tiny(tmp_path)
+    assert "-o model.py" in run("compile", path, "--emit", "c").err
+    assert "must be possible" in run("compile", path, "--emit", "c", "-o", str(tmp_path / "a-b.py")).err
+    monkeypatch.setenv("CC", "no-such-compiler")
+    done = run("compile", path, "--emit", "c", "-o", str(tmp_path / "model.py"))
+    assert done.status == 1
+    assert "no C compiler (no-such-compiler not found)" in done.err
+    assert not (tmp_path / "model.py").exists()

@@ -1,0 +1,149 @@
+"""Models as files of C: they run where recdsl is not, with the same results, and say so where they cannot."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from native_support import NEEDS_COMPILER
+
+from recdsl.backends.native import build
+from recdsl.backends.native.build import BuildError
+from recdsl.backends.native.emit import emit
+from recdsl.driver import analyse
+from recdsl.driver import compile as compile_spec
+
+pytestmark = NEEDS_COMPILER
+SPEC = """recdsl: 1
+name: shipped
+sizes: {inp: 3, hid: 4}
+inputs: {x: "float[inp]"}
+targets: {y: "float[hid]"}
+step: |
+  h, c = lstm_columns(x, size=hid)
+  out = linear(h, size=hid)
+loss: mse(out, y)
+credit: %s
+train: {dtype: float64, seed: 5}
+"""
+RUN = """
+import json, sys, warnings
+sys.modules["recdsl"] = None
+sys.path.insert(0, sys.argv[1])
+import torch
+with warnings.catch_warnings(record=True) as seen:
+    warnings.simplefilter("always")
+    import shipped
+model = shipped.Model(seed=5, dtype=torch.float64)
+x = torch.sin(torch.arange(7 * 2 * 3, dtype=torch.float64)).view(7, 2, 3)
+y = torch.cos(torch.arange(7 * 2 * 4, dtype=torch.float64)).view(7, 2, 4)
+reset = torch.zeros(7, 2, dtype=torch.bool)
+reset[3, 1] = True
+found = {"c": type(model.recdsl_functions["plain.forward"][0]).__name__, "notes": [str(item.message) for item in seen]}
+for name, flags in (("plain", None), ("ragged", reset)):
+    model.zero_grad()
+    loss = model({"x": x, "y": y}, reset=flags).loss
+    loss.backward()
+    found[name] = [float(loss.detach()), *(float(p.grad.sum()) for p in model.parameters())]
+found["single"] = float(shipped.Model(seed=5)({"x": x, "y": y}).loss.detach())
+print(json.dumps(found))
+"""
+
+
+def shipped(folder: Path, rule: str) -> None:
+    made = analyse(SPEC % rule)
+    found = emit(made.graph, made.plan, made.source, "shipped", single=False)
+    assert not found.left
+    (folder / "shipped.c").write_text(found.c)
+    (folder / "libshipped.so").write_bytes(found.library)
+    (folder / "shipped.py").write_text(found.python)
+
+
+def run(folder: Path) -> dict[str, list[float]]:
+    command = [sys.executable, "-I", "-c", RUN, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def expected(rule: str) -> dict[str, list[float]]:
+    model = compile_spec(SPEC % rule, dtype=torch.float64)
+    x = torch.sin(torch.arange(7 * 2 * 3, dtype=torch.float64)).view(7, 2, 3)
+    y = torch.cos(torch.arange(7 * 2 * 4, dtype=torch.float64)).view(7, 2, 4)
+    reset = torch.zeros(7, 2, dtype=torch.bool)
+    reset[3, 1] = True
+    found: dict[str, list[float]] = {}
+    for name, flags in (("plain", None), ("ragged", reset)):
+        model.zero_grad()
+        loss = model({"x": x, "y": y}, reset=flags).loss
+        loss.backward()
+        gradients = [p.grad for p in model.parameters()]
+        found[name] = [float(loss.detach()), *(float(g.sum()) for g in gradients if g is not None)]
+    return found
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "FLAGS", ("-O0",))
+
+
+@pytest.mark.parametrize("rule", ["tbptt(window=3)", "columns"])
+def test_runs_without_recdsl(tmp_path: Path, rule: str) -> None:
+    shipped(tmp_path, rule)
+    found, wanted = run(tmp_path), expected(rule)
+    assert found["c"] == "CFunction"
+    assert found["notes"] == []
+    for name, numbers in wanted.items():
+        assert found[name] == pytest.approx(numbers, rel=1e-10, abs=1e-12)
+    assert found["single"] == pytest.approx(wanted["plain"][0], rel=1e-5)
+
+
+def test_says_what_is_wrong_with_its_library_and_runs_without(tmp_path: Path) -> None:
+    shipped(tmp_path, "tbptt(window=3)")
+    wanted = run(tmp_path)
+    library = tmp_path / "libshipped.so"
+    whole = library.read_bytes()
+    text = (tmp_path / "shipped.py").read_text()
+    library.write_bytes(whole.replace(text.partition('libshipped.so"),\n    "')[2][:64].encode(), b"0" * 64))
+    cases = {"of another model": None, "does not load": b"rubbish", "there is no": b""}
+    for reason, data in cases.items():
+        if data is not None:
+            library.write_bytes(data) if data else library.unlink()
+        found = run(tmp_path)
+        assert found["c"] == "function"
+        (note,) = found["notes"]
+        assert reason in str(note)
+        assert "cc -O" in str(note)
+        assert found["ragged"] == pytest.approx(wanted["ragged"], rel=1e-10)
+
+
+def test_says_what_a_processor_lacks(tmp_path: Path) -> None:
+    shipped(tmp_path, "tbptt(window=3)")
+    path = tmp_path / "shipped.py"
+    text = path.read_text()
+    assert "frozenset([" in text
+    path.write_text(text.replace("frozenset([", "frozenset(['avx9999', ", 1))
+    found = run(tmp_path)
+    assert "lacks avx9999" in str(found["notes"][0])
+    assert found["c"] == "function"
+
+
+def test_can_be_compiled_again_by_its_own_command(tmp_path: Path) -> None:
+    shipped(tmp_path, "columns")
+    first = (tmp_path / "shipped.c").read_text().splitlines()[0]
+    (tmp_path / "libshipped.so").unlink()
+    command = first.partition("compile: ")[2].removesuffix(" */")
+    subprocess.run(command, shell=True, cwd=tmp_path, check=True, timeout=120)
+    assert run(tmp_path)["c"] == "CFunction"
+
+
+def test_no_compiler_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    with pytest.raises(BuildError, match="no C compiler"):
+        shipped(tmp_path, "columns")
+    assert list(tmp_path.iterdir()) == []
