@@ -1,4 +1,4 @@
-"""`python -m benchmarks run --suite bptt|traces|stream|peers|compile [--quick] [--cell NAME] [--out FILE]`, or
+"""`python -m benchmarks run --suite bptt|traces|stream|memory|peers|compile [--quick] [--cell NAME] [--out FILE]`, or
 `python -m benchmarks alignment [--seeds N] [--out FILE] [--figure FILE.svg]`, or
 `python -m benchmarks trace-patterning [--updates N] [--seeds N] [--out FILE] [--figure FILE.svg]`."""
 
@@ -26,6 +26,7 @@ COLUMNS = {
         "cell", "call_100_us", "call_1000_us", "call_10000_us", "call_time_x", "call_MiB", "call_B/step",
         "stream_100_us", "stream_1000_us", "stream_10000_us", "stream_time_x", "stream_MiB", "stream_B/step",
     ),
+    "memory": ("cell", "config", "ours_s", "dense_s", "dense/ours s", "ours_MiB", "dense_MiB", "dense/ours MiB"),
     "peers": (
         "cell", "config", "columns_us", "snap(1)_us", "rtrl_us", "peer_us", "peer/columns", "peer/snap(1)", "peer/rtrl",
     ),
@@ -43,6 +44,10 @@ def rows(args: argparse.Namespace) -> Iterator[Row]:
         from benchmarks import stream
 
         yield from stream.run(args.cell, args.repeats)
+    elif args.suite == "memory":
+        from benchmarks import memory
+
+        yield from memory.run(args.cell, args.repeats)
     elif args.suite == "peers":
         from benchmarks import peers
 
