@@ -6,7 +6,7 @@ Nothing is shared between windows, nothing is derived: this is the definition th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from recdsl.backends.reference.rank_one import rank_one_gradients
 from recdsl.backends.reference.result import Call, Result
 from recdsl.backends.reference.returns import lambda_return
 from recdsl.backends.reference.schedule import counted, divisors
+from recdsl.backends.reference.slid import slid_gradients
 from recdsl.backends.reference.temporal import Differences, differences, shared
 from recdsl.backends.reference.traced import traced_gradients
 from recdsl.backends.reference.unroll import Unroll, Values
@@ -118,7 +119,7 @@ class Reference:
         """The same call without windows and cuts: the derivative that verdicts are relative to."""
         call = self._call(batch, mask, reset, state, cotangents or {})
         full: dict[str, Any] = {"window": Window(None, 1), "cuts": frozenset[tuple[int, int]](), "tracing": None}
-        full |= {"thinning": 0, "scales": (), "feedback": (), "head": None}
+        full |= {"budget": 0, "thinning": 0, "scales": (), "feedback": (), "head": None}
         free = tuple(replace(c, **full) for c in self.plan.classes)
         return self._run(replace(self.plan, classes=free), params, call)
 
@@ -225,6 +226,12 @@ class Reference:
         shares: Mapping[int, Tensor],
     ) -> dict[str, Tensor]:
         """The sum over the windows of one class."""
+        if routing.budget:
+
+            def due(steps: Mapping[int, Values], t: int) -> Tensor:
+                return self._objective(routing, steps, range(t, t + 1), call, chosen, divided, shares)
+
+            return slid_gradients(self.graph, routing, params, call, due, self.dtype)
         whole = routing.window.size is None or routing.grid > 0
         size = call.steps if routing.window.size is None or whole else routing.window.size
         every = call.steps if whole else routing.window.every
@@ -253,7 +260,7 @@ class Reference:
     def _objective(
         self,
         routing: RoutingClass,
-        steps: list[Values],
+        steps: Sequence[Values] | Mapping[int, Values],
         window: range,
         call: Call,
         chosen: list[Tensor],
@@ -278,7 +285,7 @@ class Reference:
                         total = total + (call.cotangents[name][t] * steps[t][node]).sum()
         return total
 
-    def _sum(self, node: int, pairs: Tensor, steps: list[Values], window: range) -> Tensor:
+    def _sum(self, node: int, pairs: Tensor, steps: Sequence[Values] | Mapping[int, Values], window: range) -> Tensor:
         """The node's values over the chosen pairs of the window's steps."""
         total = torch.zeros((), dtype=self.dtype)
         for t in window:

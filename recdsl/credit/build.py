@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import ceil
+from typing import Any
 
 from recdsl.credit.classes import Way, admitted, routing
 from recdsl.credit.feedback import buffers, product, readouts
@@ -69,7 +70,14 @@ def plan(
         losses = admitted(graph, parameter.name)
         routed = home[parameter.name]
         case = Case(
-            parameter.name, choice.text, choice.window, reading.cuts, losses, routed.altered, spared=routed.spared
+            parameter.name,
+            choice.text,
+            choice.window,
+            reading.cuts,
+            losses,
+            routed.altered,
+            spared=routed.spared,
+            budget=routed.budget,
         )
         row = judge.row(case) if routed.tracing is None or tracer is None else tracer.row(case, routed)
         row = row if routed.head is None else _learned(row, routed.head, routed.window.every)
@@ -132,7 +140,8 @@ def _way(graph: StepGraph, choice: Choice, reading: Reading, problems: Problems)
         own = CUTS[choice.tracing.cuts](graph)
         return Way(choice.window, reading.cuts | own, choice.tracing, choice.thinning, choice.tail)
     kept = spared(graph, reading.through, choice.text, choice.window, problems, every=choice.spares)
-    return Way(choice.window, reading.cuts, None, choice.thinning, choice.tail, kept, answering=choice.answering)
+    more: dict[str, Any] = {"answering": choice.answering, "budget": choice.budget}
+    return Way(choice.window, reading.cuts, None, choice.thinning, choice.tail, kept, **more)
 
 
 def _traced(graph: StepGraph, made: RoutingClass, reading: Reading, problems: Problems) -> RoutingClass:

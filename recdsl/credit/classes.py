@@ -26,6 +26,7 @@ class Way:
     spared: frozenset[str] = frozenset()
     stage: int = 0
     answering: Answering | None = None
+    budget: int = 0
 
 
 @dataclass
@@ -76,6 +77,7 @@ def routing(graph: StepGraph, ways: dict[str, Way]) -> tuple[RoutingClass, ...]:
             thinning=g.way.thinning,
             tail=g.way.tail,
             spared=g.way.spared,
+            budget=g.way.budget,
         )
         for g in groups
     ]

@@ -93,6 +93,25 @@ class Flow:
                     (queue.append if step else queue.appendleft)((*state, lag + step))
         return None
 
+    def longest_run(self, start: int, ends: frozenset[int], spared: frozenset[int], budget: int) -> int | None:
+        """The smallest lag of a path from start to one of the ends that crosses more than `budget` steps in a row;
+        None if there is none. Steps of the carries that `spared` reads do not count, and begin a new row.
+        """
+        best: dict[tuple[int, int], int] = {(start, 0): 0}
+        queue: deque[tuple[int, int, int]] = deque([(start, 0, 0)])
+        while queue:
+            node, run, lag = queue.popleft()
+            if best[node, run] < lag:
+                continue
+            if run > budget and node in ends:
+                return lag
+            for target, step in self.after[node]:
+                state = (target, run if run > budget or not step else 0 if target in spared else run + 1)
+                if lag + step < best.get(state, lag + step + 1):
+                    best[state] = lag + step
+                    (queue.append if step else queue.appendleft)((*state, lag + step))
+        return None
+
 
 def served(op: str, attrs: tuple[tuple[str, Any], ...], types: tuple[Type, ...], result: Type) -> tuple[bool, ...]:
     """Per argument: whether a cotangent of the result gives it one."""

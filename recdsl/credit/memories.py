@@ -85,9 +85,9 @@ def spared(
 ) -> frozenset[str]:
     """Carries that the windows of a rule do not cut; `every`: those of all memories."""
     found = [memory for memory in graph.memories if (every or memory.name in through) and not memory.common]
-    if window.size is None:
+    if window.size is None and not every:
         return frozenset()
-    if window.size != window.every:
+    if window.size is not None and window.size != window.every:
         for memory in found:
             problems.add(OverlappingWindows(through[memory.name], memory.name, rule, window.size))
         return frozenset()

@@ -125,6 +125,8 @@ class RoutingClass:
     product, buffer) whose gradient goes through the named buffer instead of the matrix that multiplies the source.
     spared: names of carries, those of memories, that the windows do not cut. Windows then do not overlap, and the pass
     goes back over the whole call.
+    budget: steps of recurrence that credit crosses at most from a loss, and again from each item of a memory, back
+    (semantics 4.11, sliding); to cross what is spared is free. 0: no such limit.
     head: the net that answers for what lies behind a window (None: nothing does).
     """
 
@@ -142,6 +144,7 @@ class RoutingClass:
     scales: tuple[tuple[int, int, float], ...] = ()
     feedback: tuple[tuple[int, int, str], ...] = ()
     spared: frozenset[str] = frozenset()
+    budget: int = 0
 
     @property
     def altered(self) -> frozenset[tuple[int, int]]:

@@ -45,6 +45,7 @@ class Choice:
     tail: float = 0.0
     spares: bool = False
     answering: Answering | None = None
+    budget: int = 0
 
 
 FULL = Choice("bptt", Window(None, 1))
@@ -114,7 +115,7 @@ def _assign(
 ) -> None:
     """The rule of one parameter; a second, different one is an error."""
     earlier, rule = chosen.setdefault(name, (decl, choice))
-    ways = [(c.window, c.tracing, c.thinning, c.tail, c.spares, c.answering) for c in (rule, choice)]
+    ways = [(c.window, c.tracing, c.thinning, c.tail, c.spares, c.answering, c.budget) for c in (rule, choice)]
     if ways[0] != ways[1]:
         first, second = earlier.selector.text, decl.selector.text
         problems.add(TwoRules(decl.selector.span, name, first, rule.text, second, choice.text))
@@ -226,7 +227,7 @@ def _call(expression: Expression, rule: Rule, problems: Problems) -> Choice | No
         return None
     words = [f"{name}={value}" for name, value in values.items()]
     text = f"{rule.name}({', '.join(words)})" if words else rule.name
-    span, more = expression.span, (made.thinning, made.tail, made.spares, made.answering)
+    span, more = expression.span, (made.thinning, made.tail, made.spares, made.answering, made.budget)
     return Choice(text, made.window, made.tracing, span, *more)
 
 

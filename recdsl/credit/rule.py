@@ -70,6 +70,8 @@ FILTER = Argument(
     field="filter",
     choices=("readout", "none"),
 )
+SLIDES = "variant"
+"""The field of an argument that says whether credit ends on a grid of steps, or so many steps from where it begins."""
 TAIL = 4.0
 """The exponent of `decreasing` without a number: the lengths of runs have a mean, a variance and a skewness."""
 DRIFT = Argument("drift", "what becomes of traces when parameters change: accept, decay(rho) or reset", kind="drift")
@@ -129,7 +131,7 @@ def tail(given: Given | None) -> float:
 @dataclass(frozen=True)
 class Expansion:
     """What a call of a rule asks for. thinning: mean steps between random truncations (0: none); tail: as in a
-    `RoutingClass`. spares: whether the windows leave memories alone."""
+    `RoutingClass`. spares: whether the windows leave memories alone. budget: as in a `RoutingClass`."""
 
     window: Window
     tracing: Tracing | None = None
@@ -137,6 +139,7 @@ class Expansion:
     tail: float = 0.0
     spares: bool = False
     answering: Answering | None = None
+    budget: int = 0
 
 
 @dataclass(frozen=True)
@@ -201,7 +204,9 @@ class Rule:
         if tracing is not None and (self.window in given or size != 1):
             tracing = self._read(tracing, size)
         answering = None if self.answering is None else replace(self.answering, **own)
-        return Expansion(Window(size, every), tracing, mean, *tails, spares=self.spares, answering=answering)
+        made = Expansion(Window(size, every), tracing, mean, *tails, spares=self.spares, answering=answering)
+        sliding = own.get(SLIDES) == "sliding"
+        return replace(made, window=Window(None, 1), budget=size or 0) if sliding else made
 
     def _choices(self, given: Mapping[str, Given]) -> dict[str, str]:
         """The words, defaults filled in."""

@@ -31,6 +31,7 @@ class Case:
     """What a verdict is about: a parameter, its rule as written, and the losses that may train it.
 
     altered: edges that carry credit, but not as their derivative says. spared: carries that the windows do not cut.
+    budget: steps of the other carries that credit crosses in a row (0: any number).
     """
 
     parameter: str
@@ -40,6 +41,7 @@ class Case:
     losses: tuple[int, ...]
     altered: frozenset[Edge] = NO_CUTS
     spared: frozenset[str] = frozenset()
+    budget: int = 0
 
 
 class Judge:
@@ -70,19 +72,21 @@ class Judge:
         reached = self.flow.forward([start])
         wrong = case.cuts | case.altered
         by_cut = self.flow.shortest_cut(start, ends, wrong) if wrong else None
-        by_window = self._crossing(case, start, ends) if case.spared else self._outside(free, start, case.window)
+        part = case.spared or case.budget
+        by_window = self._crossing(case, start, ends) if part else self._outside(free, start, case.window)
         longest = self._longest(case, kept, start)
         dropped = [] if by_cut is None else self._cut_edges(case, reached, free.live)
         if by_window is not None:
             dropped += self._carried_edges(reached, free.live, case.spared)
         first = min((lag for lag in (by_cut, by_window) if lag is not None), default=None)
         inside = self.flow.forward([start], case.cuts) if case.cuts else reached
-        flops, size = self._cost(inside & kept.live, case.window)
+        window = Window(case.budget + 1, 1) if case.budget else case.window
+        flops, size = self._cost(inside & kept.live, window)
         return Row(
             case.parameter,
             case.rule,
             "exact" if first is None else "biased",
-            self._qualifiers(reached & free.live, first is None and not case.spared, case.window),
+            self._qualifiers(reached & free.live, first is None and self._bounded(case)),
             first,
             longest,
             tuple(dict.fromkeys(dropped)),
@@ -127,7 +131,10 @@ class Judge:
         return None if window.size is None else walk.lags(start).at_least(window.size - window.every + 1)
 
     def _crossing(self, case: Case, start: int, ends: frozenset[int]) -> int | None:
-        """The smallest lag of a path over a boundary that some window cuts: any, but through what is spared."""
+        """The smallest lag of a path over a boundary that some window cuts: any, but through what is spared; with a
+        budget, one behind more steps than that."""
+        if case.budget:
+            return self.flow.longest_run(start, ends, self._memories(case), case.budget)
         return self.flow.shortest_cut(start, ends, self._cuttable(case))
 
     def _cuttable(self, case: Case) -> frozenset[Edge]:
@@ -135,24 +142,31 @@ class Judge:
 
     def _longest(self, case: Case, kept: Walk, start: int) -> int | None:
         """The largest lag of a kept path. One through what windows spare may be as long as paths are without them."""
-        lags, size = kept.lags(start), case.window.size
+        lags, size = kept.lags(start), case.budget + 1 if case.budget else case.window.size
         if size is None:
             return lags.longest()
         if not case.spared:
             return lags.at_most(size - 1)
         if size == 1:
             return self._walk(kept.ends, case.cuts | self._cuttable(case)).lags(start).longest()
-        spared = {carry.read for carry in self.graph.carries if carry.name in case.spared}
-        through = self.flow.forward([start], case.cuts) & kept.live & spared
+        through = self.flow.forward([start], case.cuts) & kept.live & self._memories(case)
         return lags.longest() if through else lags.at_most(size - 1)
 
-    def _qualifiers(self, path: set[int], exact: bool, window: Window) -> tuple[str, ...]:
+    @staticmethod
+    def _bounded(case: Case) -> bool:
+        """Whether a verdict of exact rests on a bound of lags."""
+        return case.budget > 0 or (case.window.size is not None and not case.spared)
+
+    def _memories(self, case: Case) -> frozenset[int]:
+        return frozenset(carry.read for carry in self.graph.carries if carry.name in case.spared)
+
+    def _qualifiers(self, path: set[int], exact: bool) -> tuple[str, ...]:
         words: list[str] = []
         if not path.isdisjoint(self._rough):
             words.append("declared-jacobian")
         if any(source in path and target in path for source, target in self._selected):
             words.append("if-selected")
-        if exact and window.size is not None and not path.isdisjoint(self._reads):
+        if exact and not path.isdisjoint(self._reads):
             words.append("unmasked")
         return tuple(words)
 

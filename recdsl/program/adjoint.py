@@ -66,7 +66,7 @@ class _Reverse:
         self.credit = credit
         self.builder = TimelineBuilder(nodes)
         self.order = topological(nodes)
-        self.active = _active(nodes, self.order, credit)
+        self.active = active_nodes(nodes, self.order, credit)
         self.parts: dict[int, list[int]] = {}
         self.pending: dict[int, int] = {}
         self.arrived: dict[int, int] = {}
@@ -185,7 +185,7 @@ def topological(nodes: tuple[TNode, ...]) -> list[int]:
     return order
 
 
-def _active(nodes: tuple[TNode, ...], order: list[int], credit: Credit) -> set[int]:
+def active_nodes(nodes: tuple[TNode, ...], order: list[int], credit: Credit) -> set[int]:
     """Nodes on a path from a wanted parameter to a seed along edges that carry gradient."""
     users: dict[int, list[int]] = {k: [] for k in range(len(nodes))}
     feeds: dict[int, list[int]] = {k: [] for k in range(len(nodes))}

@@ -13,7 +13,7 @@ from dataclasses import replace
 from recdsl.credit.plan import CreditPlan, RoutingClass
 from recdsl.graph.step import StepGraph
 from recdsl.graph.types import FLOAT
-from recdsl.program.adjoint import Adjoint, Credit, adjoint_timeline
+from recdsl.program.adjoint import Adjoint, Credit
 from recdsl.program.answers import boundaries
 from recdsl.program.forward import Forward, forward_timeline
 from recdsl.program.interface import Assembled, Interface, Tags, safe
@@ -27,6 +27,7 @@ from recdsl.program.passes import backward_passes, forward_passes
 from recdsl.program.phases import domain, facts, immediate, mask_seeds, phases, split, windowed
 from recdsl.program.rank_one import rank_one_timeline
 from recdsl.program.schedule import Item, needed, schedule
+from recdsl.program.sliding import reverse_timeline
 from recdsl.program.substitute import changed
 from recdsl.program.sweep import Trace, Traced
 from recdsl.program.temporal import emitted
@@ -214,7 +215,7 @@ class _Assembly(Learning):
         crossed = self._behind() if given else {}
         plain = Credit(*own, links=crossed, answered=given)
         credit = plain if routing.tracing is None else Credit(*own, self._behind(), self._entering(routing))
-        adjoint = adjoint_timeline(self.nodes, credit)
+        adjoint = reverse_timeline(self.nodes, credit, routing.budget)
         return backward_passes(adjoint, len(self.nodes)) if self.optimise else adjoint
 
     def _behind(self) -> dict[int, int]:
