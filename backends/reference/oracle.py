@@ -232,7 +232,7 @@ class Reference:
                 return self._objective(routing, steps, range(t, t + 1), call, chosen, divided, shares)
 
             return slid_gradients(self.graph, routing, params, call, due, self.dtype)
-        whole = routing.window.size is None or routing.grid > 0
+        whole = routing.window.size is None or bool(routing.spared)
         size = call.steps if routing.window.size is None or whole else routing.window.size
         every = call.steps if whole else routing.window.every
         found = {name: torch.zeros_like(params[name]) for name in routing.parameters}
@@ -240,7 +240,7 @@ class Reference:
             leaves = {name: params[name].clone().requires_grad_() for name in routing.parameters}
             given = {**params, **leaves}
             unroll = Thinned(self.graph, given, call, routing, self.dtype, self._thinning(routing, call))
-            if routing.grid:
+            if routing.spared:
                 unroll = Gridded(self.graph, given, call, routing, self.dtype)
             window = range(first, min(first + every, call.steps))
             steps, _ = unroll.run(window.stop, max(0, first + every - size))

@@ -83,7 +83,7 @@ def _net(head: Head) -> str:
 
 def _rare(loss: Loss, routing: RoutingClass) -> str:
     size = routing.window.size
-    if size is None or routing.tracing is not None or routing.grid or routing.head is not None:
+    if size is None or routing.tracing is not None or routing.spared or routing.head is not None:
         return ""
     steps = "step" if size == 1 else f"{size} steps"  # fewer, where the window's end is not the loss's step
     if loss.at == "last":

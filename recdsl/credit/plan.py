@@ -106,6 +106,10 @@ class Scope:
     stored: tuple[Key, ...]
 
 
+SHORT = 32
+"""Steps of windows, up to which one pass with cuts in it is quicker than a pass a window (measured on torch)."""
+
+
 @dataclass(frozen=True)
 class RoutingClass:
     """One reverse pass: which losses it carries, what it cuts, whose gradient it keeps.
@@ -153,8 +157,16 @@ class RoutingClass:
 
     @property
     def grid(self) -> int:
-        """Steps between the cuts of a pass over the whole call that spares some carries; 0 for other passes."""
-        return self.window.every if self.spared and self.window.size is not None else 0
+        """Steps between the cuts of one pass over the whole call; 0 for passes with other windows, or none.
+
+        A pass that spares some carries is one, and so is one of short windows that do not overlap: what a window begins
+        and ends with then costs more than a factor at each step.
+        """
+        size, every = self.window.size, self.window.every
+        if size is None or self.spared:
+            return every if size is not None else 0
+        alone = self.tracing is None and self.head is None and not self.thinning and not self.budget
+        return every if alone and 1 < size == every <= SHORT else 0
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,18 @@ def fed(case: Case, made: Assembled) -> dict[str, Any]:
     for k, (pairs, number) in enumerate(zip(chosen, divisors(case.graph, chosen), strict=True)):
         data[f"w{k}"] = pairs.to(torch.float64) / number
         data[f"g{k}"] = data[f"w{k}"] * case.graph.losses[k].weight
-    return data | cotangents(case, made, shape) | answers(case, made, chosen)
+    return data | cuts(case, made, shape) | cotangents(case, made, shape) | answers(case, made, chosen)
+
+
+def cuts(case: Case, made: Assembled, shape: tuple[int, int]) -> dict[str, Tensor]:
+    """What credit is multiplied by that enters a step over so many others: 0 where one of them begins a window."""
+    found: dict[str, Tensor] = {}
+    for name, k, lag in made.interface.thinned:
+        if not (grid := case.plan.classes[k].grid):
+            continue
+        begins = [any(s > 0 and s % grid == 0 for s in range(t - lag + 1, t + 1)) for t in range(shape[0])]
+        found[name] = (~torch.tensor(begins)).to(torch.float64)[:, None].expand(shape)
+    return found
 
 
 def answers(case: Case, made: Assembled, chosen: list[Tensor]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from backend_support import seeded
 from program_runs import assembled, run
 from torch import Tensor
 
+from recdsl.credit import plan as plan_stage
 from recdsl.program.checker import verify
 from recdsl.program.parse import parse
 from recdsl.program.text import show
@@ -39,6 +40,15 @@ def assert_equal(case: Case, optimise: bool) -> None:
 def test_interpreted_programs_equal_the_oracle(first: int, optimise: bool):
     for seed in range(first, first + 10):
         assert_equal(seeded(seed), optimise)
+
+
+@pytest.mark.parametrize("first", range(0, CASES, 20))
+def test_short_windows_may_have_a_pass_each(first: int, monkeypatch: pytest.MonkeyPatch):
+    short = [case for case in map(seeded, range(first, first + 20)) if any(c.grid for c in case.plan.classes)]
+    assert short
+    monkeypatch.setattr(plan_stage, "SHORT", 0)
+    for case in short:
+        assert_equal(case, True)
 
 
 @pytest.mark.parametrize("first", range(0, CHECKED, 5))

@@ -13,6 +13,7 @@ import torch
 from backend_support import corpus, disturbed, seeded
 
 import recdsl.backends.torch.module as module_stage
+import recdsl.credit.plan as plan_stage
 import recdsl.program.adjoint as adjoint_stage
 import recdsl.program.assemble as assemble_stage
 import recdsl.program.lower as lower_stage
@@ -33,6 +34,7 @@ from recdsl.testing import Case, assert_close_gradients, reference
 SEEDS = 60
 # gates and slices, which random models lack, a spike and skip paths that all credit takes, which few of them have
 GATED = ("skip_paths", "spiking", "lstm_two_results", "gru_reset_after", "slices", "peephole", "stacked")
+LAGS = "skip_paths tbptt(window=3)"
 PACK, FACTOR = (vars(import_module(f"recdsl.program.passes.{name}")) for name in ("pack", "factor"))
 
 
@@ -47,14 +49,14 @@ class Known:
 
 @cache
 def known(key: int | str) -> Known:
-    """A random case by its seed, or a spec of the corpus by its name; made before anything is patched."""
-    case = seeded(key) if isinstance(key, int) else corpus(key)
+    """A random case by its seed, or a spec of the corpus by name and rule; made before anything is patched."""
+    case = seeded(key) if isinstance(key, int) else corpus(key.split()[0], credit=key.partition(" ")[2])
     return Known(case, case.plan, reference(case))
 
 
 @pytest.fixture(scope="module", autouse=True)
 def make_cases() -> None:
-    for key in (*GATED, *range(SEEDS)):
+    for key in (*GATED, LAGS, *range(SEEDS)):
         known(key)
 
 
@@ -355,11 +357,23 @@ MUTANTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", MUTANTS)
+CUTS = {
+    "cut one step late": runtime("fixed[grid::grid] = 0.0", "fixed[grid + 1 :: grid] = 0.0"),
+    "cut at the first step": runtime("fixed[grid::grid] = 0.0", "fixed[::grid] = 0.0"),
+    "one cut alone": runtime("fixed[grid::grid] = 0.0", "fixed[grid : grid + 1] = 0.0"),
+    "no cut": runtime("fixed[grid::grid] = 0.0", "pass"),
+    "cut over the last of many steps alone": runtime("self._over(fixed, lag)", "fixed"),
+}
+"""Of windows that do not overlap, as cuts in one pass."""
+
+
+@pytest.mark.parametrize("name", [*MUTANTS, *CUTS])
 def test_mutant_is_rejected(name: str, monkeypatch: pytest.MonkeyPatch):
-    keys = (*GATED, *range(SEEDS))
+    keys = (*GATED, LAGS, *range(SEEDS))
+    if name in MUTANTS:
+        monkeypatch.setattr(plan_stage, "SHORT", 0)  # a pass a window
     with monkeypatch.context() as patch:
-        MUTANTS[name](patch)
+        {**MUTANTS, **CUTS}[name](patch)
         key = first_rejected(keys)
     assert key is not None
     assert first_rejected([key]) is None

@@ -24,6 +24,7 @@ from backend_support import (
 from hypothesis import given, settings
 from torch import Tensor
 
+from recdsl.credit import plan as plan_stage
 from recdsl.driver import analyse
 from recdsl.driver import compile as compile_spec
 from recdsl.testing import Case, assert_close_gradients, assert_matches, cases, reference
@@ -52,6 +53,15 @@ def test_fixed_cases(first: int):
 def test_without_passes(first: int):
     for seed in range(first, first + 10):
         assert_close_gradients(lambda case: generated(case, optimise=False), seeded(seed))
+
+
+@pytest.mark.parametrize("first", range(0, 100, 20))
+def test_short_windows_may_have_a_pass_each(first: int, monkeypatch: pytest.MonkeyPatch):
+    short = [case for case in map(seeded, range(first, first + 20)) if any(c.grid for c in case.plan.classes)]
+    assert short
+    monkeypatch.setattr(plan_stage, "SHORT", 0)
+    for case in short:
+        assert_close_gradients(generated, case)
 
 
 @pytest.mark.parametrize("first", range(0, 80, 10))
