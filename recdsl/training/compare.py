@@ -235,7 +235,7 @@ def _profile(made: Compilation, ground: Ground, taken: float) -> tuple[tuple[AtL
     calls = len(ground.losses) * (min(ground.losses) + 1)
     if calls * taken / 2 > LONGEST:
         return (), f"lags left out: they would take about {calls * taken / 2:.0f} s"
-    if any(routing.grid for routing in made.plan.classes):
+    if any(routing.spared for routing in made.plan.classes):
         return (), "lags left out: windows that spare a memory cut at certain steps of a call, whatever the lag"
     parts = lags.by_lag(made, ground.params, ground.batch, ground.losses)
     whole = [flat(part) for part in ground.parts]

@@ -31,7 +31,7 @@ def by_lag(compilation: Compilation, params: Tensors, batch: Tensors, seeds: Seq
 
     params: as the module's state dict has them, float64. batch: [T, B, *axes].
     """
-    assert not any(routing.grid for routing in compilation.plan.classes), "cuts at steps of the call cannot be moved"
+    assert not any(routing.spared for routing in compilation.plan.classes), "cuts at steps of the call cannot be moved"
     steps = len(next(iter(batch.values())))
     early = 1 if all(loss.td is not None for loss in compilation.graph.losses) else 0
     lags = range(min(seeds) + 1 - early)
