@@ -26,8 +26,10 @@ class Code:
         self.failed: dict[str, str] = {}
 
     def runs(self, variant: str, like: torch.Tensor) -> bool:
-        """Whether there is C for this device and precision, as far as it is known."""
-        return variant not in self.failed and like.device.type == "cpu" and like.dtype in DTYPES
+        """Whether there is C for this device and precision, as far as it is known. There is none for encoders and
+        decoders that are run on their own, on many items at a time: these are a few large products."""
+        known = variant in self.libraries and variant not in self.failed
+        return known and like.device.type == "cpu" and like.dtype in DTYPES
 
     def load(self, variant: str, dtype: torch.dtype) -> bool:
         """Compile a variant, if that is to be done. What fails once is not tried again by this model."""

@@ -138,21 +138,23 @@ class Record:
 class Arena:
     """Frames, kept from call to call: fresh pages cost more than the arithmetic on small models.
 
-    Used on the CPU only; elsewhere the device's own caching allocator does this.
+    Used on the CPU only; elsewhere the device's own caching allocator does this. shared: whether a call's memory serves
+    another one when nobody can go back through the first; else each call has its own for as long as it is known.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, shared: bool = True) -> None:
         self.idle: list[Frame] = []
+        self.shared = shared
 
     def __deepcopy__(self, memo: Any) -> Arena:
-        return Arena()
+        return Arena(self.shared)
 
-    def __reduce__(self) -> tuple[type[Arena], tuple[()]]:
-        return Arena, ()
+    def __reduce__(self) -> tuple[type[Arena], tuple[bool]]:
+        return Arena, (self.shared,)
 
     def lease(self, like: Tensor, kind: Any) -> Lease:
         """Room for one call. Where lengths vary, a new kind takes over the memory of the one unused for longest."""
-        if like.device.type != "cpu":
+        if like.device.type != "cpu" or not self.shared:
             return Lease(self, None, like)
         for frame in reversed(self.idle):
             if frame.kind == kind:

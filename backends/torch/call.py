@@ -5,7 +5,7 @@ The text of this file is part of every exported model; it needs torch only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +46,11 @@ class Call:
         self.chunk: int = model.recdsl_chunk
         self.learned: dict[str, Tensor] = {}
         self.left: dict[str, Tensor] = {}
+        self.copied: Callable[[Tensor], Tensor] = lambda value: value
+        self.values: dict[str, Tensor] = {}
+        self.seen: dict[str, dict[str, Tensor]] = {}
+        self.stored: dict[str, tuple[Tensor, Tensor]] = {}
+        self.earlier: dict[str, list[tuple[Call, Tensor, Tensor]]] = {}
         about = model.recdsl_about
         self.variant = "plain" if mask is None and reset is None else "ragged"
         self.storages = about["storages"][self.variant]
@@ -213,8 +218,11 @@ class Call:
 
     def forward(self, parameters: list[Tensor]) -> tuple[Tensor, ...]:
         about = self.model.recdsl_about
-        for name, value in zip(about["parameters"], parameters, strict=True):
-            self.data[self.storages["parameter " + name]] = value
+        parameters = [self.copied(value) for value in parameters]
+        self.values = dict(zip(about["parameters"], parameters, strict=True))
+        for name, value in self.values.items():
+            if "parameter " + name in self.storages:
+                self.data[self.storages["parameter " + name]] = value
         if "in_t" in self.data or about["counts"]:
             steps = torch.arange(self.t0, self.t0 + self.steps, dtype=self.like.dtype, device=self.like.device)
             self.data["in_t"] = steps[:, None].expand(self.steps, self.size)

@@ -27,7 +27,7 @@ def blank(info: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Tensor]:
 def offered(call: Call, info: Mapping[str, Any]) -> dict[str, Tensor]:
     """What a call writes, by part, [items, ...]: of all valid steps that count, the first step first, by sample."""
     wanted = call.valid if call.counted is None else call.valid & call.counted
-    parts = {part: _sequence(call, output) for part, output in info["written"].items()}
+    parts = {part: sequence(call, output) for part, output in info["written"].items()}
     if "when" in parts:
         wanted = wanted & (parts.pop("when") > 0.5)
     chosen = wanted.reshape(-1).nonzero().squeeze(1)
@@ -35,7 +35,7 @@ def offered(call: Call, info: Mapping[str, Any]) -> dict[str, Tensor]:
     return found | {"place": chosen}
 
 
-def _sequence(call: Call, k: int) -> Tensor:
+def sequence(call: Call, k: int) -> Tensor:
     """An output at all steps, [time, batch, *axes]."""
     value: Tensor = call.data[f"out{k}"].detach()
     return value.expand(call.steps, call.size, *value.shape) if call.fixed(k) else value
@@ -49,7 +49,7 @@ def write(call: Call, name: str, info: Mapping[str, Any]) -> tuple[Tensor, Tenso
         if not bool(torch.isfinite(items[part]).all()):
             raise ValueError(f"what is written to the memory {name!r} is not finite ({part})")
     for k in info["used"]:
-        items["used"] = items.get("used", 0) + _sequence(call, k)[call.valid].sum(0)[: info["slots"]]
+        items["used"] = items.get("used", 0) + sequence(call, k)[call.valid].sum(0)[: info["slots"]]
     kept = {part: model.recdsl_tensor(f"{name}.{part}") for part in info["kept"]}
     slots, order, fresh = CHOOSERS[info["evict"]](kept, items, info)
     for part in info["rows"]:

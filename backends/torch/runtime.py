@@ -1,7 +1,7 @@
 """The face of every compiled model: a module, and the one autograd function in which its generated functions run.
 
-It needs torch only; the text of this file, of `call.py`, `arena.py`, `lasting.py` and `backends/init.py` is part of
-every exported model.
+It needs torch only; the text of this file, of those that it imports and of `backends/init.py` is part of every exported
+model.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from recdsl.backends.init import initial
 from recdsl.backends.torch.arena import Arena
 from recdsl.backends.torch.call import Call, Output
-from recdsl.backends.torch.lasting import blank, write
+from recdsl.backends.torch.reinstate import KEEPERS, Keeper
 
 
 class CompiledModel(torch.nn.Module):
@@ -42,10 +42,13 @@ class CompiledModel(torch.nn.Module):
         dtype = dtype or torch.get_default_dtype()
         for name, value in initial(described(self.recdsl_about["parameters"]), seed, dtype).items():
             self._register(name, value, self.recdsl_about["parameters"][name]["frozen"])
-        for name, info in self.recdsl_about["stores"].items():
-            for part, value in blank(info, dtype).items():
+        made = {name: info["credit"]["kind"] for name, info in self.recdsl_about["stores"].items()}
+        self.recdsl_keepers: dict[str, Keeper] = {name: KEEPERS[kind](self, name) for name, kind in made.items()}
+        for name, keeper in self.recdsl_keepers.items():
+            for part, value in keeper.blank(dtype).items():
                 self._register(f"{name}.{part}", value, True)
-        self.recdsl_arena = Arena()
+        self.recdsl_arena = Arena(shared="through" not in made.values())
+        self.register_load_state_dict_post_hook(forget)
         self.register_buffer("recdsl_like", torch.zeros((), dtype=dtype), persistent=False)
 
     def _register(self, name: str, value: Tensor, frozen: bool) -> None:
@@ -89,21 +92,31 @@ class CompiledModel(torch.nn.Module):
     ) -> Output:
         """Run all steps. counted: bool [time, batch], the pairs whose losses count (None: all that are valid); the
         others shape states and traces alone. Raises ValueError where the batch does not fit the spec."""
-        writing = [n for n, info in self.recdsl_about["stores"].items() if self.training or info["evaluated"]]
-        for target in (name for store in writing for name in self.recdsl_about["stores"][store]["targets"]):
+        keepers = self.recdsl_keepers.values()
+        writing = [keeper for keeper in keepers if self.training or keeper.info["evaluated"]]
+        for target in (name for keeper in writing for name in keeper.info["targets"]):
             if target not in batch:
                 raise ValueError(f"batch lacks the target {target!r}, which a memory of the model stores")
         call = Call(self, batch, mask, reset, state, counted)
-        values = [self.recdsl_tensor(name) for name in self.recdsl_about["parameters"]]
-        if torch.is_grad_enabled() and any(value.requires_grad for value in values):
-            call.learning = True
+        named = {name: self.recdsl_tensor(name) for name in self.recdsl_about["parameters"]}
+        call.learning = torch.is_grad_enabled() and any(value.requires_grad for value in named.values())
+        for keeper in keepers:
+            keeper.before(call, named)
+        values = list(named.values())
+        if call.learning:
             results = Run.apply(call, *values)
         else:
             results = call.forward([value.detach() for value in values])
             call.lease.close()
-        for name in writing:
-            write(call, name, self.recdsl_about["stores"][name])
+        for keeper in writing:
+            keeper.behind(call)
         return call.output(results)
+
+
+def forget(module: Any, _keys: Any) -> None:
+    """What a store knew of the calls behind its items is not so of those that were loaded."""
+    for keeper in module.recdsl_keepers.values():
+        keeper.forget()
 
 
 def described(parameters: Mapping[str, Mapping[str, Any]]) -> list[Any]:
@@ -153,4 +166,17 @@ class Run(torch.autograd.Function):
             raise RuntimeError("a parameter was changed in place between the call and backward()")
         if [value._version for value in ctx.made] != ctx.made_versions:
             raise RuntimeError("an output was changed in place between the call and backward()")
-        return None, *ctx.call.backward(cotangents[0], cotangents[1:])
+        return None, *credited(ctx.call, cotangents[0], list(cotangents[1:]))
+
+
+def credited(call: Call, loss: Tensor | None, outputs: list[Tensor | None]) -> list[Tensor | None]:
+    """The gradients of parameters and rows, with what keepers of stores make of them."""
+    keepers: Any = call.model.recdsl_keepers.values()
+    unit = call.like.new_zeros(()) if loss is None else loss
+    for keeper in keepers:
+        keeper.cotangents(call, unit, outputs)
+    found = dict(zip(call.model.recdsl_about["parameters"], call.backward(loss, tuple(outputs)), strict=True))
+    with torch.no_grad():
+        for keeper in keepers:
+            keeper.back(call, unit, found)
+    return list(found.values())

@@ -12,17 +12,19 @@ from recdsl.credit.classes import Way, admitted, routing
 from recdsl.credit.feedback import buffers, product, readouts
 from recdsl.credit.flow import Edge
 from recdsl.credit.heads import flops, head
-from recdsl.credit.lasting import across_calls, kept
+from recdsl.credit.lasting import across_calls
 from recdsl.credit.memories import spared
 from recdsl.credit.notes import remarks
 from recdsl.credit.plan import CreditPlan, Head, RoutingClass, Row, Tracing
-from recdsl.credit.read import Choice, Reading, read
+from recdsl.credit.read import FULL, Choice, Reading, read
 from recdsl.credit.scopes import CUTS, ScopeError, leaky_readouts
 from recdsl.credit.select import near, parameters
+from recdsl.credit.stores import wanted
 from recdsl.credit.tracing import Tracer, late, scopes
 from recdsl.credit.verdict import Case, Judge
 from recdsl.diagnostics import Problems
 from recdsl.errors.credit import BadRequire, NoMatch, NoScope, Weaker
+from recdsl.graph.part import shared
 from recdsl.graph.step import Parameter, StepGraph
 from recdsl.syntax.ast import CreditDecl, Name
 
@@ -49,6 +51,8 @@ def plan(
     trained = [p.name for p in graph.parameters if not p.frozen]
     numbers = stages or {}
     ways = {n: replace(_way(graph, reading.rules[n], reading, problems), stage=numbers.get(n, 0)) for n in trained}
+    rows_ = {name: store for store in reading.stores for name in wanted(graph, store)}
+    ways |= {name: _way(graph, _of_rows(reading.rules[name]), reading, problems) for name in rows_}
     problems.check()
     routed_ = [_altered(graph, made, reading) for made in routing(graph, ways)]
     fed = buffers(graph, [(a, b) for made in routed_ for a, b, _ in made.feedback])
@@ -59,7 +63,7 @@ def plan(
     tracer = Tracer(graph) if any(made.tracing is not None for made in classes) else None
     home = {name: made for made in classes for name in made.parameters}
     rows: list[Row] = []
-    slots = {name for memory in graph.memories if memory.common for name in kept(graph, memory)}
+    slots = {name for memory in graph.memories if memory.common for name in shared(graph, memory.name)}
     for parameter in graph.parameters:
         if parameter.name in slots:
             continue
@@ -90,6 +94,12 @@ def plan(
         _required(graph, made, require, problems)
     problems.check()
     return made
+
+
+def _of_rows(choice: Choice) -> Choice:
+    """The rule of a store's rows: that of the other parameters, if it is a window; else the whole call."""
+    plain = choice.tracing is None and choice.answering is None and not choice.thinning
+    return choice if plain else FULL
 
 
 def _altered(graph: StepGraph, made: RoutingClass, reading: Reading) -> RoutingClass:

@@ -30,7 +30,7 @@ def head(graph: StepGraph, routing: RoutingClass, asked: Answering, count: int, 
     if any(f"{p.name}.".startswith(f"{name}.") or f"{name}.".startswith(f"{p.name}.") for p in graph.parameters):
         raise ScopeError("", f"its net is called `{name}`, and so is a part of the model", "call that something else")
     size = sum(graph.nodes[carry.read].type.numel for carry in carries)
-    parameters = _parameters(name, size, size + condition, asked.hidden)
+    parameters = net(name, size, size + condition, asked.hidden)
     return Head(name, asked, tuple(carry.name for carry in carries), parameters, beyond)
 
 
@@ -63,8 +63,9 @@ def _condition(graph: StepGraph, name: str) -> int:
     return width(known[name])
 
 
-def _parameters(name: str, size: int, entries: int, hidden: int) -> tuple[Parameter, ...]:
-    """The last layer starts at zero, so that the first answers are zero (Jaderberg et al. 2017)."""
+def net(name: str, size: int, entries: int, hidden: int) -> tuple[Parameter, ...]:
+    """Parameters of a net from so many entries to so many answers. The last layer starts at zero, so that the first
+    answers are zero (Jaderberg et al. 2017)."""
     answer, read, between = Axis("answer", size), Axis("read", entries), Axis("hidden", hidden)
     zeros = ("constant", (0.0,))
     if not hidden:

@@ -11,15 +11,10 @@ from dataclasses import replace
 
 from recdsl.credit.plan import Dropped, Row, StoreCredit
 from recdsl.credit.verdict import Case, Judge
-from recdsl.graph.step import Memory, StepGraph, Written
+from recdsl.graph.step import Memory, Written
 
 CALL = 1
 """The smallest lag, in steps, of what an earlier call has written."""
-
-
-def kept(graph: StepGraph, memory: Memory) -> tuple[str, ...]:
-    """The leaves of a store: its rows, and what says which of them hold something."""
-    return tuple(p.name for p in graph.parameters if p.span is None and p.name.startswith(f"{memory.name}."))
 
 
 def across_calls(judge: Judge, case: Case, row: Row, stores: Sequence[StoreCredit]) -> Row:
@@ -31,8 +26,25 @@ def across_calls(judge: Judge, case: Case, row: Row, stores: Sequence[StoreCredi
     reached = judge.flow.forward([start])
     for memory, made in _live(judge, case):
         if made.item in reached:
-            row = _dropped(judge, row, made, credits[memory.name])
+            row = _through(judge, case, row, made, credits[memory.name], start)
     return row
+
+
+def _through(judge: Judge, case: Case, row: Row, made: Written, store: StoreCredit, start: int) -> Row:
+    """What becomes of a verdict through one part of a store. A window drops what lies further back from the write, or
+    between a read and a loss, so `through` is exact for the whole call alone. Where items are made of what was read, it
+    drops what goes by way of items that have left."""
+    kept = made.part in store.parts and store.kind not in ("stop", "param")
+    if not kept:
+        return _dropped(judge, row, made, store)
+    word = {"through": "drift", "synthetic": "predicted", "reinstate": "re-encoded"}[store.kind]
+    row = replace(row, qualifiers=tuple(dict.fromkeys((*row.qualifiers, word))))
+    whole = case.window.size is None and not case.cuts and not case.altered and not row.rule.startswith("artbp")
+    rows = [other.slots for memory in judge.graph.memories for other in memory.rows]
+    chained = any(other.item in judge.flow.forward(rows) for memory in judge.graph.memories for other in memory.rows)
+    if (store.kind == "through" and whole and not chained) or (store.kind == "reinstate" and store.exact and whole):
+        return replace(row, longest_kept_lag=None)
+    return _dropped(judge, row, made, store)
 
 
 def _live(judge: Judge, case: Case) -> Iterable[tuple[Memory, Written]]:
@@ -50,10 +62,11 @@ def _live(judge: Judge, case: Case) -> Iterable[tuple[Memory, Written]]:
 
 
 def _dropped(judge: Judge, row: Row, made: Written, store: StoreCredit) -> Row:
-    """A row whose paths through one part of a store are dropped."""
+    """A row whose paths through one part of a store are dropped, or count otherwise than their derivative says."""
     span = store.span
     edge = Dropped(f"{made.output} -> {judge.graph.nodes[made.slots].name}", span.line if span else None, span)
     first = CALL if row.first_dropped_lag is None else min(CALL, row.first_dropped_lag)
     known = tuple(dict.fromkeys((*row.dropped, edge)))
-    words = () if row.longest_kept_lag is not None or row.flops or "no-credit" in row.qualifiers else ("no-credit",)
+    without = store.kind in ("stop", "param") and row.longest_kept_lag is None and not row.flops
+    words = ("no-credit",) if without and "no-credit" not in row.qualifiers else ()
     return replace(row, verdict="biased", first_dropped_lag=first, dropped=known, qualifiers=(*row.qualifiers, *words))

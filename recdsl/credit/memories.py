@@ -7,15 +7,17 @@ from dataclasses import dataclass
 
 from recdsl.credit.flow import Edge
 from recdsl.credit.plan import StoreCredit, Window
+from recdsl.credit.stores import store_credit
 from recdsl.diagnostics import Problems, suggest
 from recdsl.errors.credit import OverlappingWindows, RuleNotYet, StoreArgument, WrongAction
+from recdsl.graph.scope import Stop
 from recdsl.graph.step import Memory, StepGraph
 from recdsl.source import Span
 from recdsl.syntax.ast import CreditDecl
 
 ACTIONS = ("through", "stop")
 USES = ("value", "key", "query")
-LATER = ("reinstate", "synthetic")
+LATER = ("reinstate", "synthetic", "param")
 USAGE = "`through(query=stop)`: each of value, key and query is `through` or `stop`"
 
 
@@ -44,7 +46,9 @@ def read_memory(graph: StepGraph, decl: CreditDecl, selector: str, problems: Pro
         hint = suggest(selector, known) or f"memories: {', '.join(known) or 'none'}"
         problems.add(WrongAction(decl.selector.span, selector, str(root.value), hint))
         return nothing
-    if root.value in LATER or (memory.common and root.value != "stop"):
+    if memory.common:
+        return _common(graph, memory, decl, problems)
+    if root.value in LATER:
         problems.add(RuleNotYet(decl.rule.span, str(root.value), ", ".join(ACTIONS)))
         return nothing
     words = {"value": root.value, "key": root.value, "query": "through"}
@@ -59,9 +63,18 @@ def read_memory(graph: StepGraph, decl: CreditDecl, selector: str, problems: Pro
         words[name] = node.value
     stopped = frozenset(name for name, word in words.items() if word == "stop")
     cuts = frozenset(edges(memory, stopped))
-    if memory.common:
-        return Stored(cuts, through=False, credit=StoreCredit(memory.name, "stop", decl.rule.span))
     return Stored(cuts, words["value"] == "through")
+
+
+def _common(graph: StepGraph, memory: Memory, decl: CreditDecl, problems: Problems) -> Stored:
+    """The credit of a store that lasts as long as the model."""
+    try:
+        made = store_credit(graph, memory, decl)
+    except Stop as stop:
+        problems.add(stop.problem)
+        made = StoreCredit(memory.name, "stop", decl.rule.span)
+    cuts = edges(memory, frozenset(("value", "key"))) if made.kind == "stop" else ()
+    return Stored(frozenset(cuts), through=False, credit=made)
 
 
 def untold(graph: StepGraph, told: Iterable[str]) -> Iterable[Stored]:

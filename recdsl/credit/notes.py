@@ -19,6 +19,8 @@ QUALIFIERS: Mapping[str, str] = {
     "no-credit": "every path from the parameter to a loss is dropped",
     "random-signs": "right on average over random signs, while the parameters stay as they are",
     "random-truncation": "right on average over random cuts, while the parameters stay as they are",
+    "predicted": "a net predicts, when an item is written, the gradient that it will get from later calls",
+    "re-encoded": "what is stored counts as what the encoder makes now of the observation that is given back",
     "reset-at-call": "traces begin anew at each call: nothing is learned of what happened in earlier ones",
     "scaled": "credit through a use of a state on the way is multiplied by a number",
     "unmasked": "holds where no masked step stands before a valid one of the same sequence",
@@ -59,6 +61,10 @@ def remarks(
 
 KINDS: Mapping[str, str] = {
     "stop": "what earlier calls have written gets no credit",
+    "through": "the graphs of the calls that wrote its items are kept, with copies of their parameters",
+    "param": "its rows are parameters of their own, which each backward pass moves by -lr times their gradient",
+    "synthetic": "a net predicts the gradient of an item when it is written, from those of items that have left",
+    "reinstate": "items that get a gradient are encoded again, and the encoder takes it",
 }
 """What becomes of credit for the rows of a store that lasts as long as the model."""
 

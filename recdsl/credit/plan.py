@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from recdsl.graph.step import Parameter
+from recdsl.graph.step import Parameter, StepGraph
 from recdsl.jacobian.pieces import Key
 from recdsl.source import Span
 
@@ -213,15 +213,41 @@ class Remark:
 
 
 @dataclass(frozen=True)
+class Replay:
+    """How items get credit by running their encoder again: which part of them it makes, the encoder as a graph of its
+    own (its inputs are `observed`), the decoder from an item to the one input (None: observations are stored), and how
+    many items are run at a time."""
+
+    part: str
+    encoder: StepGraph
+    decoder: StepGraph | None
+    observed: tuple[str, ...]
+    chunk: int
+
+
+@dataclass(frozen=True)
 class StoreCredit:
     """What becomes of the gradient of the rows of a store that lasts as long as the model (Hansen 2017).
 
-    kind: "stop" (nothing: credit ends at the call).
+    kind: "stop" (nothing: credit ends at the call) | "through" (the graphs of the calls that wrote the items are kept,
+    with the parameters of the time) | "param" (rows are parameters, moved by -lr times their gradient; Pritzel et al.
+    2017) | "synthetic" (a net predicts, from an item and the `condition`, the sum of the gradients that it will get
+    while it is stored, and the call that writes it sends that back) | "reinstate" (`replay`). exact: rows are made anew
+    by the encoder before each call reads them, so that their gradient is the encoder's; else they are read as stored,
+    and their gradient is applied to what the encoder would make now. parts: of items, those whose gradient is asked
+    for. parameters: of the net; lr: of the rows, or of the net (None: that of the other parameters).
     """
 
     memory: str
     kind: str
     span: Span | None = None
+    parts: tuple[str, ...] = ()
+    exact: bool = False
+    replay: Replay | None = None
+    hidden: int = 0
+    condition: str = ""
+    parameters: tuple[Parameter, ...] = ()
+    lr: float | None = None
 
 
 @dataclass(frozen=True)
@@ -243,3 +269,8 @@ class CreditPlan:
         """Parameters that rules bring along: matrices of feedback, and the nets that answer for windows."""
         heads = [routing.head for routing in self.classes if routing.head is not None]
         return (*self.buffers, *(item for made in heads for item in made.parameters))
+
+    @property
+    def nets(self) -> tuple[Parameter, ...]:
+        """Parameters of the nets that predict gradients of stored items; no program reads them."""
+        return tuple(item for store in self.stores for item in store.parameters)

@@ -54,6 +54,7 @@ def build(ctx: Context, scope: Scope, decl: LossDecl) -> Loss | None:
 def check_selectors(ctx: Context, decl: LossDecl) -> None:
     """Each entry of `trains` names a parameter that can be trained."""
     names = [name for name, parameter in ctx.parameters.items() if not parameter.frozen]
+    names += sorted(ctx.common)  # a loss that trains rows trains what has made them
     for selector in decl.trains:
         if not any(matches(selector.text, name) for name in names):
             frozen = any(matches(selector.text, name) for name in ctx.parameters)

@@ -93,6 +93,9 @@ def gradcheck(
     """
     graph, plan = compilation.graph, compilation.plan
     measurable(graph)
+    if any(store.kind not in ("stop", "param") for store in plan.stores):
+        names = ", ".join(f"`{store.memory}`" for store in plan.stores)
+        raise CannotMeasure(f"credit goes through {names} to earlier calls, and gradcheck measures a single one")
     length = steps or enough(plan)
     bounded(graph, plan, length, batch)
     generator = torch.Generator().manual_seed(seed)
@@ -170,7 +173,8 @@ def stir(model: torch.nn.Module, generator: torch.Generator) -> None:
 
 
 def fill(model: Any, generator: torch.Generator) -> None:
-    """Put random items into every slot of the stores that last as long as the model."""
+    """Put random items into every slot of the stores that last as long as the model; nothing is written any more."""
+    model.eval()
     for name, info in model.recdsl_about["stores"].items():
         for part in (*info["rows"], "count"):
             old = model.recdsl_tensor(f"{name}.{part}")

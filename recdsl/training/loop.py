@@ -39,7 +39,10 @@ class Group:
 def grouped(module: nn.Module, named: list[tuple[str, nn.Parameter]], rate: float) -> list[Group]:
     """The model's parameters, then those of each net that a credit rule brings along: neither's gradient counts in the
     norm of the other's."""
-    heads = getattr(module, "recdsl_about", {}).get("heads", {}).values()
+    about = getattr(module, "recdsl_about", {})
+    credits = [info["credit"] for info in about.get("stores", {}).values()]
+    nets = [{"parameters": made["net"], "lr": made["lr"]} for made in credits if made["kind"] == "synthetic"]
+    heads = [*about.get("heads", {}).values(), *nets]
     owned = {name for info in heads for name in info["parameters"]}
     made = [Group([item for item in named if item[0] not in owned], rate)]
     for info in heads:

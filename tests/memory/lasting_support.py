@@ -77,11 +77,13 @@ class Literal:
         self.kind, self.p = kind, params
         self.rows: list[Row] = []
         self.born = 0
+        self.allowed: set[int] = set()
 
     def call(self, batch: Batch, mask: Tensor, reset: Tensor, *, write: bool = True) -> tuple[Tensor, Tensor, Tensor]:
         """(loss, h, what was read): everyone reads the rows as they are, then everything is written."""
         steps, samples = mask.shape
         rows = list(self.rows)
+        self.allowed = {row.born for row in rows}
         total, shown, reads = torch.zeros((), dtype=torch.float64), [], []
         offered: list[Row] = []
         used = [0.0] * len(rows)
@@ -133,6 +135,12 @@ class Literal:
         """What of a row carries credit."""
         return value.detach() if self.kind.credit == "stop" else value
 
+    def counted(self, value: Tensor, born: int) -> Tensor:
+        """What passes credit on in calls that began while it was stored."""
+        made = value.clone()
+        made.register_hook(lambda g: g if born in self.allowed else torch.zeros_like(g))
+        return made
+
     def norm(self, v: Tensor) -> Tensor:
         return torch.sqrt(torch.clamp((v * v).sum(), min=1e-16))
 
@@ -152,6 +160,8 @@ class Literal:
                 self.rows = [other for other in self.rows if other is not gone]
             self.born += 1
             row.born = self.born
+            if row.key.requires_grad and self.kind.credit == "through":
+                row.key, row.value = self.counted(row.key, row.born), self.counted(row.value, row.born)
             worth[id(row)] = row.priority if self.kind.evict.startswith("lowest") else 1.0
             self.rows.append(row)
 

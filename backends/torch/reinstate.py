@@ -1,0 +1,392 @@
+"""Credit through stores that last as long as the model: what becomes of the gradient of the rows that a call has read.
+
+Each store has one keeper. It sees a call before it runs (`before`: the rows that it reads), behind it (`behind`: what
+was written where), on the way back (`cotangents`, `back`). The text of this file is part of every exported model; it
+needs torch only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from copy import copy
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from recdsl.backends.torch.arena import Record
+from recdsl.backends.torch.lasting import blank, sequence, write
+
+if TYPE_CHECKING:
+    from recdsl.backends.torch.call import Call
+
+Tensors = dict[str, Tensor]
+Gradients = dict[str, Tensor | None]
+
+
+class Keeper:
+    """The store `name` of a model, and what credit does with it: here, nothing."""
+
+    def __init__(self, model: Any, name: str) -> None:
+        self.name, self.info = name, model.recdsl_about["stores"][name]
+        self.credit: Mapping[str, Any] = self.info["credit"]
+
+    def blank(self, dtype: torch.dtype) -> Tensors:
+        """Buffers beside the rows, by their last names."""
+        return blank(self.info, dtype)
+
+    def seen(self, model: Any) -> Tensors:
+        """All that the store holds, by its last names; none of it is changed in place."""
+        names = [*self.info["rows"], *self.info["kept"], *self.extra]
+        return {name: model.recdsl_tensor(f"{self.name}.{name}") for name in names}
+
+    @property
+    def extra(self) -> list[str]:
+        """Buffers that the kind of credit adds."""
+        return []
+
+    def before(self, call: Call, values: Tensors) -> None:
+        """Look at the store, and change the rows that the call reads. values: of parameters and rows, by name."""
+        call.seen[self.name] = self.seen(call.model)
+
+    def behind(self, call: Call) -> None:
+        """Write what the call offers."""
+        slots, place = write(call, self.name, self.info)
+        call.stored[self.name] = slots, place
+        self.remember(call, slots, place)
+
+    def remember(self, call: Call, slots: Tensor, place: Tensor) -> None:
+        """What else goes with an item."""
+
+    def cotangents(self, call: Call, unit: Tensor, outputs: list[Tensor | None]) -> None:
+        """Add to what arrives at the outputs. unit: what the loss is multiplied by."""
+
+    def back(self, call: Call, unit: Tensor, found: Gradients) -> None:
+        """Make something of the gradients of the rows, found["past.key"] and so on, which the call has read."""
+
+    def forget(self) -> None:
+        """Another state was loaded."""
+
+    def rows(self, found: Gradients, part: str) -> Tensor | None:
+        return found.get(f"{self.name}.{part}")
+
+    def put(self, call: Call, part: str, value: Tensor) -> None:
+        call.model.recdsl_replace(f"{self.name}.{part}", value)
+
+    def still(self, call: Call) -> Tensor:
+        """bool [slots]: those that hold now what they held when the call read them."""
+        before, now = call.seen[self.name]["serial"], call.model.recdsl_tensor(f"{self.name}.serial")
+        return (before == now) & (before > 0)
+
+
+class Free(Keeper):
+    """Rows are parameters of their own (Pritzel et al. 2017): each backward pass moves them, where they still hold the
+    item that was read."""
+
+    def back(self, call: Call, unit: Tensor, found: Gradients) -> None:
+        still = self.still(call)
+        for part in self.credit["parts"]:
+            gradient = self.rows(found, part)
+            if gradient is not None:
+                now = call.model.recdsl_tensor(f"{self.name}.{part}")
+                moved = now[: len(still)] - self.credit["lr"] * gradient[: len(still)]
+                kept = still.reshape(-1, *(1,) * (now.dim() - 1))
+                self.put(call, part, torch.cat((torch.where(kept, moved, now[: len(still)]), now[len(still) :])))
+
+
+class Replayed(Keeper):
+    """The encoder is run again on observations, stored or decoded, some items at a time (Hansen 2017).
+
+    Two passes: without a graph where rows are read, and with one, chunk by chunk, for those that have got a gradient.
+    What is saved for a backward pass does not grow with the number of slots.
+    """
+
+    @property
+    def extra(self) -> list[str]:
+        return [] if "decode" in self.credit else [f"observed.{name}" for name in self.credit["observed"]]
+
+    def blank(self, dtype: torch.dtype) -> Tensors:
+        kinds = {"int": torch.long, "bool": torch.bool}
+        size = self.info["slots"]
+        observed = {} if "decode" in self.credit else self.credit["observed"]
+        more = {
+            f"observed.{n}": torch.zeros(size, *shape, dtype=kinds.get(t, dtype)) for n, (t, shape) in observed.items()
+        }
+        return super().blank(dtype) | more
+
+    def remember(self, call: Call, slots: Tensor, place: Tensor) -> None:
+        for name in () if "decode" in self.credit else self.credit["observed"]:
+            given: Tensor = call.data[call.storages[name]]
+            items = given.reshape(-1, *given.shape[2:]).index_select(0, place)
+            old = call.model.recdsl_tensor(f"{self.name}.observed.{name}")
+            self.put(call, f"observed.{name}", old.index_copy(0, slots, items.to(old.dtype)))
+
+    def before(self, call: Call, values: Tensors) -> None:
+        super().before(call, values)
+        if not self.credit["exact"]:
+            return
+        (part,) = self.credit["parts"]
+        name = f"{self.name}.{part}"
+        held = (call.seen[self.name]["serial"] > 0).nonzero().squeeze(1)
+        rows = values[name].detach().clone()
+        for chunk, again in self.encoded(call, held, values):
+            rows[chunk] = again.value
+        values[name] = rows
+
+    def back(self, call: Call, unit: Tensor, found: Gradients) -> None:
+        (part,) = self.credit["parts"]
+        gradient = self.rows(found, part)
+        if gradient is None:
+            return
+        held = call.seen[self.name]["serial"] > 0
+        due = held & (gradient[: len(held)].reshape(len(held), -1) != 0).any(1)
+        for chunk, again in self.encoded(call, due.nonzero().squeeze(1), call.values):
+            for name, value in again.back(gradient[chunk]).items():
+                old = found.get(name)
+                found[name] = value if old is None else old + value
+
+    def encoded(self, call: Call, rows: Tensor, values: Tensors) -> Iterator[tuple[Tensor, Part]]:
+        """The encoder on the observations of some slots, chunk by chunk."""
+        for chunk in rows.split(self.credit["chunk"]):
+            if len(chunk):
+                yield chunk, Part(call, self.credit["encode"], self.observations(call, chunk, values), values)
+
+    def observations(self, call: Call, chunk: Tensor, values: Tensors) -> Tensors:
+        seen = call.seen[self.name]
+        if "decode" not in self.credit:
+            return {name: seen[f"observed.{name}"][chunk] for name in self.credit["observed"]}
+        (name,), (part,) = self.credit["observed"], self.credit["parts"]
+        return {name: Part(call, self.credit["decode"], {"given": seen[part][chunk]}, values).value}
+
+
+class Part:
+    """One run of an encoder or decoder on its own. `value`: [items, *axes]."""
+
+    def __init__(self, call: Call, about: tuple[str, Mapping[str, Any]], inputs: Tensors, values: Tensors) -> None:
+        self.call, (self.variant, places) = call, about
+        self.places = places
+        self.size = len(next(iter(inputs.values())))
+        self.data = {places["inputs"][name]: value.unsqueeze(0) for name, value in inputs.items()}
+        self.data |= {storage: values[name].detach() for name, storage in places["parameters"].items()}
+        self.data["fresh"] = call.like.new_full((), 1.0)
+        self.data |= self._run("forward")
+        self.value: Tensor = self.data["out0"].squeeze(0).clone()
+
+    def _run(self, entry: str) -> dict[str, Any]:
+        function, arguments, results = self.call.model.recdsl_functions[f"{self.variant}.{entry}"]
+        arena = Record(None, self.call.like)
+        values = function(self.call.like, arena, 1, self.size, *[self.data[name] for name in arguments])
+        return dict(zip(results, values, strict=True))
+
+    def back(self, cotangent: Tensor) -> Tensors:
+        """Gradients of the parameters, by name. cotangent: [items, *axes]."""
+        self.data["c0"] = cotangent.unsqueeze(0)
+        made = self._run("backward_outputs")
+        return {name: made[storage] for name, storage in self.places["gradients"].items()}
+
+
+class Records:
+    """The calls behind the items of a store, oldest first: (call, serials of its items, their places in it). They are
+    no part of a state dict, nor of a copy."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Call, Tensor, Tensor]] = []
+        self.copies: dict[int, tuple[Tensor, int, Tensor]] = {}
+
+    def __deepcopy__(self, memo: Any) -> Records:
+        return Records()
+
+    def __reduce__(self) -> tuple[type[Records], tuple[()]]:
+        return Records, ()
+
+    def copied(self, value: Tensor) -> Tensor:
+        """A copy of a parameter that no optimizer moves; one for all calls between which it has not changed."""
+        known = self.copies.get(id(value))
+        if known is None or known[0] is not value or known[1] != value._version:
+            known = self.copies[id(value)] = value, value._version, value.detach().clone()
+        return known[2]
+
+
+class Whole(Keeper):
+    """The graphs of earlier calls are kept, and their parameters as they were: the gradient of an item goes back
+    through the call that wrote it, from there to the items that this call has read, and so on, as far as these were in
+    the store when the call that is differentiated began."""
+
+    def __init__(self, model: Any, name: str) -> None:
+        super().__init__(model, name)
+        self.records = Records()
+
+    def forget(self) -> None:
+        self.records = Records()
+
+    def before(self, call: Call, values: Tensors) -> None:
+        super().before(call, values)
+        if call.learning:
+            call.earlier[self.name] = self.records.calls
+            trained = {id(value) for value in values.values() if value.requires_grad}
+            call.copied = lambda value: self.records.copied(value) if id(value) in trained else value
+
+    def remember(self, call: Call, slots: Tensor, place: Tensor) -> None:
+        serials = call.model.recdsl_tensor(f"{self.name}.serial")
+        if call.learning and len(slots):
+            kept = copy(call)
+            kept.earlier = {}  # or each call would keep all before it
+            self.records.calls = [*self.records.calls, (kept, serials[slots], place)]
+        held = serials[serials > 0]
+        self.records.calls = [made for made in self.records.calls if bool(torch.isin(made[1], held).any())]
+
+    def back(self, call: Call, unit: Tensor, found: Gradients) -> None:
+        waiting, stored = self.asked(call, found), call.seen[self.name]["serial"]
+        for made, serials, places in reversed(call.earlier.get(self.name, [])):
+            outputs = self.outputs(made, serials, places, waiting)
+            if outputs is None:
+                continue
+            again = dict(zip(found, made.backward(call.like.new_zeros(()), tuple(outputs)), strict=True))
+            for part in self.credit["parts"]:
+                own = again.pop(f"{self.name}.{part}")
+                if own is not None:
+                    read = made.seen[self.name]["serial"]
+                    read = torch.where(torch.isin(read, stored), read, torch.zeros_like(read))
+                    waiting[part] = merged(waiting[part], (read, own))
+            for name, value in again.items():
+                old = found.get(name)
+                found[name] = old if value is None else value.clone() if old is None else old + value
+
+    def asked(self, call: Call, found: Gradients) -> dict[str, tuple[Tensor, Tensor]]:
+        """By part: (serials, gradients) of items that a call has read."""
+        serials, made = call.seen[self.name]["serial"], dict[str, tuple[Tensor, Tensor]]()
+        for part in self.credit["parts"]:
+            gradient, shape = self.rows(found, part), self.info["shapes"][part]
+            none = serials[:0], call.like.new_zeros(0, *shape)
+            made[part] = none if gradient is None else merged(none, (serials, gradient))
+        return made
+
+    def outputs(
+        self, made: Call, serials: Tensor, places: Tensor, waiting: Mapping[str, tuple[Tensor, Tensor]]
+    ) -> list[Tensor | None] | None:
+        """What arrives at the outputs of an earlier call; None: nothing."""
+        outputs: list[Tensor | None] = [None] * len(made.model.recdsl_about["outputs"])
+        for part, (asked, gradients) in waiting.items():
+            pairs = (serials[:, None] == asked[None, :]).nonzero()
+            rows = gradients[pairs[:, 1]]
+            if not bool((rows != 0).any()):
+                continue
+            shape = self.info["shapes"][part]
+            arrives = rows.new_zeros(made.steps * made.size, *shape).index_add(0, places[pairs[:, 0]], rows)
+            outputs[self.info["written"][part]] = arrives.reshape(made.steps, made.size, *shape)
+        return outputs if any(value is not None for value in outputs) else None
+
+
+def merged(one: tuple[Tensor, Tensor], two: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Two sets of (serials, gradients); serials may occur twice: their gradients add up."""
+    held = two[0] > 0
+    return torch.cat((one[0], two[0][held])), torch.cat((one[1], two[1][: len(held)][held]))
+
+
+class Predicted(Keeper):
+    """A net says, when an item is written, what gradient it will get in all; it learns that from items that have left.
+
+    Gradients are counted as if the loss summed over its pairs, so that they do not depend on the size of a batch.
+    """
+
+    @property
+    def extra(self) -> list[str]:
+        condition = ["condition"] if self.credit["condition"] else []
+        return [*(f"gathered.{part}" for part in self.credit["parts"]), *condition]
+
+    def blank(self, dtype: torch.dtype) -> Tensors:
+        found, size = super().blank(dtype), self.info["slots"]
+        for part in self.credit["parts"]:
+            found[f"gathered.{part}"] = torch.zeros(size, *self.info["shapes"][part], dtype=dtype)
+        if self.credit["condition"]:
+            found["condition"] = torch.zeros(size, self.width, dtype=dtype)
+        return found
+
+    @property
+    def width(self) -> int:
+        _, size, shape = self.credit["condition"]
+        return size or prod(shape)
+
+    def given(self, call: Call) -> Tensor:
+        """The condition of every step and sample, [steps * batch, width]."""
+        name, size, _ = self.credit["condition"]
+        value: Tensor = call.data[call.storages[name]].reshape(call.steps * call.size, -1)
+        if size:
+            return torch.nn.functional.one_hot(value[:, 0].clamp_min(0), size).to(call.like.dtype)
+        return value.to(call.like.dtype)
+
+    def remember(self, call: Call, slots: Tensor, place: Tensor) -> None:
+        new = {part: call.model.recdsl_tensor(f"{self.name}.{part}")[slots] for part in self.credit["parts"]}
+        for part, rows in new.items():
+            gathered = call.model.recdsl_tensor(f"{self.name}.gathered.{part}")
+            self.put(call, f"gathered.{part}", gathered.index_copy(0, slots, torch.zeros_like(rows)))
+        if self.credit["condition"]:
+            old = call.model.recdsl_tensor(f"{self.name}.condition")
+            self.put(call, "condition", old.index_copy(0, slots, self.given(call)[place]))
+
+    def answers(self, call: Call, items: Tensors, condition: Tensor | None) -> tuple[Tensor, list[Tensor]]:
+        """What the net says of some items, [items, answer], and its parameters, which have a graph of their own."""
+        flat = [items[part].reshape(len(items[part]), -1) for part in self.credit["parts"]]
+        z = torch.cat(flat if condition is None else [*flat, condition], 1)
+        own = [call.values[name].detach().requires_grad_(torch.is_grad_enabled()) for name in self.credit["net"]]
+        if len(own) == 2:
+            return z @ own[0].T + own[1], own
+        return torch.relu(z @ own[0].T + own[1]) @ own[2].T + own[3], own
+
+    def cotangents(self, call: Call, unit: Tensor, outputs: list[Tensor | None]) -> None:
+        if self.name not in call.stored:
+            return
+        _, place = call.stored[self.name]
+        steps = {part: sequence(call, self.info["written"][part]) for part in self.credit["parts"]}
+        items = {part: value.reshape(-1, *value.shape[2:])[place] for part, value in steps.items()}
+        condition = self.given(call)[place] if self.credit["condition"] else None
+        with torch.no_grad():
+            said = self.answers(call, items, condition)[0] * (unit / self.pairs(call))
+        for part, rows in zip(items, said.split([self.numel(part) for part in items], 1), strict=True):
+            k, shape = self.info["written"][part], steps[part].shape
+            arrives = call.like.new_zeros(call.steps * call.size, *shape[2:])
+            arrives = arrives.index_copy(0, place, rows.reshape(-1, *shape[2:])).reshape(shape)
+            old = outputs[k]
+            outputs[k] = arrives if old is None else old + arrives
+
+    def numel(self, part: str) -> int:
+        return prod(self.info["shapes"][part])
+
+    def pairs(self, call: Call) -> Tensor:
+        """By how many pairs of steps and samples the losses are divided (the most, if they differ)."""
+        numbers = [call.data[f"number{k}"] for k in range(len(call.model.recdsl_about["losses"]))]
+        return torch.stack(numbers).amax()
+
+    def back(self, call: Call, unit: Tensor, found: Gradients) -> None:
+        seen, still = call.seen[self.name], self.still(call)
+        held = seen["serial"] > 0
+        gone, lessons = held & ~still, Tensors()
+        scale = torch.where(unit == 0, torch.zeros_like(unit), self.pairs(call) / unit)
+        for part in self.credit["parts"]:
+            gradient = self.rows(found, part)
+            now = call.model.recdsl_tensor(f"{self.name}.gathered.{part}")
+            more = torch.zeros_like(now) if gradient is None else gradient[: len(now)] * scale
+            lessons[part] = (seen[f"gathered.{part}"] + more)[gone]
+            kept = still.reshape(-1, *(1,) * (now.dim() - 1))
+            self.put(call, f"gathered.{part}", torch.where(kept, now + more, now))
+        if self.name in call.stored and bool(gone.any()):
+            self.learn(call, unit, {part: seen[part][: len(held)][gone] for part in lessons}, lessons, gone, found)
+
+    def learn(self, call: Call, unit: Tensor, items: Tensors, lessons: Tensors, gone: Tensor, found: Gradients) -> None:
+        """The gradient of the net's own loss, the mean square of what it says of items that have left."""
+        condition = call.seen[self.name]["condition"][gone] if self.credit["condition"] else None
+        wanted = torch.cat([value.reshape(len(value), -1) for value in lessons.values()], 1)
+        with torch.enable_grad():
+            said, own = self.answers(call, items, condition)
+            parts = torch.autograd.grad(unit * ((said - wanted) ** 2).mean(), own)
+        found.update(dict(zip(self.credit["net"], parts, strict=True)))
+
+
+KEEPERS: Mapping[str, Callable[[Any, str], Keeper]] = {
+    "stop": Keeper,
+    "param": Free,
+    "reinstate": Replayed,
+    "through": Whole,
+    "synthetic": Predicted,
+}
