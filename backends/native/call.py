@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -45,18 +45,18 @@ class Library:
 def described(made: Function) -> tuple[tuple[str, ...], tuple[Any, ...]]:
     """Arguments and results of a function as `CFunction` takes them."""
     arguments = tuple(made.storages[name].type.dtype for name in made.arguments)
-    return arguments, tuple(_result(made.storages[name]) for name in made.results)
+    return arguments, tuple(_result(made.storages[name], made.scalars) for name in made.results)
 
 
-def _result(storage: Storage) -> tuple[bool, str, tuple[tuple[int, int, int], ...], tuple[int, ...]]:
+def _result(storage: Storage, scalars: tuple[str, ...]) -> tuple[bool, str, tuple[Any, ...], tuple[int, ...]]:
     kept = storage.name.startswith("next_") or storage.kind != "output"
     sizes = [(size.const, dict(size.terms)) for _, size in storage.type.lead]
-    lead = tuple((number, terms.get("T", 0), terms.get("B", 0)) for number, terms in sizes)
+    lead = tuple((number, *(terms.get(name, 0) for name in ("T", "B", *scalars))) for number, terms in sizes)
     return kept, storage.type.dtype, lead, tuple(axis.size for axis in storage.type.axes)
 
 
-def extent(size: Affine, T: int, B: int) -> int:
-    return size.const + sum(k * (T if name == "T" else B) for name, k in size.terms)
+def extent(size: Affine, sizes: Mapping[str, int]) -> int:
+    return size.const + sum(k * sizes[name] for name, k in size.terms)
 
 
 def joined(

@@ -93,7 +93,8 @@ def _python(source: str, chosen: Mapping[str, list[Function]], name: str, key: s
             source.replace("import math\n", "import ctypes\nimport math\nimport warnings\n", 1)
             .replace("import Callable, Iterable, Iterator, Mapping\n",
                      "import Callable, Iterable, Iterator, Mapping, Sequence\n", 1)
-            .replace("from math import sqrt\n", "from math import sqrt\nfrom pathlib import Path\n", 1)
+            .replace("from math import sqrt\n",
+                     "from math import sqrt\nfrom operator import mul\nfrom pathlib import Path\n", 1)
             .rstrip(),
             "\n# ---- the loops in C",
             *(text.rstrip() for text in texts),

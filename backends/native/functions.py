@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
+from operator import mul
 from typing import Any
 
 import torch
@@ -47,7 +48,7 @@ class CFunction:
     """Called by the runtime as `function(like, arena, T, B, *arguments)`; gives the results in order.
 
     find: the C function for a precision. arguments: their kinds (float, int, bool). results: (whether it stays in the
-    arena, kind, leading extents as (number, times T, times B), own extents) of each.
+    arena, kind, leading extents as (number, times T, times B, times scalars...), own extents) of each.
     """
 
     def __init__(self, find: Callable[[torch.dtype], Any], arguments: Sequence[str], results: Sequence[Any]) -> None:
@@ -72,7 +73,7 @@ class CFunction:
         tensors, scalars = given[: self.inputs], given[self.inputs :]
         numbers = (ctypes.c_long * (2 + len(scalars)))(T, B, *scalars)
         held = [_as(x, kind or like.dtype) for x, kind in zip(tensors, self.kinds, strict=True)]
-        results = self._results(like, arena, T, B)
+        results = self._results(like, arena, (1, T, B, *scalars))
         need = function(None, numbers)
         room = arena.take(need // 8 + 16, dtype=torch.float64)
         place = [x.data_ptr() for x in held]
@@ -83,11 +84,11 @@ class CFunction:
         arena.give(room)
         return tuple(results)
 
-    def _results(self, like: Tensor, arena: Any, T: int, B: int) -> list[Tensor]:
+    def _results(self, like: Tensor, arena: Any, sizes: tuple[int, ...]) -> list[Tensor]:
         """Memory for what the function leaves. Buffers stay in the arena, what the caller sees is made anew."""
         found: list[Tensor] = []
         for kept, kind, lead, axes in self.results:
-            shape = [number + t * T + b * B for number, t, b in lead] + list(axes)
+            shape = [sum(map(mul, size, sizes)) for size in lead] + list(axes)
             make = arena.take if kept else _new(like)
             found.append(make(*shape, dtype=KINDS.get(kind)))
         return found

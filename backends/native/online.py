@@ -139,6 +139,8 @@ class Learner:
         if wrong or self.like.dtype not in DTYPES or self.like.device.type != "cpu":
             raise NotLoweredError(wrong or "no C for this device or precision")
         self.wanted, self.ring, self.tensor = outputs, shape.behind + 3, model.recdsl_tensor
+        windows = {name: -(-shape.steps // every) for name, every in self.about["windows"].items()}
+        self.sizes = {"T": shape.steps, "B": shape.batch, **windows}
         calls = {variant: order(self.about, lowered[variant], variant) for variant in VARIANTS}
         entries = [(variant, made) for variant in VARIANTS for made in calls[variant]]
         self.code = Library(text(entries, shape), flags).load(self.like.dtype)
@@ -175,9 +177,7 @@ class Learner:
         ends: list[tuple[Any, int]] = []
         need = 0
         for number, (variant, made) in enumerate(entries):
-            names = [f"windows{k}" for k in range(len(self.about["grids"]))]
-            extents = {name: -(-self.shape.steps // self.about["windows"].get(name, 1)) for name in names}
-            scalars = [extents[name] if name in extents else self._missing(name) for name in made.scalars]
+            scalars = [self.sizes[name] if name in self.sizes else self._missing(name) for name in made.scalars]
             numbers = (ctypes.c_long * (2 + len(scalars)))(self.shape.steps, self.shape.batch, *scalars)
             pointers = (ctypes.c_void_p * (len(made.arguments) + len(made.results) + 1))()
             patches = array(Patch, self._pointers(made, variant, pointers, copies[variant]))
@@ -242,7 +242,7 @@ class Learner:
     def _held(self, key: str, kind: VType) -> Tensor:
         """Memory that entries share."""
         if key not in self.held:
-            shape = [extent(size, self.shape.steps, self.shape.batch) for _, size in kind.lead]
+            shape = [extent(size, self.sizes) for _, size in kind.lead]
             shape += [axis.size for axis in kind.axes]
             self.held[key] = torch.zeros(shape, dtype=KINDS.get(kind.dtype, self.like.dtype))
         return self.held[key]

@@ -18,6 +18,7 @@ class Memory:
     """Names of C pointers by storage, and the room behind them."""
 
     def __init__(self, program: Program, entry: str, body: Sequence[Stmt], tape: frozenset[str], names: Names) -> None:
+        self.symbols = {"T": "T", "B": "B", **{name: f"s{k}" for k, name in enumerate(program.scalars)}}
         self.storages = {storage.name: storage for storage in program.storages}
         self.names, self.arguments, self.results = names, list[str](), list[str]()
         self.bases: dict[str, str] = {}
@@ -36,7 +37,7 @@ class Memory:
         if storage.kind not in (*GIVEN, *OWN) or storage.type.dtype not in STORED or storage.attrs:
             raise NotLoweredError(f"no C for a storage of kind `{storage.kind}`")
         self.bases[name] = self.names("a")
-        if storage.kind == "output" or (kept and storage.kind == "buffer"):
+        if (storage.kind == "output" and written) or (kept and storage.kind == "buffer"):
             self.results.append(name)
         elif storage.kind in GIVEN or not written:
             self.arguments.append(name)
@@ -59,7 +60,7 @@ class Memory:
         for name, base in self.bases.items():
             if name not in given:
                 kind = self.storages[name].type
-                sizes = [affine_text(size, {"T": "T", "B": "B"}) for _, size in kind.lead]
+                sizes = [affine_text(size, self.symbols) for _, size in kind.lead]
                 rooms.append((base, kind.dtype, sizes, numel(tuple(a.size for a in kind.axes))))
         for base, dtype, sizes, inner in rooms:
             lines.append(f"const long at_{base} = room;")
@@ -83,7 +84,7 @@ class Memory:
         for name, base in self.bases.items():
             storage = self.storages[name]
             if storage.kind == "accumulate" and name not in self.arguments:
-                sizes = [affine_text(size, {"T": "T", "B": "B"}) for _, size in storage.type.lead]
+                sizes = [affine_text(size, self.symbols) for _, size in storage.type.lead]
                 count = " * ".join([*sizes, str(numel(tuple(a.size for a in storage.type.axes)))])
                 lines.append(f"memset({base}, 0, {count} * sizeof({STORED[storage.type.dtype]}));")
         return lines

@@ -19,6 +19,7 @@ from recdsl.testing import Case, assert_close_gradients, assert_matches, cases, 
 
 pytestmark = NEEDS_COMPILER
 FORWARD = ("rtrl", "columns", "snap(1)", "snap(2)", "rflo", "eprop")
+WINDOWED = ("columns(window=3)", "columns(window=4, every=2)", "snap(2, window=4, every=3)")
 
 
 def test_every_op_has_c():
@@ -63,7 +64,7 @@ def test_calls_do_not_disturb_each_other(first: int):
             disturbed(module, seeded(seed))
 
 
-@pytest.mark.parametrize("rule", FORWARD)
+@pytest.mark.parametrize("rule", [*FORWARD, *WINDOWED])
 @pytest.mark.parametrize("first", [0, 2])
 def test_forward_rules(rule: str, first: int):
     for seed in range(first, first + 2):

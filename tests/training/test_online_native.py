@@ -96,7 +96,9 @@ def test_optimizers(optimizer: str) -> None:
     check(TD % "snap(1)", f"train.optimizer={optimizer}")
 
 
-@pytest.mark.parametrize("rule", ["columns", "rflo", "tbptt(window=6)", "tbptt(window=6, every=3)", "none"])
+@pytest.mark.parametrize(
+    "rule", ["columns", "columns(window=3)", "rflo", "tbptt(window=6)", "tbptt(window=6, every=3)", "none"]
+)
 @pytest.mark.parametrize("shape", [(1, 1), (3, 2)])
 def test_rules_with_resets(rule: str, shape: tuple[int, int]) -> None:
     """Sequences of a few steps: nearly every update meets a reset, and most batches end inside a call."""
