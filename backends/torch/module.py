@@ -181,6 +181,7 @@ def describe(
         "forgotten": face.forgotten,
         "pieces": in_time(plan),
         "windows": every,
+        "reruns": [c.tracing.rerun for c in plan.classes if c.tracing is not None and c.tracing.rerun],
         "grids": [(c.window.size, c.window.every) for c in plan.classes if c.window.size is not None],
         "stores": {
             memory.name: lasting(graph, memory) | {"credit": crediting(graph, plan, memory.name, parts)}

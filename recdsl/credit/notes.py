@@ -21,6 +21,7 @@ QUALIFIERS: Mapping[str, str] = {
     "random-truncation": "right on average over random cuts, while the parameters stay as they are",
     "predicted": "a net predicts, when an item is written, the gradient that it will get from later calls",
     "re-encoded": "what is stored counts as what the encoder makes now of the observation that is given back",
+    "rerun": "online, updates run the last steps again, with parameters as they are; before: as under drift",
     "reset-at-call": "traces begin anew at each call: nothing is learned of what happened in earlier ones",
     "scaled": "credit through a use of a state on the way is multiplied by a number",
     "unmasked": "holds where no masked step stands before a valid one of the same sequence",
@@ -37,6 +38,8 @@ def remarks(
     for routing in classes:
         if routing.head is not None:
             found.setdefault(Remark(_net(routing.head), None))
+        if routing.tracing is not None and routing.tracing.rerun:
+            found.setdefault(Remark(_again(routing.tracing.rerun), None))
         for index in routing.losses:
             loss = graph.losses[index]
             for text in filter(None, (_rare(loss, routing), _delayed(loss, routing))):
@@ -77,6 +80,11 @@ def _delayed(loss: Loss, routing: RoutingClass) -> str:
     return (
         f"`{loss.name}` changes the prediction of the step before: the error of a call's first step changes none{rest}"
     )
+
+
+def _again(steps: int) -> str:
+    """What a policy for parameters that change costs."""
+    return f"online, each update runs the last {steps:,} steps again: a step is run {steps:,} / every times"
 
 
 def _net(head: Head) -> str:

@@ -34,7 +34,8 @@ class Tracing:
     every path is kept. cuts: "" | "products" (the recurrent products of states) |
     "spikes" (these, and what a neuron's output does to the states that it is made of). decay: what an influence is
     multiplied by on its way to the next step, so a path over k steps counts decay^k (a masked step is none). drift:
-    what becomes of traces at the next call, before which parameters may have changed: "accept" (they go on) | "reset".
+    what becomes of traces at the next call, before which parameters may have changed: "accept" (they go on) | "reset" |
+    "rerun" (they go on; online, each update runs the last `rerun` steps again with the parameters of now).
     filter: "none" | "readout" (of scope "column": influence is also tracked on states that only read others out and
     leak, which so low-pass what reaches them).
     feedback: how errors reach the states through the products that read them out: "symmetric" (as the derivative says)
@@ -48,6 +49,7 @@ class Tracing:
     axis: str = ""
     decay: float = 1.0
     drift: str = "accept"
+    rerun: int = 0
     feedback: str = "symmetric"
     filter: str = "none"
 
@@ -188,9 +190,9 @@ class Row:
     the verdict needs that no masked step stands before a valid one of its sequence; "no-credit", where every path from
     the parameter to a loss is dropped; "random-signs" and "random-truncation", where draws are right on average;
     "decay", where paths over steps count less; "drift", where traces go on from call to call: if parameters change
-    between calls, the gradient is that by one shift of the parameters of all calls (semantics 5.1); "reset-at-call";
-    "scaled" and "feedback", where an edge on the way carries another derivative than its own; "learned", where a net
-    answers for what is dropped.
+    between calls, the gradient is that by one shift of the parameters of all calls (semantics 5.1); "rerun", where that
+    is so for what is older than the steps that each update runs again; "reset-at-call"; "scaled" and "feedback", where
+    an edge on the way carries another derivative than its own; "learned", where a net answers for what is dropped.
     """
 
     parameter: str

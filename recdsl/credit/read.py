@@ -240,7 +240,7 @@ WHAT = {
     "words": "a word, or one with values in parentheses",
     "count": "a whole number of steps",
     "schedule": "`constant` or `decreasing(alpha)`",
-    "drift": "`accept`, `decay(rho)` or `reset`",
+    "drift": "`accept`, `decay(rho)`, `reset` or `rerun(steps)`",
     "learning": "`bootstrap` or `bp_lambda(share)`",
 }
 

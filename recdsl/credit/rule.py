@@ -74,7 +74,9 @@ SLIDES = "variant"
 """The field of an argument that says whether credit ends on a grid of steps, or so many steps from where it begins."""
 TAIL = 4.0
 """The exponent of `decreasing` without a number: the lengths of runs have a mean, a variance and a skewness."""
-DRIFT = Argument("drift", "what becomes of traces when parameters change: accept, decay(rho) or reset", kind="drift")
+DRIFT = Argument(
+    "drift", "what becomes of traces when parameters change: accept, decay(rho), reset or rerun(steps)", kind="drift"
+)
 
 
 def drift(given: Given | None) -> dict[str, Any]:
@@ -88,13 +90,12 @@ def drift(given: Given | None) -> dict[str, Any]:
             return {"decay": float(rho)}
         case Words("decay"):
             reason = f"`drift={given}` needs one number above 0 and at most 1: what traces are multiplied by each step"
+        case Words("rerun", (int() as steps,)) if steps > 0:
+            return {"drift": "rerun", "rerun": steps}
         case Words("rerun"):
-            reason = (
-                "`drift=rerun` is not supported: traces keep the Jacobians of the parameters that each step ran with; "
-                "`accept` keeps them, `decay(rho)` forgets old ones, `reset` drops them at each call"
-            )
+            reason = f"`drift={given}` needs one whole number: how many steps each update runs again"
         case _:
-            reason = f"`drift={given}` is no policy: it is `accept`, `decay(rho)` or `reset`"
+            reason = f"`drift={given}` is no policy: it is `accept`, `decay(rho)`, `reset` or `rerun(steps)`"
     raise RuleError("drift", reason)
 
 

@@ -193,7 +193,7 @@ class Tracer:
             words = (*words, "unmasked")
         held, products = self._entries(case.parameter, routing)
         if held and longest not in (0, NONE):
-            words = (*words, "drift" if routing.tracing.drift == "accept" else "reset-at-call")
+            words = (*words, {"accept": "drift", "reset": "reset-at-call", "rerun": "rerun"}[routing.tracing.drift])
         held += sum(n for k, n in eligible(self.graph, routing).items() if case.parameter in effective(self.graph)[k])
         if longest == NONE:
             words = (*words, "no-credit") if first is not None else words

@@ -2,7 +2,8 @@
 
 Each update calls the module on the next `every` steps with the state that the last call left, traces included. Under
 a rule that looks back further than that, the last observations are kept and replayed with the current parameters from
-the state that was before them; only the newest `every` steps' losses count (semantics 4.2: overlapping windows).
+the state that was before them; only the newest `every` steps' losses count (semantics 4.2: overlapping windows). So it
+is under `drift=rerun(steps)`: the traces of these steps are made anew, from those that were before them (5.1).
 """
 
 from __future__ import annotations
@@ -41,9 +42,11 @@ def trainer(compiled: Compiled, source: Source, binding: Binding, settings: Sett
 
 
 def windows(module: nn.Module, every: int) -> list[tuple[int, int]]:
-    """The windows of a compiled module that look back further than one update, as (size, every)."""
+    """What of a compiled module looks back further than one update, windows and steps that are run again under
+    `drift=rerun`, as (size, every)."""
     about: Mapping[str, Any] = getattr(module, "recdsl_about", {})
-    return [(size, step) for size, step in about.get("grids", ()) if size > every]
+    again = [(-(-steps // every) * every, every) for steps in about.get("reruns", ())]
+    return [(size, step) for size, step in (*about.get("grids", ()), *again) if size > every]
 
 
 def replayed(found: list[tuple[int, int]], every: int) -> int:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Never
+from typing import Any, Never
 
 import numpy as np
 import safetensors.torch
@@ -17,7 +17,7 @@ import torch
 
 from recdsl.diagnostics import SpecError
 from recdsl.errors.runs import CheckpointMismatch, DataChanged, NoDevice, NonFinite, RunError
-from recdsl.errors.training import WindowUneven
+from recdsl.errors.training import NeedsOnline, WindowUneven
 from recdsl.syntax.ast import Spec
 from recdsl.syntax.blocks import files_beside
 from recdsl.training import checkpoint, folder, store
@@ -74,7 +74,12 @@ def setup(compiled: Compiled, where: Place) -> Setup:
 
 
 def _check_windows(compiled: Compiled, chosen: Settings) -> None:
-    """Online, windows must fall together with updates. Raises SpecError (RD0617)."""
+    """Online, windows must fall together with updates; else nothing is run again. Raises SpecError (RD0616, RD0617)."""
+    about: Mapping[str, Any] = getattr(compiled.module, "recdsl_about", {})
+    if about.get("reruns") and not chosen["online"]:
+        rules = [item.rule for item in compiled.spec.credit]
+        span = next((r.span for r in rules if any(n.value == "rerun" for n in r.nodes)), compiled.spec.span)
+        raise SpecError([NeedsOnline(span, "drift=rerun")])
     found = windows(compiled.module, chosen["every"]) if chosen["online"] else []
     if found and not replayed(found, chosen["every"]):
         spans = {setting.name.text: setting.value.span for setting in compiled.spec.train}

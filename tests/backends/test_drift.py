@@ -185,7 +185,7 @@ def test_decay_equals_its_definition(rule: str) -> None:
         ("snap(1, drift=never)", "`drift=never` is no policy"),
         ("columns(drift=decay)", "needs one number"),
         ("rtrl(drift=decay(0))", "needs one number"),
-        ("rtrl(drift=0.5)", "is `accept`, `decay(rho)` or `reset`"),
+        ("rtrl(drift=0.5)", "is `accept`, `decay(rho)`, `reset` or `rerun(steps)`"),
         ("tbptt(4, drift=reset)", "no argument `drift`"),
     ],
 )

@@ -35,6 +35,7 @@ WRITTEN = {
     "tbptt(5, every=2)": "rule(window=5, every=2)",
     "rtrl": "rule(scope=all)",
     "rtrl(drift=reset)": "rule(scope=all, drift=reset)",
+    "rtrl(drift=rerun(8))": "rule(scope=all, drift=rerun(8))",
     "snap(2)": "rule(scope=support(2), read=post)",
     "columns": "rule(scope=column)",
     "columns(4, every=2)": "rule(scope=column, window=4, every=2)",

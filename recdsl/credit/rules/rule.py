@@ -134,7 +134,11 @@ RULE = Written(
         Argument(
             "read", "the states that a loss reads influence of: pre or post; those that enter its window", kind="words"
         ),
-        Argument("drift", "what becomes of traces when parameters change: accept, decay(rho), reset", kind="drift"),
+        Argument(
+            "drift",
+            "what becomes of traces when parameters change: accept, decay(rho), reset, rerun(steps)",
+            kind="drift",
+        ),
     ),
     window=None,
     every=1,
