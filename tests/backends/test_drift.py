@@ -181,7 +181,7 @@ def test_decay_equals_its_definition(rule: str) -> None:
 @pytest.mark.parametrize(
     ("rule", "words"),
     [
-        ("rtrl(drift=rerun(5))", "`accept` keeps them"),
+        ("rtrl(drift=rerun)", "how many steps"),
         ("snap(1, drift=never)", "`drift=never` is no policy"),
         ("columns(drift=decay)", "needs one number"),
         ("rtrl(drift=decay(0))", "needs one number"),
