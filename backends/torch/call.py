@@ -43,7 +43,7 @@ class Call:
     ) -> None:
         self.model, self.state = model, state
         self.learning = self.parted = False
-        self.chunk: int = model.recdsl_chunk
+        self.chunk: int = max(1, model.recdsl_chunk)
         self.learned: dict[str, Tensor] = {}
         self.left: dict[str, Tensor] = {}
         self.copied: Callable[[Tensor], Tensor] = lambda value: value
@@ -52,11 +52,18 @@ class Call:
         self.stored: dict[str, tuple[Tensor, Tensor]] = {}
         self.earlier: dict[str, list[tuple[Call, Tensor, Tensor]]] = {}
         about = model.recdsl_about
-        self.variant = "plain" if mask is None and reset is None else "ragged"
-        self.storages = about["storages"][self.variant]
+        self.ragged = mask is not None or reset is not None
+        self.variant = "ragged" if self.ragged else "plain"
         self.like: Tensor = model.recdsl_like  # type: ignore[assignment]
         self.given = self._read(batch)
         self.steps, self.size = self._extent()
+        self.deferred: Mapping[str, Any] | None = about["deferred"]
+        if self.deferred is not None and self.steps >= self.deferred["least"]:
+            self.variant += "_deferred"
+            self.chunk = -(-self.chunk // self.deferred["multiple"]) * self.deferred["multiple"]
+        else:
+            self.deferred = None
+        self.storages = about["storages"][self.variant]
         self.scored = all(name in self.given for name, info in about["inputs"].items() if info["target"])
         shape = (self.steps, self.size)
         self._check_flags("mask", mask, shape)
@@ -78,8 +85,12 @@ class Call:
             self.data |= self.lease.once(f"weights {self.scored}", lambda: self._weights(shape))
         else:
             self.data |= self._weights(shape)
-        for name, every in about["windows"].items():
-            self.data[name] = -(-self.steps // every)
+        self.data |= self.windows()
+
+    def windows(self) -> dict[str, int]:
+        """How many windows the call has, by class."""
+        found = (self.model.recdsl_about if self.deferred is None else self.deferred)["windows"]
+        return {name: -(-self.steps // every) for name, every in found.items()}
 
     # -- reading the batch ----------------------------------------------------------------------------------------
     def _read(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -229,7 +240,8 @@ class Call:
         self._start()
         self._thin()
         self._sign()
-        self.parted = self.learning and about["pieces"] and self.steps > self.chunk
+        pieces = (about if self.deferred is None else self.deferred)["pieces"]
+        self.parted = self.learning and pieces and self.steps > self.chunk
         found = in_pieces(self) if self.parted else self.run("forward")
         self.data.update(found)
         losses = [found[f"loss{k}"] for k in range(len(about["losses"]))]
@@ -274,12 +286,12 @@ class Call:
             return {}
         for k, info in enumerate(about["losses"]):
             self.data[f"g{k}"] = self.data[f"w{k}"] * info["weight"]
-        found = self._trace("")
+        found = self.trace("")
         self.left = {name: found[self.storages["next " + name]] for name in about["traces"]}
         self.data |= {self.storages["next " + name]: value for name, value in self.left.items()}
         return {name: value for name, value in found.items() if name.startswith("grad_")}
 
-    def _trace(self, kind: str) -> dict[str, Any]:
+    def trace(self, kind: str) -> dict[str, Any]:
         """The traces, behind the reverse passes of rules that look back over a window."""
         if f"{self.variant}.windows{kind}" in self.model.recdsl_functions:
             self.data.update(self.run(f"windows{kind}"))
@@ -332,7 +344,7 @@ class Call:
             self._cotangents(outputs)
         found = {} if self.parted else self.run(entry)
         if self.learned and entry == "backward_outputs":
-            found |= in_pieces_again(self) if self.parted else self._trace("_outputs")
+            found |= in_pieces_again(self) if self.parted else self.trace("_outputs")
         else:
             found |= {name: value * scale for name, value in self.learned.items()}
         return [found.get(about["gradients"].get(name)) for name in about["parameters"]]
@@ -355,7 +367,7 @@ class Call:
     def _followed(self, beyond: bool) -> Tensor:
         """bool [time + 1, batch]: whether the sequence before a step has a valid step there or later."""
         after = torch.full((1, self.size), beyond, device=self.like.device)
-        if self.variant == "plain":
+        if not self.ragged:
             return torch.cat((self.valid, after))
         reset = self.data["in_reset"]
         steps = torch.arange(self.steps, device=self.like.device)[:, None]

@@ -24,6 +24,7 @@ def pieces(call: Call) -> Iterator[tuple[Call, int, int]]:
         piece = copy(call)
         piece.steps = hi - lo
         piece.data = {name: value[lo:hi] if name in timed else value for name, value in given.items()}
+        piece.data |= piece.windows()
         piece.lease = call.model.recdsl_arena.lease(call.like, (call.variant, hi - lo, call.size, call.like.dtype))
         yield piece, lo, hi
         given |= {call.storages["state " + name]: value for name, value in _left(piece).items()}
@@ -76,7 +77,7 @@ def in_pieces_again(call: Call) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for piece, _, _ in pieces(call):
         piece.data.update(piece.run("forward"))
-        made = piece.run("traces_outputs")
+        made = piece.trace("_outputs")
         piece.data.update(made)
         _add(found, {name: value for name, value in made.items() if name.startswith("grad_")})
     return found

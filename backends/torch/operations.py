@@ -250,7 +250,7 @@ def contract(op: Op, args: Sequence[Operand]) -> str:
     x, y, out = tuple(attrs["x"]), tuple(attrs["y"]), tuple(attrs["out"])
     if op.joint:
         return _each(args, x, y, out) if op.types[0].lead else _joint(args, x, y, out)
-    matrix = _matrix_vector(args, x, y, out)
+    matrix = matrix_vector(args, x, y, out)
     if matrix is not None:
         value, weight, transposed = matrix
         return f"{value.text} @ {weight.text}{'.t()' if transposed else ''}"
@@ -271,7 +271,7 @@ def contract(op: Op, args: Sequence[Operand]) -> str:
 def contract_out(op: Op, args: Sequence[Operand], out: str) -> str | None:
     """A matrix product written into `out`."""
     attrs = dict(op.attrs)
-    matrix = _matrix_vector(args, tuple(attrs["x"]), tuple(attrs["y"]), tuple(attrs["out"]))
+    matrix = matrix_vector(args, tuple(attrs["x"]), tuple(attrs["y"]), tuple(attrs["out"]))
     if matrix is None or matrix[0].lead != 1:
         return None
     value, weight, transposed = matrix
@@ -287,7 +287,7 @@ def flat_product(op: Op, args: Sequence[Operand], out: str) -> str | None:
         return f"torch.index_select({rows}, 0, {args[1].text}.reshape(-1), out={out}.view(-1, {size}))"
     if op.op != "contract" or op.joint:
         return None
-    matrix = _matrix_vector(args, tuple(attrs["x"]), tuple(attrs["y"]), tuple(attrs["out"]))
+    matrix = matrix_vector(args, tuple(attrs["x"]), tuple(attrs["y"]), tuple(attrs["out"]))
     if matrix is None or matrix[0].lead != 2:
         return None
     value, weight, transposed = matrix
@@ -296,7 +296,7 @@ def flat_product(op: Op, args: Sequence[Operand], out: str) -> str | None:
     return f"torch.mm({value.text}.reshape(-1, {into}), {right}, out={out}.view(-1, {size}))"
 
 
-def _matrix_vector(
+def matrix_vector(
     args: Sequence[Operand], x: tuple[int, ...], y: tuple[int, ...], out: tuple[int, ...]
 ) -> tuple[Operand, Operand, bool] | None:
     """(vectors with leading axes, matrix without, whether it stands transposed) for `W v`; None otherwise."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 
-from recdsl.backends.torch.codegen import Entry
+from recdsl.backends.torch.codegen import Entry, span_of
 from recdsl.backends.torch.operations import Operand, expression, spread
+from recdsl.backends.torch.row_loop import RowLoop
 from recdsl.backends.torch.texts import affine_text, bound_text
 from recdsl.backends.torch.trace_plan import Host, folded, hosts, parts, readers, renamed, rooms, thin
 from recdsl.program.ir import Add, Affine, Bound, For, If, Load, Op, Range, Stmt, Storage, Store, VType
@@ -51,6 +52,11 @@ class TraceEntry(Entry):
         return None
 
     def op(self, op: Op) -> None:
+        if op.op == "view":
+            self.values[op.results[0]] = replace(
+                self.values[op.args[0]], lead=len(op.types[0].lead), axes=op.types[0].axes
+            )
+            return
         self._fill(op)
         super().op(op)
 
@@ -68,11 +74,16 @@ class TraceEntry(Entry):
         self.line(f"{storage.name} = {value.text}")
 
     def loop(self, loop: For) -> None:
-        """A loop over steps, or one over windows with such a loop as its last statement."""
+        """A loop over steps, one over windows with such a loop as its last statement, or one that does a window at
+        once."""
         if loop.step < 0:
             super().loop(loop)
             return
-        for text in self._rounds(loop) if loop.var == "u" else self._steps(loop):
+        if loop.var == "u" and not isinstance(loop.body[-1], For):
+            lines = RowLoop(self, loop, span_of(loop.body)).lines()
+        else:
+            lines = self._rounds(loop) if loop.var == "u" else self._steps(loop)
+        for text in lines:
             self.line(text)
 
     def _rounds(self, loop: For) -> list[str]:
@@ -112,7 +123,7 @@ class TraceEntry(Entry):
                 self._fill(statement)
                 body += self._made(statement).split("\n")
             elif isinstance(statement, Add):
-                body.append(self._sum(statement))
+                body.append(self.summed(statement))
         return [line for line in body if line]
 
     def _look(self, statements: Sequence[Stmt]) -> None:
@@ -141,7 +152,7 @@ class TraceEntry(Entry):
                 self.sizes[statement.results[0]] = _last(statement.types[0])
                 body += self._made(statement).split("\n")
             elif isinstance(statement, Add):
-                body.append(self._sum(statement))
+                body.append(self.summed(statement))
             elif isinstance(statement, Store):
                 left += self._left(statement)
         return self._written(rows, [line for line in body if line], left)
@@ -202,7 +213,7 @@ class TraceEntry(Entry):
         if name in self.stacked:
             return self._stack(op)
         if op.joint and op.op == "contract":
-            return self._joint(op)
+            return self.joint(op)
         if name in self.thin:
             self.values[name] = self._narrow(op)
             return ""
@@ -326,7 +337,7 @@ class TraceEntry(Entry):
         product = f"torch.mul({cotangent.text}[:, None], {base}, out={room})"
         return f"{name} = {product}.sum(0).movedim(0, -1)"
 
-    def _joint(self, op: Op) -> str:
+    def joint(self, op: Op) -> str:
         """A sum over samples: without einsum, which copies a trace to multiply it."""
         name, attrs = op.results[0], dict(op.attrs)
         args = [self.values[arg] for arg in op.args]
@@ -344,7 +355,8 @@ class TraceEntry(Entry):
             return f"{name} = ({args[0].text}.reshape(-1) @ {args[1].text}.reshape(-1, {count})){flat}"
         return f"{name} = {expression(op, args)}"
 
-    def _sum(self, add: Add) -> str:
+    def summed(self, add: Add) -> str:
+        """A sum over samples, added up."""
         storage, value = self.storages[add.storage], self.values[add.value]
         if storage.name not in self.allocated:
             self.allocated.add(storage.name)

@@ -9,6 +9,8 @@ from math import ceil
 from typing import Any
 
 from recdsl.credit.classes import Way, admitted, routing
+from recdsl.credit.deferral import deferral
+from recdsl.credit.deferral import remarks as deferred_remarks
 from recdsl.credit.feedback import buffers, product, readouts
 from recdsl.credit.flow import Edge
 from recdsl.credit.heads import flops, head
@@ -61,6 +63,8 @@ def plan(
     problems.check()
     judge = Judge(graph)
     tracer = Tracer(graph) if any(made.tracing is not None for made in classes) else None
+    if tracer is not None:
+        classes = tuple(replace(made, deferral=deferral(graph, made, *tracer.work(made))) for made in classes)
     home = {name: made for made in classes for name in made.parameters}
     rows: list[Row] = []
     slots = {name for memory in graph.memories if memory.common for name in shared(graph, memory.name)}
@@ -88,7 +92,7 @@ def plan(
         row = _random(row, judge.crosses(case)) if routed.thinning else row
         row = replace(row, qualifiers=(*row.qualifiers, *judge.altered(case, routed)))
         rows.append(across_calls(judge, case, row, reading.stores))
-    told = remarks(graph, classes, reading.stores)
+    told = (*remarks(graph, classes, reading.stores), *deferred_remarks(classes))
     made = CreditPlan(classes, tuple(rows), told, tuple(fed.values()), reading.stores)
     if require is not None:
         _required(graph, made, require, problems)

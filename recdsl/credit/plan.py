@@ -39,7 +39,7 @@ class Tracing:
     filter: "none" | "readout" (of scope "column": influence is also tracked on states that only read others out and
     leak, which so low-pass what reaches them).
     feedback: how errors reach the states through the products that read them out: "symmetric" (as the derivative says)
-    | "random" (by fixed random matrices).
+    | "random" (by fixed random matrices). stepwise: whether traces go step by step, whatever it costs.
     """
 
     scope: str
@@ -52,6 +52,7 @@ class Tracing:
     rerun: int = 0
     feedback: str = "symmetric"
     filter: str = "none"
+    stepwise: bool = False
 
     @property
     def random(self) -> bool:
@@ -113,6 +114,25 @@ SHORT = 32
 
 
 @dataclass(frozen=True)
+class Deferral:
+    """How traces go from window to window in a long call (`recdsl.credit.deferral` decides).
+
+    parameters: those with traces. size: steps of a window. least: steps of the shortest call that is run so. rows: of
+    the Jacobian of a window, one for each entry of the states that have traces. stepwise, flops: floating point
+    operations a step and sample, step by step and so. bytes: what rows keep inside a window, for each sample, beside
+    the traces.
+    """
+
+    parameters: tuple[str, ...]
+    size: int
+    least: int
+    rows: int
+    stepwise: int
+    flops: int
+    bytes: int
+
+
+@dataclass(frozen=True)
 class RoutingClass:
     """One reverse pass: which losses it carries, what it cuts, whose gradient it keeps.
 
@@ -133,6 +153,8 @@ class RoutingClass:
     goes back over the whole call.
     budget: steps of recurrence that credit crosses at most from a loss, and again from each item of a memory, back
     (semantics 4.11, sliding); to cross what is spared is free. 0: no such limit.
+    deferred: whether traces go from boundary to boundary at once, by reverse passes over the window, and not step by
+    step. Windows then do not overlap.
     head: the net that answers for what lies behind a window (None: nothing does).
     """
 
@@ -151,6 +173,8 @@ class RoutingClass:
     feedback: tuple[tuple[int, int, str], ...] = ()
     spared: frozenset[str] = frozenset()
     budget: int = 0
+    deferred: bool = False
+    deferral: Deferral | None = None
 
     @property
     def altered(self) -> frozenset[tuple[int, int]]:

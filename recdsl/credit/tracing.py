@@ -159,6 +159,7 @@ class Tracer:
         self.graph, self.flow = graph, Flow(graph)
         self.free, self.judge, self.narrowing = Influence(graph), Judge(graph), Narrowing(graph)
         self._cut: dict[frozenset[Edge], Influence] = {frozenset(): self.free}
+        self._work: dict[RoutingClass, tuple[int, int]] = {}
 
     def row(self, case: Case, routing: RoutingClass) -> Row:
         """The row of one trained parameter."""
@@ -192,9 +193,13 @@ class Tracer:
         if verdict == "exact" and any(walk.unmasked for walk in walks):
             words = (*words, "unmasked")
         held, products = self._entries(case.parameter, routing)
+        traced = held
         if held and longest not in (0, NONE):
             words = (*words, {"accept": "drift", "reset": "reset-at-call", "rerun": "rerun"}[routing.tracing.drift])
         held += sum(n for k, n in eligible(self.graph, routing).items() if case.parameter in effective(self.graph)[k])
+        work = 2 * products + -(-held // routing.window.every)
+        if routing.deferral is not None:
+            work = -(-routing.deferral.flops * traced // max(self.work(routing)[0], 1))
         if longest == NONE:
             words = (*words, "no-credit") if first is not None else words
             cost = (2 * products + held, FLOAT_BYTES * held)  # outputs may see what losses do not
@@ -207,7 +212,7 @@ class Tracer:
             first,
             longest,
             tuple(dict.fromkeys(dropped)) if first is not None else (),
-            plain.flops + 2 * products + -(-held // routing.window.every),
+            plain.flops + work,
             FLOAT_BYTES * held + (plain.bytes if routing.tracing.read == "window" else 0),
         )
 
@@ -374,6 +379,13 @@ class Tracer:
         kept = [prod(shapes[block.source][k] for k in block.kept) for block in found]
         summed = [prod(shapes[block.source][k] for k in block.summed) for block in found]
         return sum(summed) + size * sum(kept), size * size * sum(kept)
+
+    def work(self, routing: RoutingClass) -> tuple[int, int]:
+        """(entries of the traces, products a step) of a class."""
+        if routing not in self._work:
+            each = [self._entries(parameter, routing) for parameter in routing.parameters]
+            self._work[routing] = sum(held for held, _ in each), sum(products for _, products in each)
+        return self._work[routing]
 
     def _entries(self, parameter: str, routing: RoutingClass) -> tuple[int, int]:
         """(entries of the traces, products a step) of the effective parameters that a parameter is part of.

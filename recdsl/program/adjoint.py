@@ -37,11 +37,17 @@ class Credit:
     entering: tuple[tuple[str, int], ...] = ()
     links: Mapping[int, int] = field(default_factory=dict[int, int])
     answered: Mapping[int, int] = field(default_factory=dict[int, int])
+    ends: frozenset[int] = frozenset()
+
+    @property
+    def sources(self) -> Mapping[int, int]:
+        """What each `prev` held a step before, where credit crosses steps one by one."""
+        return self.behind or self.links
 
 
 @dataclass(frozen=True)
 class Adjoint:
-    """The joint timeline and, by parameter, the node of its gradient.
+    """The joint timeline and, by parameter, the node of its gradient (by number, where the pass has `ends`).
 
     entering: by carry, the node of the cotangent of what enters a step.
     arrivals: by carried value that has a cotangent from behind windows, the node of what arrives at their starts.
@@ -76,9 +82,10 @@ class _Reverse:
 
     def run(self) -> Adjoint:
         self._open_crossings()
+        inner = self.active - self.credit.ends
         for time in (True, False):
             for node in reversed(self.order):
-                if self.forward[node].time == time and node in self.active:
+                if self.forward[node].time == time and node in inner:
                     self._sweep(node)
         for k in self.credit.answered:
             if k not in self.active and k in self.pending:
@@ -96,15 +103,16 @@ class _Reverse:
 
     def _gradients(self) -> Iterable[tuple[str, int]]:
         for k, node in enumerate(self.forward):
-            if node.op == "parameter" and node.name in self.credit.parameters:
+            own = node.op == "parameter" and node.name in self.credit.parameters
+            if own or k in self.credit.ends:
                 total = self._total(k)
-                yield node.name, self.builder.const(0.0, k) if total is None else total
+                yield node.name if own else str(k), self.builder.const(0.0, k) if total is None else total
 
     def _open_crossings(self) -> None:
         """Before any sweep: the cotangent of a source starts with what later steps will send back."""
         for k, node in enumerate(self.forward):
             source = node.args[0] if node.args else -1
-            target = self.credit.behind.get(k, self.credit.links.get(k, source))
+            target = self.credit.sources.get(k, source)
             crosses = node.op in ("prev", "fetch") and k not in self.credit.severed
             if crosses and (k in self.active or k in self.credit.answered) and target in self.active:
                 self.builder.span = node.span
@@ -114,7 +122,7 @@ class _Reverse:
     def _crossing(self, k: int, node: TNode) -> int:
         """What a sequence gets back from later steps that read it through `node`."""
         if node.op == "prev":
-            lag = 1 if self.credit.behind or self.credit.links else node.attr("lag")
+            lag = 1 if self.credit.sources else node.attr("lag")
             args = [-1, self.credit.answered[k]] if k in self.credit.answered else [-1]
             return self.builder.move("next", args, lag, node.type, f"d {node.name}")
         type, name = self.forward[node.args[0]].type, f"d {node.name}"
@@ -194,8 +202,8 @@ def active_nodes(nodes: tuple[TNode, ...], order: list[int], credit: Credit) -> 
             users[arg].append(k)
             feeds[k].append(arg)
     wanted = [k for k, n in enumerate(nodes) if n.op == "parameter" and n.name in credit.parameters]
-    wanted += [k for _, k in credit.entering]
-    seeds = [*(k for k, _ in credit.seeds), *(credit.links[k] for k in credit.answered)]
+    wanted += [*(k for _, k in credit.entering), *credit.ends]
+    seeds = [*(k for k, _ in credit.seeds), *(credit.sources[k] for k in credit.answered)]
     return _closure(wanted, users) & _closure(seeds, feeds)
 
 

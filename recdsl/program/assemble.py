@@ -26,13 +26,14 @@ from recdsl.program.nest import Learned, edge_type, leave, uncrossed
 from recdsl.program.passes import backward_passes, forward_passes
 from recdsl.program.phases import domain, facts, immediate, mask_seeds, phases, split, windowed
 from recdsl.program.rank_one import rank_one_timeline
+from recdsl.program.rows import Rows, rows_timeline
 from recdsl.program.schedule import Item, needed, schedule
 from recdsl.program.sliding import reverse_timeline
 from recdsl.program.substitute import changed
 from recdsl.program.sweep import Trace, Traced
 from recdsl.program.temporal import emitted
 from recdsl.program.timeline import TimelineBuilder, TNode
-from recdsl.program.traces import traced_timeline
+from recdsl.program.traces import Blocks, traced_timeline
 
 VIEWS = ("slice", "rename", "transpose", "broadcast", "one_hot", "neg", "where", "pad")
 COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not", "to_float")
@@ -98,6 +99,7 @@ class _Assembly(Learning):
         self.forgotten: set[str] = set()
         self.carries = [carry for history in forward.histories for carry in history.carries]
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self.rows = {k: self._rows(routing) for k, routing in enumerate(plan.classes) if routing.deferred}
 
     @staticmethod
     def _weighted(b: TimelineBuilder, value: int, weight: int) -> int:
@@ -133,6 +135,8 @@ class _Assembly(Learning):
             tape |= self._tape(adjoint.nodes, _ends(adjoint))
         for made, _, _ in learned:
             tape |= self._tape(made.nodes, made.roots)
+        for rows in self.rows.values():
+            tape |= self._tape(rows.nodes, rows.roots)
         entries = [
             ("start", self._start_entry(learned[0][0])),
             ("forward", self._forward_entry(tape)),
@@ -212,24 +216,24 @@ class _Assembly(Learning):
         own = (tuple(seeds), severed, frozenset(routing.parameters), self.thinned[index], spared)
         reads = dict(self.forward.reads)
         given = {reads[name]: leaf for name, leaf in (self.mixed if mixed else self.behind)[index].items()}
-        crossed = self._behind() if given else {}
+        crossed = self.forward.behind if given else {}
         plain = Credit(*own, links=crossed, answered=given)
-        credit = plain if routing.tracing is None else Credit(*own, self._behind(), self._entering(routing))
+        credit = plain if routing.tracing is None else Credit(*own, self.forward.behind, self._entering(routing))
         adjoint = reverse_timeline(self.nodes, credit, routing.budget)
         return backward_passes(adjoint, len(self.nodes)) if self.optimise else adjoint
-
-    def _behind(self) -> dict[int, int]:
-        """What each `prev` held a step before: the source, or the link of a delay line before it."""
-        found: dict[int, int] = {}
-        for history in self.forward.histories:
-            links = self._prevs(history.carries)
-            found |= dict(zip(links, (history.source, *links), strict=False))
-        return found
 
     def _entering(self, routing: RoutingClass) -> tuple[tuple[str, int], ...]:
         """The carries that have traces."""
         names = {scope.carry for scope in routing.scopes if scope.stored}
         return tuple((name, node) for name, node in self.forward.reads if name in names)
+
+    def _rows(self, routing: RoutingClass) -> Rows:
+        """The reverse pass of a deferred class's rows."""
+        assert not routing.altered, "the effective parameters of another graph"
+        sources = {scope.source: self.forward.values[scope.source] for scope in routing.scopes if scope.stored}
+        return rows_timeline(
+            self.nodes, dict(self._entering(routing)), sources, self.forward.behind, optimise=self.optimise
+        )
 
     def _emitted(self, reverse: Sequence[int]) -> Adjoint:
         """The cotangents of the predictions of `td` losses that reverse passes carry, by the name of their sequence."""
@@ -370,7 +374,9 @@ class _Assembly(Learning):
                 estimate = {"rank": rank_one_timeline, "kronecker": kronecker_timeline}.get(routing.tracing.scope)
                 if index in inside:
                     edges = {name: self._edge(index, name) for name, _ in inside[index].entering}
-                    more = traced_timeline(*given, edges=edges)
+                    rows = self.rows.get(index)
+                    blocks = None if rows is None else Blocks(frozenset(rows.fresh), frozenset(rows.jumps))
+                    more = traced_timeline(*given, edges=edges, blocks=blocks)
                 else:
                     more = traced_timeline(*given, td) if estimate is None else estimate(*given, index)
                 self.forgotten |= {t.name for t in more.traces if routing.tracing.drift == "reset"}

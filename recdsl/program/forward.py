@@ -37,6 +37,15 @@ class Forward:
     losses: tuple[int, ...]
     outputs: tuple[tuple[str, int], ...]
 
+    @property
+    def behind(self) -> dict[int, int]:
+        """What each `prev` held a step before: the source, or the link of a delay line before it."""
+        found, reads = dict[int, int](), dict(self.reads)
+        for history in self.histories:
+            links = [reads[name] for name in history.carries]
+            found |= dict(zip(links, (history.source, *links), strict=False))
+        return found
+
 
 def forward_timeline(graph: StepGraph, cuts: frozenset[tuple[int, int]] = frozenset()) -> Forward:
     """The forward equations of all steps. Pure; the graph is not changed.

@@ -203,6 +203,8 @@ class Machine:
         if stmt.op == "view":
             kept = [label for label in args[0].lead if label not in stmt.joint]
             return view(self.xp, collapse(self.xp, args[0], kept), wanted, own(kind))
+        if stmt.op == "collect" and stmt.joint:
+            return collapse(self.xp, args[0], [label for label in args[0].lead if label not in stmt.joint])
         if stmt.op == "constant":
             return self._constant(dict(stmt.attrs)["value"], VType(kind.dtype, (), kind.axes))
         first = stmt.joint if stmt.op == "search" else wanted

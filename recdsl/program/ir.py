@@ -41,7 +41,8 @@ Conventions that every execution relies on:
   declared result may have more of them (the value is repeated) but none may be lost, except those named in
   `Op.joint`, over which the result is summed, and those that an `Add` sums because its storage lacks them.
 - Two ops are not primitives: `view` turns leading axes into own ones and back (lane, slot, rank), and `constant`
-  holds its `value` (a number for every entry, or nested numbers). The primitive `collect` sums all leading axes.
+  holds its `value` (a number for every entry, or nested numbers). The primitive `collect` sums all leading axes (or
+  those in `Op.joint`, if it has any).
 - An own axis never varies in extent; `T`, `B` and other symbols extend leading axes only. A value loaded from a
   range with several ends may name its extent by a symbol of its own (`t=W`), which stands for whatever it is.
 - Loop variables of one name denote one coordinate (a step, a window) wherever they occur in an entry; the

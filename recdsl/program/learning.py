@@ -14,8 +14,9 @@ from recdsl.program.forward import Forward
 from recdsl.program.interface import Tags, safe
 from recdsl.program.ir import Affine, Bound, For, Load, Op, Stmt, Storage, Store, VType
 from recdsl.program.lower import BATCH, ZERO, Emitter, Place, outside_uses, shifted
-from recdsl.program.nest import Learned, NestEmitter, edge_type, roots
+from recdsl.program.nest import Learned, NestEmitter, between, edge_type, roots
 from recdsl.program.phases import domain, phases
+from recdsl.program.rows import JumpEmitter, RowEmitter, Rows
 from recdsl.program.schedule import Item, needed, schedule, trace_schedule
 from recdsl.program.sweep import Traced
 from recdsl.program.timeline import TNode
@@ -34,6 +35,7 @@ class Learning(ABC):
     places: dict[int, Place]
     names: dict[int, str]
     carries: list[str]
+    rows: dict[int, Rows]
 
     @abstractmethod
     def _pass(
@@ -136,10 +138,18 @@ class Learning(ABC):
         """The same for a class with a window."""
         found = {self._edge(index, c): c for c in self.carries}
         edges = {k: node.name for k, node in enumerate(nodes) if node.op == "cotangent" and node.name in found}
-        emitter = NestEmitter(nodes, self.places, self.names, prefix)
+        window, rows = self.plan.classes[index].window, self.rows.get(index)
         wanted = needed(nodes, roots(own), frozenset(self.places) | edges.keys())
-        self._receive(emitter, own, wanted)
-        after = emitter.nest(wanted, edges, index, self.plan.classes[index].window)
+        if rows is None:
+            emitter = NestEmitter(nodes, self.places, self.names, prefix)
+            self._receive(emitter, own, wanted)
+            after = emitter.nest(wanted, edges, index, window)
+        else:
+            emitter = JumpEmitter(nodes, self.places, self.names, prefix)
+            self._receive(emitter, own, wanted)
+            inner = RowEmitter(rows, self.places, self.names, f"{prefix}r", between(window))
+            after = emitter.jump(wanted, edges, index, window, inner, own.leaves)
+            self.storages.update(inner.storages)
         self._hand_on(emitter, own, after)
         for name, node in own.gradients:
             value, inner, vtype = f"{prefix}{safe(name)}", f"{prefix}inner_{safe(name)}", emitter.vtype(node)

@@ -89,8 +89,13 @@ class Emitter:
 
     def vtype(self, k: int, *, step: bool = False) -> VType:
         node = self.nodes[k]
-        lead = () if not node.time else (BATCH,) if step or k in self.sampled else (("t", self.domain.extent), BATCH)
+        stepwise = step or k in self.sampled
+        lead = () if not node.time else self.each(k) if stepwise else (("t", self.domain.extent), *self.each(k))
         return VType(node.type.dtype, lead, node.type.axes)
+
+    def each(self, k: int) -> tuple[tuple[str, Affine], ...]:
+        """What a value of one step is given for."""
+        return (BATCH,)
 
     def declare(self, name: str, kind: str, type: Type, lead: tuple[tuple[str, Affine], ...], lifetime: str) -> str:
         self.storages[name] = Storage(name, kind, VType(type.dtype, lead, type.axes), lifetime)
@@ -100,7 +105,7 @@ class Emitter:
         """A sequence storage for node k, with `extra` rows more than there are steps."""
         name = f"{self.label(k)}_seq"
         if name not in self.storages:
-            lead = (("t", shifted(STEPS, extra)), BATCH)
+            lead = (("t", shifted(STEPS, extra)), *self.each(k))
             self.declare(name, "buffer", self.nodes[k].type, lead, "call")
         return name
 
@@ -194,11 +199,11 @@ class Emitter:
         given = self.nodes[move].args[1:]
         name = f"{self.label(move if given else source)}_tail"
         if name not in self.storages:
-            lead = (("t", shifted(STEPS, lag)), BATCH)
+            lead = (("t", shifted(STEPS, lag)), *self.each(move))
             self.declare(name, "buffer", self.nodes[source].type, lead, "call")
         else:
             extent = self.storages[name].type.lead[0][1].const
-            lead = (("t", shifted(STEPS, max(lag, extent))), BATCH)
+            lead = (("t", shifted(STEPS, max(lag, extent))), *self.each(move))
             self.declare(name, "buffer", self.nodes[source].type, lead, "call")
         zero = self._given(given[0], name) if given else f"{name}_zero{lag}"
         if (name, lag) in self._ended:
@@ -227,7 +232,7 @@ class Emitter:
     def _arrive(self, k: int) -> None:
         """What a window leaves at its first step: a carry's last value, or a row of a sequence."""
         source = self.nodes[k].args[0]
-        result, vtype = self.label(k), VType("float", (BATCH,), self.nodes[k].type.axes)
+        result, vtype = self.label(k), VType("float", self.each(k), self.nodes[k].type.axes)
         if source in self.last:
             self.body.append(Load(result, self.last[source], (), vtype))
         else:
@@ -281,7 +286,7 @@ class Emitter:
         node = self.nodes[source]
         name = f"{self.label(source)}_total"
         over = ("B",) if source in self.sampled else over
-        vtype = VType("float", (BATCH,) if over == ("t",) else (), node.type.axes)
+        vtype = VType("float", self.each(source) if over == ("t",) else (), node.type.axes)
         if node.op in ("contract", "scatter") and source not in self.places and source not in self.values:
             args = tuple(self.whole(arg) for arg in node.args)
             self.body.append(Op((name,), node.op, args, node.attrs, (vtype,), node.span, "", over))
@@ -367,7 +372,7 @@ class Emitter:
         source, lag = node.args[0], node.attr("lag")
         if lag == 1:
             name = f"{self.label(k)}_carry"
-            self.declare(name, "carry", node.type, (BATCH,), "call")
+            self.declare(name, "carry", node.type, self.each(k), "call")
             zero = self._given(node.args[1], name) if node.args[1:] else f"{name}_zero"
             vtype = VType("float", (), node.type.axes)
             if not node.args[1:]:

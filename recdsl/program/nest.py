@@ -92,7 +92,7 @@ class NestEmitter(Emitter):
 
     def nest(self, wanted: set[int], edges: Mapping[int, str], index: int, window: Window) -> Sequence[Item]:
         """All of it but what comes after the loops, which is returned. edges: leaves with their storages."""
-        reading = _readers(self.nodes, wanted, edges)
+        reading = readers(self.nodes, wanted, edges)
         before, loop, after = trace_schedule(self.nodes, wanted - reading)
         self.lazy |= only_collected(self.nodes, (Item(1, tuple(sorted(reading))),))
         self.run(before)
@@ -131,7 +131,7 @@ class NestEmitter(Emitter):
         return body
 
 
-def _readers(nodes: tuple[TNode, ...], wanted: set[int], edges: Mapping[int, str]) -> set[int]:
+def readers(nodes: tuple[TNode, ...], wanted: set[int], edges: Mapping[int, str]) -> set[int]:
     """What is made of cotangents at boundaries, up to the sums over windows."""
     found: set[int] = set()
     for k in sorted(wanted):

@@ -7,7 +7,7 @@ one loop after the other, with everything between them done for all steps at onc
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import networkx as nx
@@ -51,14 +51,15 @@ def schedule(nodes: tuple[TNode, ...], wanted: set[int]) -> tuple[Item, ...]:
 
 
 def trace_schedule(
-    nodes: tuple[TNode, ...], wanted: set[int]
+    nodes: tuple[TNode, ...], wanted: set[int], starts: Sequence[int] = ()
 ) -> tuple[tuple[Item, ...], Item | None, tuple[Item, ...]]:
     """Before, inside and after the one loop that carries traces.
 
-    In the loop is what depends on a trace or has a lane: a value as large as a trace is never kept over time.
+    In the loop is what depends on a trace (or on one of `starts`) or has a lane: a value as large as a trace is never
+    kept over time.
     What else there is, is done for all steps at once, before; what is made of sums over steps comes after it.
     """
-    members = _dependants(nodes, wanted)
+    members = _dependants(nodes, wanted, starts)
     late = {k for k in wanted - members if not nodes[k].time and nodes[k].op != "collect" and _summed(nodes, k)}
     before = schedule(nodes, wanted - members - late)
     graph: nx.DiGraph[int] = nx.DiGraph()
@@ -70,7 +71,7 @@ def trace_schedule(
     return before, Item(1, order) if order else None, schedule(nodes, late)
 
 
-def _dependants(nodes: tuple[TNode, ...], wanted: set[int]) -> set[int]:
+def _dependants(nodes: tuple[TNode, ...], wanted: set[int], starts: Sequence[int]) -> set[int]:
     """Traces, values with lanes that vary, all that depends on them within a step, and their sums."""
     users: dict[int, list[int]] = {k: [] for k in wanted}
     for k in wanted:
@@ -80,7 +81,7 @@ def _dependants(nodes: tuple[TNode, ...], wanted: set[int]) -> set[int]:
     tallies = [k for k in wanted if nodes[k].op == "tally"]
     early = sampled(nodes) | needed(nodes, tallies, frozenset())
     wide = [k for k in wanted - early if nodes[k].time and any(is_lane(axis) for axis in nodes[k].type.axes)]
-    stack = [*wide, *(k for k in wanted if nodes[k].op == "trace")]
+    stack = [*wide, *(k for k in wanted if nodes[k].op == "trace"), *(k for k in starts if k in wanted)]
     found = set(stack)
     while stack:
         for user in users[stack.pop()]:

@@ -30,12 +30,27 @@ class Trace:
 
 
 @dataclass(frozen=True)
+class Leaf:
+    """The influence on the entries of `target` at the end of a window: of an effective parameter inside the window, or
+    of the carried value `through` as it enters the window."""
+
+    node: int
+    target: str
+    source: int | None = None
+    through: str = ""
+
+
+@dataclass(frozen=True)
 class Traced:
-    """The timeline with a class's traces; gradients by parameter, each a node that does not vary."""
+    """The timeline with a class's traces; gradients by parameter, each a node that does not vary.
+
+    leaves: where traces go from boundary to boundary, what reverse passes over the window give them.
+    """
 
     nodes: tuple[TNode, ...]
     gradients: tuple[tuple[str, int], ...]
     traces: tuple[Trace, ...]
+    leaves: tuple[Leaf, ...] = ()
 
 
 def entry(graph: StepGraph, carry: Carry) -> int:

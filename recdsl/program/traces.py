@@ -10,7 +10,7 @@ computed, so a trace costs what its entries cost.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from recdsl.credit.influence import effective, states
 from recdsl.credit.masked import Reaching, narrowed
@@ -23,7 +23,7 @@ from recdsl.jacobian.step import StepJacobian
 from recdsl.jacobian.supports import SupportBuilder, masks
 from recdsl.ops.base import add_all
 from recdsl.program.stacks import Member, Stack, laid_out, stacks, taken_apart
-from recdsl.program.sweep import Sweep, Trace, Traced, decay_factor, entry
+from recdsl.program.sweep import Leaf, Sweep, Trace, Traced, decay_factor, entry
 from recdsl.program.telescope import Model, Telescope, entrywise
 from recdsl.program.temporal import Eligibility
 from recdsl.program.timeline import TimelineBuilder, TNode
@@ -39,22 +39,40 @@ def traced_timeline(
     seeds: Sequence[tuple[int, int]],
     delayed: Sequence[tuple[Loss, int]] = (),
     edges: Mapping[str, str] | None = None,
+    blocks: Blocks | None = None,
 ) -> Traced:
     """The traces and gradients of one forward class.
 
     values: the timeline's node of each node of the graph. seeds: (node of the graph, node of its cotangent).
     delayed: `td` losses with the nodes of their cotangents; their weight comes a step after what it weighs. edges: for
     a class with a window, by carry the name of the leaf that holds its cotangent where the window begins; the gradients
-    are then what is older than that, and seeds do not matter.
+    are then what is older than that, and seeds do not matter. blocks: where traces go from boundary to boundary.
     """
-    return _Tracing(graph, nodes, values, routing).run(seeds, delayed, edges)
+    return _Tracing(graph, nodes, values, routing, blocks).run(seeds, delayed, edges)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """What a window does to traces at once: the effective parameters that act in it, and the carried values that act
+    through it."""
+
+    sources: frozenset[int]
+    carries: frozenset[str]
 
 
 class _Tracing:
     """Holds what is shared while a class's nodes are written."""
 
-    def __init__(self, graph: StepGraph, nodes: Sequence[TNode], values: Sequence[int], routing: RoutingClass) -> None:
-        self.graph, self.values, self.routing = graph, values, routing
+    def __init__(
+        self,
+        graph: StepGraph,
+        nodes: Sequence[TNode],
+        values: Sequence[int],
+        routing: RoutingClass,
+        blocks: Blocks | None = None,
+    ) -> None:
+        self.graph, self.values, self.routing, self.blocks = graph, values, routing, blocks
+        self.leaves: list[Leaf] = []
         self.b = TimelineBuilder(nodes)
         self.carries = {carry.name: carry for carry in states(graph)}
         self.entering = {name: entry(graph, carry) for name, carry in self.carries.items()}
@@ -82,12 +100,12 @@ class _Tracing:
         for stack, name in handed:
             self._open(stack, name)
         entered = {(stack.number, name): self._entered(stack, name) for stack, name in self.pairs}
-        left = self._updated(entered, immediate)
+        left = self._updated(entered if self.blocks is None else self.held, immediate)
         for pair, pieces in left.items():
             for piece, old in zip(pieces, self.held[pair], strict=True):
                 self.b.aim(old.value, self._decayed(pair, piece).value)
         gradients = self._gradients(seeds, delayed, entered, left) if edges is None else self._older(edges)
-        return Traced(tuple(self.b.nodes), gradients, tuple(self.starts))
+        return Traced(tuple(self.b.nodes), gradients, tuple(self.starts), tuple(self.leaves))
 
     def _rows(self, name: str) -> Axes:
         return self.jacobian.axes(self.carries[name].read)
@@ -189,7 +207,7 @@ class _Tracing:
         """`scope * (D J + I)`, one piece for each stored pattern."""
         parts: dict[Pair, list[Piece]] = {}
         for stack, name in self.pairs:
-            own = {m.source: immediate[m.source].get(self.carries[name].write, []) for m in stack.members}
+            own = {m.source: self._fresh(m.source, name, immediate) for m in stack.members}
             parts[stack.number, name] = self._stacked(stack, name, own)
         for name in sorted(self.carries):
             fed = [stack for stack, carry in self.pairs if carry == name]
@@ -225,8 +243,33 @@ class _Tracing:
 
     def _immediate(self, source: int) -> dict[int, list[Piece]]:
         """d state / d parameter within a step, by the node that holds the state; only what one pattern stores."""
+        if self.blocks is not None:
+            return {}
         own = {name: keys for (other, name), keys in self.own.items() if other == source}
         return self.jacobian.pieces(source, self._wants({n: k[0] if len(k) == 1 else () for n, k in own.items()}))
+
+    def _fresh(self, source: int, name: str, immediate: Mapping[int, dict[int, list[Piece]]]) -> Sequence[Piece]:
+        """d state / d parameter within a step or (where traces go from boundary to boundary) a window."""
+        if self.blocks is None:
+            return immediate[source].get(self.carries[name].write, [])
+        seed, acts = self.jacobian.axes(source), source in self.blocks.sources
+        return [self._leaf(name, seed, source=source)] if acts and (source, name) in self.own else []
+
+    def _through(self, name: str, targets: Mapping[str, Key]) -> dict[str, list[Piece]]:
+        """d target / d state within a step (or window); targets with what is wanted of them."""
+        if self.blocks is not None:
+            acts, seed = name in self.blocks.carries, self._rows(name)
+            return {target: [self._leaf(target, seed, through=name)] for target in targets if acts}
+        made = self.jacobian.pieces(self.entering[name], self._wants(targets))
+        return {target: made.get(self.carries[target].write, []) for target in targets}
+
+    def _leaf(self, target: str, seed: Axes, source: int | None = None, through: str = "") -> Piece:
+        """A dense block that reverse passes over the window give."""
+        axes = whole(Piece((), -1), self._rows(target), seed)
+        label = f".block {target} {through or source}"
+        node = self.b.leaf("cotangent", label, Type("float", axes), time=True)
+        self.leaves.append(Leaf(node, target, source, through))
+        return Piece((), node)
 
     def _wants(self, keys: Mapping[str, Key]) -> dict[int, Key]:
         """By node what is wanted of it: several carried values may take over one node, and want more together."""
@@ -246,14 +289,13 @@ class _Tracing:
         """The influence through one state: D J, for every parameter that has an influence on it."""
         middle = self._rows(name)
         targets = [t for t in sorted(self.carries) if any(t in stack.stored for stack in fed)]
-        wants = self._wants({target: self._needed(name, target, fed) for target in targets})
-        made = self.jacobian.pieces(self.entering[name], wants)
+        made = self._through(name, {target: self._needed(name, target, fed) for target in targets})
         for target in targets:
-            write, rows = self.carries[target].write, self._rows(target)
+            rows = self._rows(target)
             for stack in fed:
                 if target not in stack.stored:
                     continue
-                for outer in made.get(write, []):
+                for outer in made.get(target, []):
                     for inner in entered[stack.number, name]:
                         piece = composed(self.b, outer, inner, rows, middle, stack.seed)
                         if piece is not None:

@@ -29,6 +29,11 @@ def assembled(case: Case, *, optimise: bool = True) -> Assembled:
 
 def run(case: Case, made: Assembled) -> Result:
     """The entries `start`, `forward` and one of the backward ones."""
+    return played(case, made)[0]
+
+
+def played(case: Case, made: Assembled) -> tuple[Result, dict[str, Tensor]]:
+    """The same, and the traces that the call leaves."""
     steps, samples = extent(case)
     counts = {f"windows{k}": -(-steps // c.window.every) for k, c in enumerate(case.plan.classes)}
     machine = Machine(made.program, torch, {"T": steps, "B": samples, **counts})
@@ -53,7 +58,8 @@ def run(case: Case, made: Assembled) -> Result:
     loss = torch.zeros((), dtype=torch.float64)
     for item in case.graph.losses:
         loss = loss + item.weight * losses[item.name]
-    return Result(outputs, loss, losses, state, gradients)
+    traces = {name: machine.get(storage) for storage, name in face.next_states if name in held}
+    return Result(outputs, loss, losses, state, gradients), traces
 
 
 def extent(case: Case) -> tuple[int, int]:

@@ -169,9 +169,17 @@ def test_lags_of_two_layers(read: str, rule: str, expected: dict[str, tuple[int 
         assert min(missing, default=None) == row.first_dropped_lag, (row, missing)
 
 
-@pytest.mark.parametrize(("rule", "least", "most"), [("rtrl", 2 * 8**2 * 64, 3 * 8**2 * 64), ("columns", 64, 12 * 64)])
+@pytest.mark.parametrize(
+    ("rule", "least", "most"),
+    [
+        ("rtrl(window=1)", 2 * 8**2 * 64, 3 * 8**2 * 64),
+        ("rtrl", 6 * 8 * 64, 8 * 8 * 64),
+        ("columns", 64, 12 * 64),
+    ],
+)
 def test_printed_work_is_what_traces_take(rule: str, least: int, most: int) -> None:
-    """2 n^2 p for a dense network of n units under rtrl, a few products an entry for their columns."""
+    """For a dense network of n units 2 n^2 p step by step, 4 n p and 2 n^2 p / k from window to window of k = n steps,
+    and a few products an entry for columns."""
     text = f"""
 recdsl: 1
 sizes: {{hid: 8}}

@@ -48,7 +48,9 @@ class Written(Rule):
         if tracing.random and (tracing.read, tracing.cuts, tracing.feedback) != ("pre", "", "symmetric"):
             reason = f"`scope={tracing.scope}` estimates all influence: it takes no `read`, `cuts` or `feedback`"
             raise RuleError("scope", reason)
-        return Expansion(Window(size or 1, every), tracing if size == 1 else self._read(tracing, size))
+        if size == 1:
+            return Expansion(Window(1, 1), replace(tracing, stepwise=tracing.scope == "all" and "window" in given))
+        return Expansion(Window(size or 1, every), self._read(tracing, size))
 
 
 def _one_of(name: str, given: Given | None, known: tuple[str, ...]) -> str:
