@@ -55,7 +55,9 @@ def _size(most: int) -> int:
 def _possible(graph: StepGraph, routing: RoutingClass) -> bool:
     """Whether the gradient is the same: all influence is tracked, and no step does more to it than its Jacobian."""
     tracing, window = routing.tracing, routing.window
-    if tracing is None or tracing.scope != "all" or tracing.stepwise or tracing.cuts or tracing.decay != 1 or tracing.rerun:
+    if tracing is None or tracing.scope != "all" or tracing.stepwise:
+        return False
+    if tracing.cuts or tracing.decay != 1 or tracing.rerun:
         return False
     if routing.altered or routing.thinning or window.size != window.every:
         return False
