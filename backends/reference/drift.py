@@ -34,8 +34,10 @@ def common_shift(
     """For each call, the derivative of its loss by what is added to the parameters of this and all earlier calls.
 
     parameters: of each call, all of them. calls: one after the other, each with as many samples; `state` and `start`
-    of all but the first are ignored.
+    of all but the first are ignored. Raises ValueError for `td` losses, whose gradient is no derivative of the loss.
     """
+    if any(loss.td is not None for loss in graph.losses):
+        raise ValueError("the gradient of a temporal difference is not the derivative of its loss by a common shift")
     trained = [p.name for p in graph.parameters if not p.frozen]
     shift = {name: torch.zeros_like(parameters[0][name], dtype=dtype, requires_grad=True) for name in trained}
     found: list[dict[str, Tensor]] = []

@@ -39,7 +39,7 @@ def answered(graph: StepGraph, routing: RoutingClass) -> tuple[Carry, ...]:
     flow = Flow(graph)
     leaves = [graph.leaf[f"parameter:{name}"] for name in routing.parameters if f"parameter:{name}" in graph.leaf]
     reached = flow.forward(leaves, routing.cuts)
-    live = flow.backward([graph.losses[k].node for k in routing.losses], routing.cuts)
+    live = flow.backward([graph.losses[k].root for k in routing.losses], routing.cuts)
     between = reached & live
     found = [
         carry

@@ -23,9 +23,17 @@ Pair = tuple[int, int | None]
 
 
 def directional(case: Case, plan: CreditPlan, directions: Mapping[str, Tensor]) -> list[Tensor]:
-    """Per routing class: <gradient of its parameters, directions>, a scalar."""
+    """Per routing class: <gradient of its parameters, directions>, a scalar. Raises ValueError for `td` losses."""
+    _plain(case)
     valid = torch.ones(_shape(case), dtype=torch.bool) if case.mask is None else case.mask
     return [_class(case, routing, directions, valid) for routing in plan.classes]
+
+
+def _plain(case: Case) -> None:
+    """A temporal difference is no function whose tangent is its gradient: only the earlier prediction is to change."""
+    names = [loss.name for loss in case.graph.losses if loss.td is not None]
+    if names:
+        raise ValueError(f"tangents of temporal differences are not their gradients: {', '.join(names)}")
 
 
 def _shape(case: Case) -> tuple[int, int]:
@@ -37,8 +45,9 @@ def by_lag(case: Case, routing: RoutingClass, directions: Mapping[str, Tensor]) 
     """<gradient, directions> of the first sample, apart for each use of the parameters (step s) and loss (step t).
 
     By t - s; within a lag in the order of t. Each loss counts as it is, without weight and schedule. The case has
-    neither mask nor reset nor an incoming state.
+    neither mask nor reset nor an incoming state. Raises ValueError for `td` losses.
     """
+    _plain(case)
     steps = _shape(case)[0]
     size, every = routing.window.size or steps, routing.window.every if routing.window.size else steps
     found: dict[int, list[float]] = {}

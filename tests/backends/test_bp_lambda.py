@@ -71,6 +71,26 @@ def test_streams(seed: int) -> None:
     assert_close_gradients(lambda _: compile_spec(source, dtype=torch.float64), case)
 
 
+@pytest.mark.parametrize("rule", ["synthetic(window=2, hidden=2)", RULES[2]])
+def test_temporal_differences(rule: str) -> None:
+    """A net answers for the predictions behind a window too: credit enters at them (`Loss.root`)."""
+    found = [random_case(seed, (("default", rule),), td=True) for seed in range(14)]
+    told = [case for case in found if any(c.head is not None for c in case.plan.classes)]
+    told = [case for case in told if any(loss.td is not None for loss in case.graph.losses)]
+    assert len(told) > 5
+    for case in told:
+        assert_matches(run(case, assembled(case)).gradients, reference(case).gradients, "gradient of", 1e-10)
+    for case in told[:3]:
+        assert_close_gradients(lambda c: compile_spec(c.text, dtype=torch.float64), case)
+
+
+def test_a_prediction_is_answered_for() -> None:
+    """A spec whose only loss is a temporal difference has a net, and says so."""
+    text = RNN.replace("mse(o, y)", "td(o, y, discount=0.9)").replace("LEARN", "bootstrap").replace("STREAM", "")
+    rows = {row.parameter: row for row in explain(text).rows}
+    assert "learned" in rows["U"].qualifiers
+
+
 def test_without_a_share_it_is_the_bootstrap() -> None:
     """lambda = 0 goes through the second pass and learns what the first would have told."""
     for seed in range(40, 52):

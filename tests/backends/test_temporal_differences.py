@@ -13,9 +13,11 @@ from torch import Tensor
 
 from recdsl import compile as compile_spec
 from recdsl import explain
+from recdsl.backends.reference.drift import common_shift
 from recdsl.diagnostics import SpecError
 from recdsl.program.checker import verify
 from recdsl.testing import Case, assert_close_gradients, assert_matches, properties, random_case, reference
+from recdsl.testing.dual import by_lag, directional
 
 FORWARD = ("rtrl", "columns", "snap(1)", "snap(2)", "rflo", "eprop")
 REVERSE = ("bptt", "none", "tbptt(window=2)", "tbptt(window=3, every=2)")
@@ -185,6 +187,18 @@ def test_a_sequence_may_begin_at_a_masked_step() -> None:
 def test_one_rule_cannot_wait_for_the_error() -> None:
     with pytest.raises(SpecError, match="keeps no gradient"):
         compile_spec(COLUMNAR.replace("columns", "uoro"))
+
+
+def test_definitions_by_derivatives_of_the_loss_refuse_it() -> None:
+    case = random_case(0, (("default", "bptt"),), td=True)
+    assert any(loss.td is not None for loss in case.graph.losses)
+    zeros = {name: torch.zeros_like(value) for name, value in case.params.items()}
+    with pytest.raises(ValueError, match="temporal differences"):
+        directional(case, case.plan, zeros)
+    with pytest.raises(ValueError, match="temporal differences"):
+        by_lag(case, case.plan.classes[0], zeros)
+    with pytest.raises(ValueError, match="temporal difference"):
+        common_shift(case.graph, [case.params], [])
 
 
 test_the_spec_in_one_line = properties(COLUMNAR, "sizes.column=2", examples=8, steps=5)
