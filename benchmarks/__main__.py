@@ -1,6 +1,7 @@
 """`python -m benchmarks run --suite bptt|traces|stream|memory|peers|compile [--quick] [--cell NAME] [--out FILE]`, or
 `python -m benchmarks alignment [--seeds N] [--out FILE] [--figure FILE.svg]`, or
-`python -m benchmarks trace-patterning [--updates N] [--seeds N] [--out FILE] [--figure FILE.svg]`."""
+`python -m benchmarks trace-patterning [--updates N] [--seeds N] [--out FILE] [--figure FILE.svg]`, or
+`python -m benchmarks images [--updates N] [--seeds N] [--out FILE] [--figure FILE.svg] [KEY=VALUE ...]`."""
 
 from __future__ import annotations
 
@@ -82,9 +83,19 @@ def main() -> None:
     curves.add_argument("--seeds", type=int, default=3)
     curves.add_argument("--out", type=Path, help="write the results there as JSON")
     curves.add_argument("--figure", type=Path, help="write the picture there as SVG")
+    images = commands.add_parser("images", help="five mechanisms of credit through an external memory, on images")
+    images.add_argument("--updates", type=int, default=2_000)
+    images.add_argument("--seeds", type=int, default=3)
+    images.add_argument("--out", type=Path, help="write the results there as JSON")
+    images.add_argument("--figure", type=Path, help="write the picture there as SVG")
+    images.add_argument("changes", nargs="*", help="overrides of the spec, such as data.source=mnist")
     args = parser.parse_args()
     if args.command == "alignment":
         align(args)
+    elif args.command == "images":
+        from benchmarks.images import report as classify
+
+        classify(args.updates, args.seeds, tuple(args.changes), args.out, args.figure)
     elif args.command == "trace-patterning":
         from benchmarks.trace_patterning import report
 

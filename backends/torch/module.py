@@ -82,7 +82,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass
 from hashlib import sha256
-from math import prod, sqrt
+from math import sqrt
 from types import SimpleNamespace
 from typing import Any
 

@@ -7,9 +7,9 @@ needs torch only.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from copy import copy
-from math import prod
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -306,7 +306,7 @@ class Predicted(Keeper):
     @property
     def width(self) -> int:
         _, size, shape = self.credit["condition"]
-        return size or prod(shape)
+        return size or math.prod(shape)
 
     def given(self, call: Call) -> Tensor:
         """The condition of every step and sample, [steps * batch, width]."""
@@ -351,7 +351,7 @@ class Predicted(Keeper):
             outputs[k] = arrives if old is None else old + arrives
 
     def numel(self, part: str) -> int:
-        return prod(self.info["shapes"][part])
+        return math.prod(self.info["shapes"][part])
 
     def pairs(self, call: Call) -> Tensor:
         """By how many pairs of steps and samples the losses are divided (the most, if they differ)."""
