@@ -78,6 +78,7 @@ def routing(graph: StepGraph, ways: dict[str, Way]) -> tuple[RoutingClass, ...]:
             tail=g.way.tail,
             spared=g.way.spared,
             budget=g.way.budget,
+            apart=any(carry.taped for carry in graph.carries),
         )
         for g in groups
     ]

@@ -151,6 +151,8 @@ class RoutingClass:
     product, buffer) whose gradient goes through the named buffer instead of the matrix that multiplies the source.
     spared: names of carries, those of memories, that the windows do not cut. Windows then do not overlap, and the pass
     goes back over the whole call.
+    apart: whether a pass a window is needed: a factor between two steps does not cut slots that stay where they were
+    written.
     budget: steps of recurrence that credit crosses at most from a loss, and again from each item of a memory, back
     (semantics 4.11, sliding); to cross what is spared is free. 0: no such limit.
     deferred: whether traces go from boundary to boundary at once, by reverse passes over the window, and not step by
@@ -175,6 +177,7 @@ class RoutingClass:
     budget: int = 0
     deferred: bool = False
     deferral: Deferral | None = None
+    apart: bool = False
 
     @property
     def altered(self) -> frozenset[tuple[int, int]]:
@@ -192,7 +195,7 @@ class RoutingClass:
         if size is None or self.spared:
             return every if size is not None else 0
         alone = self.tracing is None and self.head is None and not self.thinning and not self.budget
-        return every if alone and 1 < size == every <= SHORT else 0
+        return every if alone and not self.apart and 1 < size == every <= SHORT else 0
 
 
 @dataclass(frozen=True)
