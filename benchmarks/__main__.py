@@ -1,5 +1,5 @@
-"""`python -m benchmarks run --suite bptt|traces|stream|memory|peers|compile [--quick] [--cell NAME] [--out FILE]`, or
-`python -m benchmarks alignment [--seeds N] [--out FILE] [--figure FILE.svg]`, or
+"""`python -m benchmarks run --suite bptt|traces|stream|online|memory|peers|compile [--quick] [--cell NAME]
+[--out FILE]`, or `python -m benchmarks alignment [--seeds N] [--out FILE] [--figure FILE.svg]`, or
 `python -m benchmarks trace-patterning [--updates N] [--seeds N] [--out FILE] [--figure FILE.svg]`, or
 `python -m benchmarks images [--updates N] [--seeds N] [--out FILE] [--figure FILE.svg] [KEY=VALUE ...]`."""
 
@@ -27,6 +27,7 @@ COLUMNS = {
         "cell", "call_100_us", "call_1000_us", "call_10000_us", "call_time_x", "call_MiB", "call_B/step",
         "stream_100_us", "stream_1000_us", "stream_10000_us", "stream_time_x", "stream_MiB", "stream_B/step",
     ),
+    "online": ("cell", "torch_us", "calls_us", "native_us", "c_us", "torch/native", "calls/native", "native_per_s"),
     "memory": ("cell", "config", "ours_s", "dense_s", "dense/ours s", "ours_MiB", "dense_MiB", "dense/ours MiB"),
     "peers": (
         "cell", "config", "columns_us", "snap(1)_us", "rtrl_us", "peer_us", "peer/columns", "peer/snap(1)", "peer/rtrl",
@@ -45,6 +46,10 @@ def rows(args: argparse.Namespace) -> Iterator[Row]:
         from benchmarks import stream
 
         yield from stream.run(args.cell, args.repeats)
+    elif args.suite == "online":
+        from benchmarks import online
+
+        yield from online.run(args.cell, args.repeats)
     elif args.suite == "memory":
         from benchmarks import memory
 

@@ -90,7 +90,9 @@ class Online(Trainer):
 
     def _train(self, module: nn.Module) -> None:
         super()._train(module)
-        self.learner, self.alone = None, ""
+        name = self.settings.optimizer.name
+        wanting = "the backend makes one update a call" if not hasattr(module, "recdsl_learner") else ""
+        self.learner, self.alone = None, wanting or ("" if name in stretch.SLOTS else f"C has no `{name}`")
 
     def _enter(self, update: int) -> None:
         super()._enter(update)
@@ -115,11 +117,11 @@ class Online(Trainer):
             shape = stretch.Shape(self.kept * self.every, self.every, self.seen[-1].shape[1], self.kept - 1)
             try:
                 self.learner = stretch.learner(self.module, self.settings, self.named, self.optimizer, shape)
-                self.alone = "" if hasattr(self.module, "recdsl_learner") else "the backend makes one update a call"
             except (stretch.NotLoweredError, stretch.BuildError) as error:
                 self.alone = str(error)
-        masked = self.feed.masked() or any(steps.mask is not None for steps in self.seen)
-        return None if masked else self.learner
+        if self.learner is None or self.feed.masked() or any(steps.mask is not None for steps in self.seen):
+            return None
+        return self.learner
 
     def _stretch(self, made: stretch.Learner, count: int) -> None:
         """Some updates in one call. One that would not be finite is left to `_update`, which says what is wrong."""

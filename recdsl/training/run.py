@@ -354,6 +354,8 @@ class Session:
 
     def _end(self, interruption: Interruption) -> Result:
         trainer = self.trainer
+        if reason := getattr(trainer, "alone", ""):
+            self.run.log(f"note: updates were made one by one: {reason}")
         if not trainer.last_good.endswith(f"step-{trainer.step:07d}"):
             self._save()
         if trainer.step >= self.settings["steps"]:

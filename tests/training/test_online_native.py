@@ -162,6 +162,12 @@ def test_what_is_not_finite_is_left_undone(tmp_path: Path) -> None:
     assert errors[0] == errors[1]
 
 
+def test_a_run_notes_why_updates_are_made_one_by_one(tmp_path: Path) -> None:
+    changes = ["train.backend=native", "train.optimizer=adagrad()", "train.steps=3"]
+    result = train(FORWARD, changes, root=tmp_path, progress="silent")
+    assert "one by one: C has no `adagrad`" in (result.folder / "log.txt").read_text()
+
+
 @pytest.mark.parametrize(
     ("rule", "reason"), [("uoro", "draws random numbers"), ("synthetic(window=4, hidden=3)", "a net answers")]
 )
