@@ -292,10 +292,14 @@ class Call:
         return {name: value for name, value in found.items() if name.startswith("grad_")}
 
     def trace(self, kind: str) -> dict[str, Any]:
-        """The traces, behind the reverse passes of rules that look back over a window."""
+        """The traces, behind the reverse passes of rules that look back over a window. What has no traces but such a
+        pass has its gradient already."""
+        ready: dict[str, Any] = {}
         if f"{self.variant}.windows{kind}" in self.model.recdsl_functions:
-            self.data.update(self.run(f"windows{kind}"))
-        return self.run(f"traces{kind}")
+            found = self.run(f"windows{kind}")
+            self.data.update(found)
+            ready = {name: value for name, value in found.items() if name.startswith("grad_")}
+        return ready | self.run(f"traces{kind}")
 
     def _timed(self, k: int, value: Tensor) -> Tensor:
         """An output that does not vary is shown at every step."""

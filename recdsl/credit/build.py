@@ -17,6 +17,7 @@ from recdsl.credit.heads import flops, head
 from recdsl.credit.lasting import across_calls
 from recdsl.credit.memories import spared
 from recdsl.credit.notes import remarks
+from recdsl.credit.passes import joined
 from recdsl.credit.plan import CreditPlan, Head, RoutingClass, Row, Tracing
 from recdsl.credit.read import FULL, Choice, Reading, read
 from recdsl.credit.scopes import CUTS, ScopeError, leaky_readouts
@@ -93,7 +94,8 @@ def plan(
         row = replace(row, qualifiers=(*row.qualifiers, *judge.altered(case, routed)))
         rows.append(across_calls(judge, case, row, reading.stores))
     told = (*remarks(graph, classes, reading.stores), *deferred_remarks(classes))
-    made = CreditPlan(classes, tuple(rows), told, tuple(fed.values()), reading.stores)
+    together = joined(graph, classes, [ways[made.parameters[0]].stage for made in classes])
+    made = CreditPlan(classes, tuple(rows), told, tuple(fed.values()), reading.stores, together)
     if require is not None:
         _required(graph, made, require, problems)
     problems.check()

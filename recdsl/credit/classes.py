@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from recdsl.credit.flow import Edge, Flow
@@ -83,6 +84,12 @@ def routing(graph: StepGraph, ways: dict[str, Way]) -> tuple[RoutingClass, ...]:
         for g in groups
     ]
     return tuple(sorted(made, key=lambda c: order[c.parameters[0]]))
+
+
+def barred(graph: StepGraph, names: Iterable[str]) -> frozenset[int]:
+    """Losses that reach one of the parameters and must not."""
+    reach = _reach(graph)
+    return frozenset(k for name in names for k in _wishes(graph, name, reach)[1])
 
 
 def _reach(graph: StepGraph) -> list[set[int]]:

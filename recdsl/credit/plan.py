@@ -284,7 +284,8 @@ class CreditPlan:
     """All passes of a model, the verdict of each parameter, and what else there is to say.
 
     buffers: random matrices that rules own; a module has them beside its parameters. stores: of each store that lasts
-    as long as the model.
+    as long as the model. shared: places of classes that have one reverse pass, the one with the longest window first
+    (semantics, theorem 0, corollary b).
     """
 
     classes: tuple[RoutingClass, ...]
@@ -292,6 +293,18 @@ class CreditPlan:
     remarks: tuple[Remark, ...] = ()
     buffers: tuple[Parameter, ...] = ()
     stores: tuple[StoreCredit, ...] = ()
+    shared: tuple[tuple[int, ...], ...] = ()
+
+    def sharing(self, index: int) -> tuple[int, ...]:
+        """The classes that have the pass of this one, the one with the longest window first."""
+        return next((group for group in self.shared if index in group), (index,))
+
+    @property
+    def passes(self) -> tuple[tuple[str, ...], ...]:
+        """The parameters of each reverse pass. Rules that carry all influence along have none."""
+        backward = [k for k, made in enumerate(self.classes) if made.tracing is None or made.window.size != 1]
+        groups = [self.sharing(k) for k in backward if self.sharing(k)[0] == k]
+        return tuple(tuple(name for k in group for name in self.classes[k].parameters) for group in groups)
 
     @property
     def owned(self) -> tuple[Parameter, ...]:

@@ -15,25 +15,33 @@ _NUMBERS = range(3, 7)
 
 @dataclass(frozen=True)
 class Report:
-    """What `explain` says. `str()` is the table, then the edges where credit is dropped, with their lines, then what
-    the qualifiers mean, and remarks."""
+    """What `explain` says. `str()` is the table, then the reverse passes, where there are several rules for them, then
+    the edges where credit is dropped, with their lines, then what the qualifiers mean, and remarks.
+
+    passes: the parameters of each reverse pass. rules: how many ways parameters have to go back.
+    """
 
     rows: tuple[Row, ...]
     name: str = ""
     remarks: tuple[Remark, ...] = ()
+    passes: tuple[tuple[str, ...], ...] = ()
+    rules: int = 0
 
     @classmethod
     def of(cls, plan: CreditPlan, name: str = "") -> Report:
-        return cls(plan.rows, name, plan.remarks)
+        return cls(plan.rows, name, plan.remarks, plan.passes, len(plan.passes) + sum(len(g) - 1 for g in plan.shared))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data: {"name", "rows": [...], "remarks": [...]}; a row has the keys of `Row`, an edge {"edge", "line"},
-        a remark {"text", "line"}."""
+        """Plain data: {"name", "rows": [...], "passes": [...], "remarks": [...]}; a row has the keys of `Row`, an edge
+        {"edge", "line"}, a remark {"text", "line"}; a pass is a list of parameters."""
         remarks = [{"text": item.text, "line": item.line} for item in self.remarks]
-        return {"name": self.name, "rows": [_plain(row) for row in self.rows], "remarks": remarks}
+        passes = [list(names) for names in self.passes]
+        return {"name": self.name, "rows": [_plain(row) for row in self.rows], "passes": passes, "remarks": remarks}
 
     def __str__(self) -> str:
         lines = _table([_HEAD, *(_cells(row) for row in self.rows)])
+        if self.rules > 1:
+            lines += ["", *self._shown()]
         edges: dict[tuple[str, int | None], list[str]] = {}
         for row in self.rows:
             for item in row.dropped:
@@ -48,6 +56,17 @@ class Report:
         if self.remarks:
             lines += ["", *(f"line {item.line}: {item.text}" if item.line else item.text for item in self.remarks)]
         return "\n".join(lines)
+
+    def _shown(self) -> list[str]:
+        """The reverse passes, and which rules share one."""
+        rules = {row.parameter: row.rule for row in self.rows}
+        lines = [f"{len(self.passes)} reverse pass{'es' if len(self.passes) > 1 else ''}"]
+        for names in self.passes:
+            own: dict[str, list[str]] = {}
+            for name in names:
+                own.setdefault(rules[name], []).append(name)
+            lines.append("  " + ", with ".join(f"{rule} for {_few(found)}" for rule, found in own.items()))
+        return lines
 
 
 def _plain(row: Row) -> dict[str, Any]:

@@ -187,14 +187,15 @@ class Tracer:
         dropped += self.judge.crossed(case) if weaker is not None else []
         verdict = "exact" if first is None else "biased"
         words = tuple(word for word in plain.qualifiers if word != "unmasked")
-        if routing.tracing.random and verdict == "exact" and longest not in (0, NONE):
+        noisy = longest not in (0, NONE) or self._joins(case.parameter, routing)
+        if routing.tracing.random and verdict == "exact" and noisy:
             verdict, words = "unbiased", (*words, "random-signs")
         words = (*words, "decay") if weaker is not None else words
         if verdict == "exact" and any(walk.unmasked for walk in walks):
             words = (*words, "unmasked")
         held, products = self._entries(case.parameter, routing)
         traced = held
-        if held and longest not in (0, NONE):
+        if held and noisy:
             words = (*words, {"accept": "drift", "reset": "reset-at-call", "rerun": "rerun"}[routing.tracing.drift])
         held += sum(n for k, n in eligible(self.graph, routing).items() if case.parameter in effective(self.graph)[k])
         work = 2 * products + -(-held // routing.window.every)
@@ -215,6 +216,15 @@ class Tracer:
             plain.flops + work,
             FLOAT_BYTES * held + (plain.bytes if routing.tracing.read == "window" else 0),
         )
+
+    def _joins(self, parameter: str, routing: RoutingClass) -> bool:
+        """Whether a parameter is in the one estimate of all influence, if only by states that no loss sees: signs are
+        then wrong for it until they are averaged."""
+        start = self.graph.leaf.get(f"parameter:{parameter}")
+        if start is None or routing.tracing is None or routing.tracing.scope != "rank":
+            return False
+        carried = {carry.read for carry in states(self.graph)}
+        return not carried.isdisjoint(self.judge.flow.forward([start]))
 
     # -- lags -----------------------------------------------------------------------------------------------------
     def _walk(self, source: int, routing: RoutingClass, ends: frozenset[int]) -> _Walk:

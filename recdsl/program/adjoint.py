@@ -16,21 +16,34 @@ from recdsl.program.timeline import LEAVES, TimelineBuilder, TNode, here
 
 
 @dataclass(frozen=True)
+class Share:
+    """Parameters with the window of a pass, or a shorter one: what they get of its first `short` steps is left out.
+
+    Cotangents are the same for all: what a shorter window cuts lies behind everything that it keeps. starts: whether
+    initial values get their part; traces have it otherwise.
+    """
+
+    short: int
+    parameters: frozenset[str]
+    starts: bool = True
+
+
+@dataclass(frozen=True)
 class Credit:
-    """What a reverse pass keeps, on the timeline: seeds (node, cotangent node) and wanted leaves.
+    """What a reverse pass keeps, on the timeline: seeds (node, cotangent node) and, by share, wanted leaves.
 
     severed: `prev` nodes whose crossing of a step is cut at every step (the initial value still gets its share).
     weights: by lag, nodes by which what crosses so many steps is multiplied, but at `prev` nodes that are spared.
     behind: empty, or where traces carry what is older than a window: for each `prev` what it held a step before (its
     source, or the link of a delay line before it). Credit then crosses steps one by one, and none goes to initial
     values: the traces have them. entering: carries with the `prev` whose cotangent is asked for.
-    links: the same where nothing is older, and initial values have their share. answered: a `prev` node of `links` ->
+    links: the same where initial values have their part. answered: a `prev` node of `links` ->
     the `behind` leaf whose cotangent it has from behind a window.
     """
 
     seeds: tuple[tuple[int, int], ...]
     severed: frozenset[int]
-    parameters: frozenset[str]
+    shares: tuple[Share, ...]
     weights: Mapping[int, int] = field(default_factory=dict[int, int])
     spared: frozenset[int] = frozenset()
     behind: Mapping[int, int] = field(default_factory=dict[int, int])
@@ -43,6 +56,11 @@ class Credit:
     def sources(self) -> Mapping[int, int]:
         """What each `prev` held a step before, where credit crosses steps one by one."""
         return self.behind or self.links
+
+    @property
+    def parameters(self) -> frozenset[str]:
+        """Of all shares."""
+        return frozenset(name for share in self.shares for name in share.parameters)
 
 
 @dataclass(frozen=True)
@@ -74,6 +92,7 @@ class _Reverse:
         self.order = topological(nodes)
         self.active = active_nodes(nodes, self.order, credit)
         self.parts: dict[int, list[int]] = {}
+        self.fixed: list[dict[int, list[int]]] = [{} for _ in credit.shares]
         self.pending: dict[int, int] = {}
         self.arrived: dict[int, int] = {}
         self.arrivals: dict[int, int] = {}
@@ -83,10 +102,10 @@ class _Reverse:
     def run(self) -> Adjoint:
         self._open_crossings()
         inner = self.active - self.credit.ends
-        for time in (True, False):
+        for share in (None, *range(len(self.fixed))):
             for node in reversed(self.order):
-                if self.forward[node].time == time and node in inner:
-                    self._sweep(node)
+                if self.forward[node].time == (share is None) and node in inner:
+                    self._sweep(node, share)
         for k in self.credit.answered:
             if k not in self.active and k in self.pending:
                 self.builder.aim(self.pending[k], self.builder.const(0.0, k))
@@ -103,10 +122,11 @@ class _Reverse:
 
     def _gradients(self) -> Iterable[tuple[str, int]]:
         for k, node in enumerate(self.forward):
-            own = node.op == "parameter" and node.name in self.credit.parameters
-            if own or k in self.credit.ends:
-                total = self._total(k)
-                yield node.name if own else str(k), self.builder.const(0.0, k) if total is None else total
+            for place, share in enumerate(self.credit.shares):
+                own = node.op == "parameter" and node.name in share.parameters
+                if own or (k in self.credit.ends and not place):
+                    total = self._total(k, None if node.time else place)
+                    yield node.name if own else str(k), self.builder.const(0.0, k) if total is None else total
 
     def _open_crossings(self) -> None:
         """Before any sweep: the cotangent of a source starts with what later steps will send back."""
@@ -128,19 +148,29 @@ class _Reverse:
         type, name = self.forward[node.args[0]].type, f"d {node.name}"
         return self.builder.again(TNode("unfetch", (), (), type, True, name, node.span), (-1, node.args[1]))
 
-    def _give(self, node: int, cotangent: int | None) -> None:
-        if cotangent is not None and node in self.active:
-            crosses = self.builder.nodes[cotangent].time and not self.forward[node].time
-            self.parts.setdefault(node, []).append(self.builder.op("collect", cotangent) if crosses else cotangent)
+    def _give(self, node: int, cotangent: int | None, share: int | None = None) -> None:
+        """What does not vary has a cotangent of each share's own. share: whose this is; None: of all."""
+        if cotangent is None or node not in self.active:
+            return
+        if self.forward[node].time:
+            self.parts.setdefault(node, []).append(cotangent)
+            return
+        for place, own in enumerate(self.credit.shares):
+            if share in (None, place):
+                short = {"short": own.short} if own.short else {}
+                crosses = self.builder.nodes[cotangent].time
+                made = self.builder.op("collect", cotangent, **short) if crosses else cotangent
+                self.fixed[place].setdefault(node, []).append(made)
 
-    def _total(self, node: int) -> int | None:
-        parts = self.parts.get(node, [])
+    def _total(self, node: int, share: int | None = None) -> int | None:
+        parts = (self.parts if share is None else self.fixed[share]).get(node, [])
         return add_all(self.builder, join_pads(self.builder, parts))
 
-    def _sweep(self, k: int) -> None:
+    def _sweep(self, k: int, share: int | None) -> None:
+        """Send a node's cotangent on. share: of what does not vary, whose."""
         node = self.forward[k]
         self.builder.span = node.span
-        total = self._total(k)
+        total = self._total(k, share)
         if node.op == "prev":
             self._sweep_prev(k, node, total)
         elif node.op == "fetch":
@@ -149,7 +179,7 @@ class _Reverse:
         elif total is not None and node.op not in LEAVES:
             given = primitive(node.op).vjp(self.builder, node.args, k, total, node.attrs)
             for arg, cotangent in zip(node.args, given, strict=True):
-                self._give(arg, cotangent)
+                self._give(arg, cotangent, share)
 
     def _sweep_prev(self, k: int, node: TNode, total: int | None) -> None:
         weight = None if k in self.credit.spared else self.credit.weights.get(node.attr("lag"))
@@ -168,8 +198,10 @@ class _Reverse:
             assert total is not None
             # where every crossing is cut, a delay line still holds the initial value at step 1, but behind a cut
             lag = 1 if k in self.credit.severed or k in self.credit.links else node.attr("lag")
-            first = TNode("first", (total,), (("lag", lag),), node.type, False, node.name, node.span)
-            self._give(node.args[1], self.builder.add(first))
+            for place, share in ((p, s) for p, s in enumerate(self.credit.shares) if s.starts):
+                attrs = (("lag", lag), *((("short", share.short),) if share.short else ()))
+                first = TNode("first", (total,), attrs, node.type, False, node.name, node.span)
+                self._give(node.args[1], self.builder.add(first), place)
 
 
 def topological(nodes: tuple[TNode, ...]) -> list[int]:

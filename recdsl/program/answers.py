@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from recdsl.credit.plan import Head, RoutingClass
 from recdsl.graph.step import Input, StepGraph
 from recdsl.graph.types import BOOL, FLOAT, INT, Axis, Type
-from recdsl.program.adjoint import Credit, adjoint_timeline
+from recdsl.program.adjoint import Credit, Share, adjoint_timeline
 from recdsl.program.interface import safe
 from recdsl.program.ir import Affine, Bound, For, Load, Op, Stmt, Storage, Store, VType
 from recdsl.program.lower import BATCH, STEPS, ZERO, Domain, Emitter, Place, affine, shifted
@@ -166,7 +166,7 @@ class Answers:
         wrong = b.op("sub", b.op("mul", self.answer, self._wide(unit)), b.op("mul", arrived, self._wide(share)))
         weight = b.op("mul", self._leaf(f"learn{k}", "input", FLOAT), b.constant(2.0, FLOAT))
         seed = b.op("mul", wrong, self._wide(weight))
-        return Credit(((self.answer, seed),), frozenset(), frozenset(self.parameters))
+        return Credit(((self.answer, seed),), frozenset(), (Share(0, frozenset(self.parameters)),))
 
     # -- statements -----------------------------------------------------------------------------------------------
     def _edge(self, name: str) -> str:

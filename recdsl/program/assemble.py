@@ -13,6 +13,7 @@ from dataclasses import replace
 from recdsl.credit.plan import CreditPlan, RoutingClass
 from recdsl.graph.step import StepGraph
 from recdsl.graph.types import FLOAT
+from recdsl.program import sharing
 from recdsl.program.adjoint import Adjoint, Credit
 from recdsl.program.answers import boundaries
 from recdsl.program.forward import Forward, forward_timeline
@@ -24,7 +25,7 @@ from recdsl.program.leaves import behind, mixed, signs, thinned
 from recdsl.program.lower import BATCH, STEPS, WHOLE, ZERO, Emitter, Place, affine, outside_uses
 from recdsl.program.nest import Learned, edge_type, leave, uncrossed
 from recdsl.program.passes import backward_passes, forward_passes
-from recdsl.program.phases import domain, facts, immediate, mask_seeds, phases, split, windowed
+from recdsl.program.phases import domain, facts, follows, immediate, mask_seeds, phases, split, windowed
 from recdsl.program.rank_one import rank_one_timeline
 from recdsl.program.rows import Rows, rows_timeline
 from recdsl.program.schedule import Item, needed, schedule
@@ -110,12 +111,12 @@ class _Assembly(Learning):
     def run(self) -> Assembled:
         self._interface_storages()
         self._histories()
-        reverse = [k for k, routing in enumerate(self.plan.classes) if routing.tracing is None]
+        reverse = sharing.reverse(self.plan)
         bare = {k: self._adjoint(k, outputs=False) for k in reverse}
         full = {k: self._adjoint(k, outputs=True) for k in reverse}
         taught = [k for k in reverse if self.mixed[k]]
         self.returned = {(k, o): self._adjoint(k, outputs=o, mixed=True) for k in taught for o in (False, True)}
-        hybrid = [k for k, c in enumerate(self.plan.classes) if c.tracing is not None and windowed(c)]
+        hybrid = sharing.hybrid(self.plan)
         inside = [{k: self._adjoint(k, outputs=outputs) for k in hybrid} for outputs in (False, True)]
         learned = [
             (self._traced(inside[0], outputs=False), "traces", "l"),
@@ -155,7 +156,7 @@ class _Assembly(Learning):
             (),
             tuple(entries),
             scalars=tuple(f"windows{k}" for k in cut),
-            follows=tuple(pair for name, _ in entries for pair in _follows(name, bool(hybrid))),
+            follows=tuple(pair for name, _ in entries for pair in follows(name, hybrid=bool(hybrid))),
             facts=tuple(fact for k in cut for fact in facts(k, self.plan.classes[k].window.every)),
         )
         return Assembled(program, self._interface(), self._loose())
@@ -201,9 +202,11 @@ class _Assembly(Learning):
 
     # -- adjoint and tape -----------------------------------------------------------------------------------------
     def _adjoint(self, index: int, *, outputs: bool, mixed: bool = False) -> Adjoint:
+        """The pass of a class and of those that share it."""
         routing = self.plan.classes[index]
-        roots = [self.forward.values[self.graph.losses[k].root] for k in routing.losses]
-        seeds = [(root, self.emissions.get(k, self.seeds[k])) for root, k in zip(roots, routing.losses, strict=True)]
+        losses = sorted({k for one in sharing.together(self.plan, index) for k in one.losses})
+        roots = [self.forward.values[self.graph.losses[k].root] for k in losses]
+        seeds = [(root, self.emissions.get(k, self.seeds[k])) for root, k in zip(roots, losses, strict=True)]
         if outputs and routing.outputs:
             seeds += [
                 (node, self.output_seeds[k])
@@ -213,18 +216,22 @@ class _Assembly(Learning):
         moves = frozenset(k for k, node in enumerate(self.nodes) if node.op in ("prev", "fetch"))
         severed = moves if immediate(routing) else frozenset[int]()
         spared = frozenset(k for name, k in self.forward.reads if name in routing.spared)
-        own = (tuple(seeds), severed, frozenset(routing.parameters), self.thinned[index], spared)
+        own = (tuple(seeds), severed, sharing.shares(self.plan, index), self.thinned[index], spared)
         reads = dict(self.forward.reads)
         given = {reads[name]: leaf for name, leaf in (self.mixed if mixed else self.behind)[index].items()}
-        crossed = self.forward.behind if given else {}
-        plain = Credit(*own, links=crossed, answered=given)
-        credit = plain if routing.tracing is None else Credit(*own, self.forward.behind, self._entering(routing))
+        members = sharing.together(self.plan, index)
+        traced, plain = (any((c.tracing is not None) == kind for c in members) for kind in (True, False))
+        crossed = self.forward.behind if given or traced else {}
+        if traced and not plain:
+            credit = Credit(*own, crossed, self._entering(members))
+        else:
+            credit = Credit(*own, links=crossed, entering=self._entering(members), answered=given)
         adjoint = reverse_timeline(self.nodes, credit, routing.budget)
         return backward_passes(adjoint, len(self.nodes)) if self.optimise else adjoint
 
-    def _entering(self, routing: RoutingClass) -> tuple[tuple[str, int], ...]:
+    def _entering(self, members: Sequence[RoutingClass]) -> tuple[tuple[str, int], ...]:
         """The carries that have traces."""
-        names = {scope.carry for scope in routing.scopes if scope.stored}
+        names = {scope.carry for routing in members for scope in routing.scopes if scope.stored}
         return tuple((name, node) for name, node in self.forward.reads if name in names)
 
     def _rows(self, routing: RoutingClass) -> Rows:
@@ -232,14 +239,15 @@ class _Assembly(Learning):
         assert not routing.altered, "the effective parameters of another graph"
         sources = {scope.source: self.forward.values[scope.source] for scope in routing.scopes if scope.stored}
         return rows_timeline(
-            self.nodes, dict(self._entering(routing)), sources, self.forward.behind, optimise=self.optimise
+            self.nodes, dict(self._entering([routing])), sources, self.forward.behind, optimise=self.optimise
         )
 
     def _emitted(self, reverse: Sequence[int]) -> Adjoint:
         """The cotangents of the predictions of `td` losses that reverse passes carry, by the name of their sequence."""
         b = TimelineBuilder(self.nodes)
         found: list[tuple[str, int]] = []
-        for k in sorted({k for index in reverse for k in self.plan.classes[index].losses}):
+        members = [made for index in reverse for made in sharing.together(self.plan, index)]
+        for k in sorted({k for made in members for k in made.losses}):
             td = self.graph.losses[k].td
             if td is not None:
                 found.append((f"d{k}", emitted(b, self.graph, td, self.forward.values, self.seeds[k])))
@@ -372,15 +380,16 @@ class _Assembly(Learning):
                 given = (own.graph, nodes, values, own.routing(routing), seeds)
                 td = [(loss, seed) for loss, seed in losses if loss.td is not None]
                 estimate = {"rank": rank_one_timeline, "kronecker": kronecker_timeline}.get(routing.tracing.scope)
-                if index in inside:
-                    edges = {name: self._edge(index, name) for name, _ in inside[index].entering}
+                lead = self.plan.sharing(index)[0]
+                if lead in inside:
+                    edges = {name: self._edge(index, name) for name, _ in sharing.entered(inside[lead], routing)}
                     rows = self.rows.get(index)
                     blocks = None if rows is None else Blocks(frozenset(rows.fresh), frozenset(rows.jumps))
                     more = traced_timeline(*given, edges=edges, blocks=blocks)
                 else:
                     more = traced_timeline(*given, td) if estimate is None else estimate(*given, index)
                 self.forgotten |= {t.name for t in more.traces if routing.tracing.drift == "reset"}
-                made = made.beside(more, index if index in inside else None)
+                made = made.beside(more, index if lead in inside else None)
         return made
 
     def _backward_entry(self, adjoints: Mapping[int, Adjoint], ahead: Adjoint, prefix: str) -> tuple[Stmt, ...]:
@@ -415,7 +424,8 @@ class _Assembly(Learning):
         items = schedule(nodes, wanted)
         cut = windowed(routing)
         emitter = Emitter(nodes, places, self.names, prefix, domain(routing) if cut else WHOLE)
-        emitter.stored = outside_uses(nodes, items, uncrossed(nodes, items, [k for _, k in adjoint.entering]))
+        kept = [*sharing.within(self.plan, index, adjoint), *uncrossed(nodes, items, [k for _, k in adjoint.entering])]
+        emitter.stored = outside_uses(nodes, items, kept)
         before, inside, after = phases(nodes, items)
         answers = None if routing.head is None else self._answers(routing, index, prefix)
         emitter.run(before)
@@ -428,10 +438,12 @@ class _Assembly(Learning):
         if cut:
             mask_seeds(emitter, routing, wanted, prefix)
         emitter.run(inside)
-        for name, node in adjoint.entering:
-            storage = f"{prefix[0]}_{self._edge(index, name)}"
-            self.storages[storage] = Storage(storage, "buffer", edge_type(f"windows{index}", nodes[node].type), "call")
-            leave(emitter, node, storage)
+        for k, made in zip(self.plan.sharing(index), sharing.together(self.plan, index), strict=True):
+            for name, node in sharing.entered(adjoint, made):
+                storage = f"{prefix[0]}_{self._edge(k, name)}"
+                kind = edge_type(f"windows{index}", nodes[node].type)
+                self.storages[storage] = Storage(storage, "buffer", kind, "call")
+                leave(emitter, node, storage, sharing.short(self.plan, index, made))
         targets = self.returned.get((index, prefix[0] == "o"))
         if answers is not None and targets is None:
             emitter.body.extend(answers.arrive(name, emitter.whole(node)) for name, node in adjoint.arrivals)
@@ -487,11 +499,3 @@ class _Assembly(Learning):
 def _ends(adjoint: Adjoint) -> list[int]:
     """What a reverse pass makes: gradients, and the cotangents of what enters a window."""
     return [node for _, node in (*adjoint.gradients, *adjoint.entering, *adjoint.arrivals)]
-
-
-def _follows(name: str, hybrid: bool) -> tuple[tuple[str, str], ...]:
-    """The entries that an entry runs behind."""
-    if name in ("start", "forward"):
-        return ()
-    inside = name.replace("traces", "windows")
-    return ((name, "forward"), (name, inside)) if hybrid and inside != name else ((name, "forward"),)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from recdsl.credit.plan import CreditPlan, RoutingClass
 from recdsl.graph.step import StepGraph
 from recdsl.graph.types import Type
+from recdsl.program import sharing
 from recdsl.program.adjoint import Adjoint
 from recdsl.program.answers import Answers, Row
 from recdsl.program.forward import Forward
@@ -110,12 +111,15 @@ class Learning(ABC):
         body, places = self._emission_entry(ahead, prefix)
         for index, adjoint in adjoints.items():
             emitter = self._pass(adjoint, self.plan.classes[index], f"{prefix}{index}_", index, places)
-            for name, node in adjoint.entering:
-                storage, kind = self._edge(index, name), edge_type(f"windows{index}", emitter.nodes[node].type)
-                self.storages[storage] = Storage(storage, "output", kind, "call")
-                emitter.body.append(Load(f"{storage}_all", f"{prefix}_{storage}", (), kind))
-                emitter.body.append(Store(storage, (), f"{storage}_all"))
-            self._store_gradients(emitter, adjoint.gradients, "inner")
+            for k in self.plan.sharing(index):
+                made = self.plan.classes[k]
+                for name, node in sharing.entered(adjoint, made):
+                    storage, kind = self._edge(k, name), edge_type(f"windows{index}", emitter.nodes[node].type)
+                    self.storages[storage] = Storage(storage, "output", kind, "call")
+                    emitter.body.append(Load(f"{storage}_all", f"{prefix}_{storage}", (), kind))
+                    emitter.body.append(Store(storage, (), f"{storage}_all"))
+                own = [(name, node) for name, node in adjoint.gradients if name in made.parameters]
+                self._store_gradients(emitter, own, "grad" if made.tracing is None else "inner")
             body += emitter.body
         return tuple(body)
 
@@ -140,10 +144,11 @@ class Learning(ABC):
         edges = {k: node.name for k, node in enumerate(nodes) if node.op == "cotangent" and node.name in found}
         window, rows = self.plan.classes[index].window, self.rows.get(index)
         wanted = needed(nodes, roots(own), frozenset(self.places) | edges.keys())
+        lead = self.plan.sharing(index)[0]
         if rows is None:
             emitter = NestEmitter(nodes, self.places, self.names, prefix)
             self._receive(emitter, own, wanted)
-            after = emitter.nest(wanted, edges, index, window)
+            after = emitter.nest(wanted, edges, lead, window)
         else:
             emitter = JumpEmitter(nodes, self.places, self.names, prefix)
             self._receive(emitter, own, wanted)

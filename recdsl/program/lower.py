@@ -80,6 +80,7 @@ class Emitter:
         self._ended: set[tuple[str, int]] = set()
         self.lazy: set[int] = set()
         self.sampled = sampled(nodes)
+        self.newest: dict[tuple[int, int], str] = {}
 
     # -- names and types ------------------------------------------------------------------------------------------
     def label(self, k: int) -> str:
@@ -123,6 +124,26 @@ class Emitter:
         self.body.append(Load(result, place.storage, index, self.vtype(k)))
         self.values[k] = result
         return result
+
+    def late(self, k: int, short: int) -> str:
+        """Node k at the steps of the domain but its first `short` (fewer where step 0 cuts the window off)."""
+        if not short or not self.nodes[k].time or k in self.sampled:
+            return self.whole(k)
+        if (k, short) not in self.newest:
+            node, name = self.nodes[k], f"{self.label(k)}_last{short}"
+            vtype = VType(node.type.dtype, (("t", affine(f"W{short}")), BATCH), node.type.axes)
+            if k not in self.places and node.op in VIEWS:
+                args = tuple(self.late(arg, short) for arg in node.args)
+                self.body.append(Op((name,), node.op, args, node.attrs, (vtype,), node.span))
+            else:
+                rows = self._shortened(short).range(self.placed(k).offset)
+                self.body.append(Load(name, self.places[k].storage, (rows,), vtype))
+            self.newest[k, short] = name
+        return self.newest[k, short]
+
+    def _shortened(self, short: int) -> Domain:
+        start = shifted(self.domain.lo.parts[-1], short)
+        return Domain(Bound("max", (ZERO, start)), self.domain.hi, affine(f"W{short}"))
 
     def placed(self, k: int) -> Place:
         """A storage with node k's steps, making one of a value that has none."""
@@ -244,11 +265,11 @@ class Emitter:
     def _collect(self, k: int) -> None:
         """Sums over steps and samples leave the entry's windows through an accumulate."""
         node = self.nodes[k]
-        source = node.args[0]
+        source, short = node.args[0], dict(node.attrs).get("short", 0)
         total = self.declare(f"{self.label(k)}_sum", "accumulate", node.type, (), "call")
         self.totals[k] = total
         if node.op == "collect":
-            self.body.append(Add(total, (), self._joint(source), ("", str(k), self.prefix, ""), node.span))
+            self.body.append(Add(total, (), self._joint(source, short=short), ("", str(k), self.prefix, ""), node.span))
             return
         stmts: list[Stmt] = []
         value = self._early(k, stmts)
@@ -261,7 +282,7 @@ class Emitter:
         stmts.append(Op((weighted,), "mul", (value, wide if axes else fresh), (), (vtype,)))
         stmts.append(Add(total, (), weighted, ("", str(k), self.prefix, ""), node.span))
         if len(self.domain.lo.parts) > 1:
-            self.body.append(If(("le", self.domain.lo.parts[-1], ZERO), tuple(stmts)))
+            self.body.append(If(("le", shifted(self.domain.lo.parts[-1], short), ZERO), tuple(stmts)))
         else:
             self.body.extend(stmts)
 
@@ -281,17 +302,18 @@ class Emitter:
         stmts.append(Op((result,), "collect", (loaded,), (), (vtype,), node.span, "", ("t", "B")))
         return result
 
-    def _joint(self, source: int, over: tuple[str, ...] = ("t", "B")) -> str:
-        """The sum over steps and samples of a node, or over either; a contraction sums while it multiplies."""
+    def _joint(self, source: int, over: tuple[str, ...] = ("t", "B"), short: int = 0) -> str:
+        """A node's sum over steps (but `short`) and samples, or over either; a contraction sums while it multiplies."""
         node = self.nodes[source]
-        name = f"{self.label(source)}_total"
+        name = f"{self.label(source)}_total" + (f"_last{short}" if short else "")
         over = ("B",) if source in self.sampled else over
         vtype = VType("float", self.each(source) if over == ("t",) else (), node.type.axes)
         if node.op in ("contract", "scatter") and source not in self.places and source not in self.values:
-            args = tuple(self.whole(arg) for arg in node.args)
+            args = tuple(self.late(arg, short) for arg in node.args)
             self.body.append(Op((name,), node.op, args, node.attrs, (vtype,), node.span, "", over))
         else:
-            self.body.append(Op((name,), "collect", (self.whole(source),), (), (vtype,), node.span, "", over))
+            args = (self.late(source, short),)
+            self.body.append(Op((name,), "collect", args, (), (vtype,), node.span, "", over))
         return name
 
     # -- loops ----------------------------------------------------------------------------------------------------

@@ -63,13 +63,14 @@ def rounds(index: int, window: Window) -> tuple[Bound, int]:
     return Bound("min", (affine(f"windows{index}", 1, extra),)), extra
 
 
-def leave(emitter: Emitter, k: int, storage: str) -> None:
-    """Keep the cotangent k of what enters the first step of window u: a loop's last value, or the first row of many."""
+def leave(emitter: Emitter, k: int, storage: str, short: int) -> None:
+    """Keep the cotangent k of what enters window u: a loop's last value, or one of many rows. short: by how many steps
+    the window begins later than the emitter's."""
     row, found = emitter.vtype(k, step=True), f"{emitter.label(k)}_edge"
-    if k in emitter.last:
+    if k in emitter.last and not short:
         emitter.body += [Load(found, emitter.last[k], (), row), Store(storage, (affine("u"),), found)]
         return
-    place, start = emitter.placed(k), emitter.domain.lo.parts[-1]
+    place, start = emitter.placed(k), shifted(emitter.domain.lo.parts[-1], short)
     for name, predicate, at in (("a", ("le", start, ZERO), ZERO), ("b", ("lt", ZERO, start), start)):
         value, index = f"{found}_{name}", shifted(at, place.offset)
         body = Load(value, place.storage, (index,), row), Store(storage, (affine("u"),), value)

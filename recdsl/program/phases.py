@@ -83,3 +83,11 @@ def mask_seeds(emitter: Emitter, routing: RoutingClass, wanted: set[int], prefix
         emitter.body.append(Load(due, place.storage, (rows,), VType("float", lead, node.type.axes)))
         emitter.body.append(Store(name, (rows,), due))
         emitter.places[k] = Place(name, 0)
+
+
+def follows(name: str, *, hybrid: bool) -> tuple[tuple[str, str], ...]:
+    """The entries that an entry runs behind."""
+    if name in ("start", "forward"):
+        return ()
+    inside = name.replace("traces", "windows")
+    return ((name, "forward"), (name, inside)) if hybrid and inside != name else ((name, "forward"),)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from recdsl.credit.plan import Window
 from recdsl.graph.types import Axis
-from recdsl.program.adjoint import Adjoint, Credit, adjoint_timeline
+from recdsl.program.adjoint import Adjoint, Credit, Share, adjoint_timeline
 from recdsl.program.ir import Affine, Bound, For, Op, Stmt, Store, VType
 from recdsl.program.lower import BATCH, ZERO, Domain, Emitter, Place, only_collected, outside_uses
 from recdsl.program.nest import NestEmitter, readers, rounds
@@ -71,7 +71,9 @@ def rows_timeline(
     answered = {node: leaves[name] for name, node in sorted(carries.items())}
     entering = tuple(sorted(carries.items()))
     ends = frozenset(sources.values())
-    credit = Credit((), frozenset(), frozenset(), behind=behind, entering=entering, answered=answered, ends=ends)
+    credit = Credit(
+        (), frozenset(), (Share(0, frozenset()),), behind=behind, entering=entering, answered=answered, ends=ends
+    )
     own = len(b.nodes)
     made = adjoint_timeline(tuple(b.nodes), credit)
     made = backward_passes(made, own) if optimise else made

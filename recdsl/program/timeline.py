@@ -365,9 +365,9 @@ def _contract(b: TimelineBuilder, args: Sequence[int], attrs: dict[str, Any]) ->
 def _collect(b: TimelineBuilder, args: Sequence[int], attrs: dict[str, Any]) -> int | None:
     node = b.nodes[args[0]]
     if node.op == "neg":
-        return b.op("neg", b.op("collect", node.args[0]))
+        return b.op("neg", b.op("collect", node.args[0], **attrs))
     if node.op in ("rename", "transpose"):
-        return b.op(node.op, b.op("collect", node.args[0]), **dict(node.attrs))
+        return b.op(node.op, b.op("collect", node.args[0], **attrs), **dict(node.attrs))
     return b.const(0.0, args[0]) if b.uniform(args[0]) == 0.0 else None
 
 

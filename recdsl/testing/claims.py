@@ -23,7 +23,6 @@ from recdsl.backends.reference import Reference
 from recdsl.credit.plan import CreditPlan, Row
 from recdsl.credit.select import state_uses
 from recdsl.diagnostics import SpecError
-from recdsl.driver import Compilation, analyse
 from recdsl.graph.step import StepGraph
 from recdsl.testing.additions import Draft, added, draft
 from recdsl.testing.cases import moved, random_call
@@ -32,7 +31,7 @@ from recdsl.testing.draws import Draws
 from recdsl.testing.models import Model, random_model
 from recdsl.testing.properties import SpecCase
 from recdsl.training.chance import drawn
-from recdsl.training.gradcheck import definition_runs
+from recdsl.training.gradcheck import analysed, definition_runs
 
 RULES = (
     "bptt", "none", "tbptt(window=3)", "tbptt(window=4, every=2)", "rtrl", "columns", "columns(window=3)",
@@ -88,10 +87,10 @@ def model(seed: int) -> Drawn:
     made = random_model(draws, (), draws.chance(25))
     more = added(draws, made)
     try:
-        return Drawn(seed, more, analyse(more.text).graph)
+        return Drawn(seed, more, analysed(more.text).graph)
     except SpecError:
         plain = draft(made)
-        return Drawn(seed, plain, analyse(plain.text).graph)
+        return Drawn(seed, plain, analysed(plain.text).graph)
 
 
 def credit(made: Drawn, rule: str) -> str:
@@ -112,12 +111,12 @@ def number(seed: int, rule: str) -> int:
     return int.from_bytes(f"{seed} {rule}".encode(), "big") % (2**61 - 1)
 
 
-def compiled(made: Drawn, rule: str) -> Compilation:
+def compiled(made: Drawn, rule: str) -> Any:
     """Raises SpecError where the rule does not fit."""
-    return analyse(made.text.text + credit(made, rule))
+    return analysed(made.text.text + credit(made, rule))
 
 
-def call(made: Drawn, compilation: Compilation) -> SpecCase:
+def call(made: Drawn, compilation: Any) -> SpecCase:
     """A random call, the same for all rules. Half of the incoming states come from an earlier call."""
     draws = Draws.seeded(made.seed + 1)
     graph, plan = compilation.graph, compilation.plan

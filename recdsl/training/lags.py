@@ -85,7 +85,7 @@ def unwindowed(plan: CreditPlan, t: int) -> CreditPlan:
     A forward class has the window that the loss at t has, counted back from that loss, so that it does not matter where
     the call begins.
     """
-    return replace(plan, classes=tuple(_whole(routing, t) for routing in plan.classes))
+    return replace(plan, classes=tuple(_whole(routing, t) for routing in plan.classes), shared=())
 
 
 def _whole(routing: RoutingClass, t: int) -> RoutingClass:

@@ -11,6 +11,7 @@ from program_runs import extent
 from torch import Tensor
 
 from recdsl import compile as compile_spec
+from recdsl import explain
 from recdsl.backends.reference import Reference, Result
 from recdsl.credit.influence import states
 from recdsl.diagnostics import SpecError
@@ -95,3 +96,35 @@ def test_verdicts() -> None:
             assert row.verdict in ("exact", "unbiased", "frozen")
             assert ("random-signs" in row.qualifiers) == (row.verdict == "unbiased")
     assert seen == {"exact", "unbiased", "frozen"}
+
+
+def test_what_no_loss_sees_makes_noise_too() -> None:
+    """One estimate is for all influence: with b's on k, which only an output reads a step later, come random signs."""
+    text = """
+recdsl: 1
+sizes: {n: 2}
+inputs: {x: "float[n]"}
+targets: {y: float}
+params:
+  W: float[n, n] ~ normal(0, 1)
+  b, w: float[n] ~ normal(0, 1)
+step: |
+  h = tanh(W @ x + h[t-1])
+  k = tanh(b * x)
+  g = 2 * k[t-1]
+  v = w @ (h + k)
+loss: mse(v, y)
+credit: uoro
+"""
+    assert {row.parameter: row.verdict for row in explain(text).rows} == {
+        "W": "unbiased",
+        "b": "unbiased",
+        "w": "exact",
+    }
+    model = compile_spec(text, dtype=torch.float64)
+    batch = {"x": torch.randn(4, 1, 2, dtype=torch.float64), "y": torch.randn(4, 1, dtype=torch.float64)}
+    found: list[Tensor] = []
+    for seed in range(2, 5):
+        torch.manual_seed(seed)
+        found += torch.autograd.grad(model(batch).loss, [model.get_parameter("b")])
+    assert not all(torch.allclose(found[0], other) for other in found[1:])
