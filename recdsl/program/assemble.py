@@ -220,12 +220,11 @@ class _Assembly(Learning):
         reads = dict(self.forward.reads)
         given = {reads[name]: leaf for name, leaf in (self.mixed if mixed else self.behind)[index].items()}
         members = sharing.together(self.plan, index)
-        traced, plain = (any((c.tracing is not None) == kind for c in members) for kind in (True, False))
+        traced, plain = (any(bool(c.tracing) == kind for c in members) for kind in (True, False))
         crossed = self.forward.behind if given or traced else {}
-        if traced and not plain:
-            credit = Credit(*own, crossed, self._entering(members))
-        else:
-            credit = Credit(*own, links=crossed, entering=self._entering(members), answered=given)
+        entering, alone = self._entering(members), traced and not plain
+        back = {"behind": crossed} if alone else {"links": crossed, "answered": given}
+        credit = Credit(*own, entering=entering, **back)
         adjoint = reverse_timeline(self.nodes, credit, routing.budget)
         return backward_passes(adjoint, len(self.nodes)) if self.optimise else adjoint
 
