@@ -20,7 +20,7 @@ from recdsl.driver import compile as compile_spec
 
 INPUTS = 16
 COLUMNS = tuple(Config(b, h, 50) for b in (1, 32) for h in (64, 256))
-DENSE = tuple(Config(b, h, 20) for b in (1, 32) for h in (16, 32))
+DENSE = (Config(1, 16, 64), Config(1, 64, 64), Config(32, 64, 64), Config(1, 256, 64))
 Gradients = dict[str, Tensor]
 
 COLUMNAR = """

@@ -126,10 +126,11 @@ def seed_twice(patch: pytest.MonkeyPatch) -> None:
     """The first loss is seeded twice."""
     adjoint = adjoint_stage.adjoint_timeline
 
-    def faulty(nodes: tuple[TNode, ...], credit: Credit) -> Adjoint:
+    def faulty(nodes: tuple[TNode, ...], credit: Credit, budget: int) -> Adjoint:
+        assert not budget
         return adjoint(nodes, replace(credit, seeds=(*credit.seeds, *credit.seeds[:1])))
 
-    patch.setattr(assemble_stage, "adjoint_timeline", faulty)
+    patch.setattr(assemble_stage, "reverse_timeline", faulty)
 
 
 def no_initial_value(patch: pytest.MonkeyPatch) -> None:

@@ -92,8 +92,10 @@ def traces_read(by: Callable[[Window], int]) -> Plant:
 
 def other_credit(change: Callable[[Credit], Credit]) -> Plant:
     def plant(patch: pytest.MonkeyPatch) -> None:
-        make = vars(assemble_stage)["adjoint_timeline"]
-        patch.setattr(assemble_stage, "adjoint_timeline", lambda nodes, credit: make(nodes, change(credit)))
+        make = vars(assemble_stage)["reverse_timeline"]
+        patch.setattr(
+            assemble_stage, "reverse_timeline", lambda nodes, credit, budget: make(nodes, change(credit), budget)
+        )
 
     return plant
 
@@ -123,13 +125,13 @@ def not_inside(patch: pytest.MonkeyPatch) -> None:
 
 def first_edge_lost(patch: pytest.MonkeyPatch) -> None:
     """One state's cotangent is not handed on to its traces."""
-    run = vars(assemble_stage)["adjoint_timeline"]
+    run = vars(assemble_stage)["reverse_timeline"]
 
-    def faulty(nodes: tuple[TNode, ...], credit: Credit) -> Adjoint:
-        made = run(nodes, credit)
+    def faulty(nodes: tuple[TNode, ...], credit: Credit, budget: int) -> Adjoint:
+        made = run(nodes, credit, budget)
         return replace(made, entering=made.entering[1:])
 
-    patch.setattr(assemble_stage, "adjoint_timeline", faulty)
+    patch.setattr(assemble_stage, "reverse_timeline", faulty)
 
 
 def losses_of_whole_window(patch: pytest.MonkeyPatch) -> None:
