@@ -30,7 +30,9 @@ COLUMNS = {
     "online": ("cell", "torch_us", "calls_us", "native_us", "c_us", "torch/native", "calls/native", "native_per_s"),
     "memory": ("cell", "config", "ours_s", "dense_s", "dense/ours s", "ours_MiB", "dense_MiB", "dense/ours MiB"),
     "peers": (
-        "cell", "config", "columns_us", "snap(1)_us", "rtrl_us", "peer_us", "peer/columns", "peer/snap(1)", "peer/rtrl",
+        "cell", "config", "columns torch_us", "columns native_us", "snap(1) torch_us", "snap(1) native_us", "peer_us",
+        "peer/columns torch", "peer/columns native", "peer/snap(1) torch", "peer/snap(1) native",
+        "peer_without_gradient",
     ),
     "compile": ("spec", "nodes", "lines", "analyse_s", "source_s", "total_s", "first_s", "torch_imported"),
 }  # fmt: skip
@@ -115,8 +117,8 @@ def measure(args: argparse.Namespace) -> None:
     for row in rows(args):
         found.append(row)
         print(f"{row.get('cell', row.get('spec'))} {row.get('config', '')}", flush=True)
+        keep(args.out, {"suite": args.suite}, found)  # a long suite may be interrupted
     print("\n" + table(found, COLUMNS[args.suite]) if found else "nothing was measured")
-    keep(args.out, {"suite": args.suite}, found)
 
 
 def align(args: argparse.Namespace) -> None:

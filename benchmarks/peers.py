@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import subprocess
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,15 @@ from recdsl.driver import analyse
 from recdsl.driver import compile as compile_spec
 
 CELLS = {"gru": ("GRUCell", "h"), "lstm": ("LSTMCell", "h, c")}
-CONFIGS = tuple((size, batch, steps) for size, batch, steps in ((64, 1, 50), (64, 32, 20), (256, 1, 20), (256, 32, 5)))
-RULES = ("columns", "snap(1)", "rtrl")
+CONFIGS = tuple(
+    (size, batch, steps) for size, batch, steps in ((64, 1, 100), (64, 32, 100), (256, 1, 100), (256, 32, 20))
+)
+RULES = ("columns", "snap(1)")
+BACKENDS = ("torch", "native")
 MOST = 2**26
 """Bytes of traces above which a rule of ours is left out."""
+LIMIT = 300
+"""Seconds that the peer has for compiling and its first call."""
 SPEC = """\
 recdsl: 1
 sizes: {inp: INPUTS, hid: SIZE, out: OUTPUTS}
@@ -60,34 +67,57 @@ def missing(python: str | None) -> str:
 
 def measure(python: str, cell: str, size: int, batch: int, steps: int, repeats: int) -> Row:
     """Least CPU microseconds a step of each rule and of the peer, in turns."""
-    made = {rule: call for rule in RULES if (call := ours(cell, size, batch, steps, rule)) is not None}
-    words = [CELLS[cell][0], *map(str, (size, batch, steps))]
-    peer = subprocess.Popen(
-        [python, str(Path(__file__).with_name("braintrace_peer.py")), *words],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
-    assert peer.stdin is not None
-    assert peer.stdout is not None
-    peer.stdout.readline()
-    best = dict.fromkeys([*made, "peer"], float("inf"))
-    for _ in range(repeats):
-        for rule, call in made.items():
-            start = time.process_time()
-            call()
-            best[rule] = min(best[rule], time.process_time() - start)
-        print("run", file=peer.stdin, flush=True)
-        best["peer"] = min(best["peer"], float(peer.stdout.readline()))
-    peer.stdin.close()
-    peer.wait()
+    wanted = {f"{rule} {backend}": (rule, backend) for rule in RULES for backend in BACKENDS}
+    made = {name: ours(cell, size, batch, steps, *how) for name, how in wanted.items()}
+    calls = {name: call for name, call in made.items() if call is not None}
+    best = dict.fromkeys([*calls, "peer"], float("inf"))
     row: Row = {"cell": cell, "config": f"B={batch} H={size} T={steps}"}
+    with peer(python, CELLS[cell][0], size, batch, steps) as (ask, without):
+        for _ in range(repeats):
+            for name, call in calls.items():
+                start = time.process_time()
+                call()
+                best[name] = min(best[name], time.process_time() - start)
+            best["peer"] = min(best["peer"], ask())
     for name, seconds in best.items():
-        row[f"{name}_us"] = round(1e6 * seconds / steps, 1)
-        if name != "peer":
-            row[f"peer/{name}"] = round(best["peer"] / seconds, 2)
+        if seconds < float("inf"):
+            row[f"{name}_us"] = round(1e6 * seconds / steps, 1)
+            if name != "peer" and best["peer"] < float("inf"):
+                row[f"peer/{name}"] = round(best["peer"] / seconds, 2)
+    row["peer_without_gradient"] = without or "-"
     return row
 
 
-def ours(cell: str, size: int, batch: int, steps: int, rule: str) -> Callable[[], None] | None:
+@contextmanager
+def peer(python: str, cell: str, size: int, batch: int, steps: int) -> Generator[tuple[Callable[[], float], str]]:
+    """(CPU seconds of one more call, the weights without a gradient); no time at all where it takes too long."""
+    words = [str(Path(__file__).with_name("braintrace_peer.py")), cell, *map(str, (size, batch, steps))]
+    run = subprocess.Popen(
+        [python, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    given, taken = run.stdin, run.stdout
+    assert given is not None
+    assert taken is not None
+    clock = threading.Timer(LIMIT, run.kill)
+    clock.start()
+    words = taken.readline().split()
+    clock.cancel()
+
+    def ask() -> float:
+        if run.poll() is not None:
+            return float("inf")
+        print("run", file=given, flush=True)
+        return float(taken.readline() or "inf")
+
+    try:
+        yield ask, " ".join(words[1:])
+    finally:
+        if run.poll() is None:
+            given.close()
+            run.wait()
+
+
+def ours(cell: str, size: int, batch: int, steps: int, rule: str, backend: str) -> Callable[[], None] | None:
     """Forward, loss and gradients; None where the traces would be too large to be of use."""
     words = {"INPUTS": INPUTS, "OUTPUTS": OUTPUTS, "SIZE": size, "LEFT": CELLS[cell][1], "CELL": cell, "RULE": rule}
     text = SPEC
@@ -99,7 +129,7 @@ def ours(cell: str, size: int, batch: int, steps: int, rule: str) -> Callable[[]
         return None  # above the budget of the compiler itself
     if batch * sum(row.bytes for row in rows) > MOST:
         return None
-    model: Any = compile_spec(text)
+    model: Any = compile_spec(text, backend)
     data = {"x": torch.randn(steps, batch, INPUTS), "y": torch.randn(steps, batch, OUTPUTS)}
 
     def call() -> None:
