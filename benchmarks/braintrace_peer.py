@@ -58,7 +58,8 @@ def without_gradient(gradients: Any) -> list[str]:
     found: list[str] = []
     for path, value in jax.tree_util.tree_flatten_with_path(gradients)[0]:
         if not bool(abs(value).max() > 0):
-            names = [str(getattr(part, "key", getattr(part, "idx", part))) for part in path]
+            keys = [getattr(part, "key", getattr(part, "idx", part)) for part in path]
+            names = [str(name) for key in keys for name in (key if isinstance(key, tuple) else (key,))]
             found.append(".".join(names))
     return found
 

