@@ -85,6 +85,16 @@ def test_only_the_stage_moves(text: str) -> None:
             assert not first.any()
 
 
+def test_a_stage_learns_from_its_first_prediction() -> None:
+    """The running mean square is of the updates of the stage, however late it begins: 0 before the first prediction
+    that the new weights have made, and then one square."""
+    worker = made(TD)
+    for _ in range(22):
+        worker.update()
+    first = torch.tensor(0.05 * 2**0.5, dtype=torch.float64)
+    assert torch.allclose(weights(worker)["wb"].abs(), first, rtol=1e-3, atol=0)
+
+
 def test_traces_of_what_goes_on_are_kept() -> None:
     """Beside a stage that begins or ends, parameters move as if nothing had happened: by one module, frozen by hand."""
     text = TD.replace(", until=20)", ")").replace("    - train(wb, start=20)\n", "").replace("wb @ fb", "0 * wb @ fb")
