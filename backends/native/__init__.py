@@ -37,11 +37,10 @@ def native_module(
     from recdsl.backends.native.lower import lower
     from recdsl.backends.native.model import native_model
     from recdsl.backends.torch import execute
-    from recdsl.backends.torch.module import ragged_pair
-    from recdsl.program.assemble import assemble
+    from recdsl.backends.torch.module import programs
 
-    lowered = {"plain": lower(assemble(graph, plan, optimise=optimise))}
-    lowered["ragged"] = lower(assemble(*ragged_pair(graph, plan), optimise=optimise))
+    made = programs(graph, plan, optimise=optimise)
+    lowered = {variant: lower(assembled) for variant, assembled in made.items()}
     texts = (source, *(item.source for item in lowered.values()), *flags)
     name = f"recdsl_native_{sha256(chr(0).join(texts).encode()).hexdigest()[:16]}"
     if name not in sys.modules:

@@ -23,8 +23,6 @@ class Code:
         made = {v: joined(generated, v, item, self.libraries[v]) for v, item in lowered.items()}
         self.compiled = {variant: table for variant, (table, _) in made.items()}
         self.left = tuple(entry for _, left in made.values() for entry in left)
-        long = dict.fromkeys(v for v in (name.partition(".")[0] for name in generated) if v.endswith("_deferred"))
-        self.left += tuple((variant, "traces", "they go from window to window") for variant in long)
         self.failed: dict[str, str] = {}
 
     def runs(self, variant: str, like: torch.Tensor) -> bool:

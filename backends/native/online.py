@@ -103,6 +103,9 @@ def refusal(about: Mapping[str, Any], shape: Shape, chunk: int) -> str:
         return "a memory of the model is written after each call"
     if any(about[name][variant] for name in ("thinned", "signs") for variant in VARIANTS):
         return "its rule draws random numbers at each call"
+    long = about.get("deferred")
+    if long is not None and shape.steps >= long["least"]:
+        return f"a call of {long['least']} steps or more defers its traces"
     if about["pieces"] and shape.steps > chunk:
         return f"a call of more than {chunk} steps is run in pieces"
     return ""
