@@ -9,7 +9,8 @@ from recdsl.credit.flow import Edge
 from recdsl.credit.plan import StoreCredit, Window
 from recdsl.credit.stores import store_credit
 from recdsl.diagnostics import Problems, suggest
-from recdsl.errors.credit import OverlappingWindows, RuleNotYet, StoreArgument, WrongAction
+from recdsl.errors.credit import OverlappingWindows, StoreArgument, WrongAction
+from recdsl.errors.stores import StoreCreditArgument
 from recdsl.graph.scope import Stop
 from recdsl.graph.step import Memory, StepGraph
 from recdsl.source import Span
@@ -49,7 +50,9 @@ def read_memory(graph: StepGraph, decl: CreditDecl, selector: str, problems: Pro
     if memory.common:
         return _common(graph, memory, decl, problems)
     if root.value in LATER:
-        problems.add(RuleNotYet(decl.rule.span, str(root.value), ", ".join(ACTIONS)))
+        own = f"`{selector}` has one for each (life: {memory.life})"
+        reason, hint = f"`{root.value}` is for one store of all samples, and {own}", "write `life: model` in the memory"
+        problems.add(StoreCreditArgument(decl.rule.span, reason, f"{hint}, or `{selector}: through` or `stop`"))
         return nothing
     words = {"value": root.value, "key": root.value, "query": "through"}
     for name, index in (*(("", k) for k in root.args), *root.keywords):
