@@ -51,6 +51,8 @@ class Call:
         self.seen: dict[str, dict[str, Tensor]] = {}
         self.stored: dict[str, tuple[Tensor, Tensor]] = {}
         self.earlier: dict[str, list[tuple[Call, Tensor, Tensor]]] = {}
+        self.left_over: dict[str, tuple[Tensor, Tensor]] = {}
+        self.requests: list[Any] = []
         about = model.recdsl_about
         self.ragged = mask is not None or reset is not None
         self.variant = "ragged" if self.ragged else "plain"

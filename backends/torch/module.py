@@ -22,9 +22,10 @@ RUNTIME = (
     ("init.py",),
     *(
         ("torch", f"{name}.py")
-        for name in ("ranks", "slots", "arena", "chunks", "lasting", "reinstate", "call", "runtime")
+        for name in ("ranks", "slots", "arena", "chunks", "lasting", "reinstate", "replay", "call", "runtime")
     ),
 )
+REPLAYS = ("part", "chunk", "every", "freshen", "tangent", "cosine")
 ENTRIES = (
     "start", "forward", "backward", "backward_outputs", "windows", "windows_outputs", "traces", "traces_outputs",
 )  # fmt: skip
@@ -77,6 +78,7 @@ Loops over steps run in inference mode, where each call costs a fifth less.
 from __future__ import annotations
 
 import math
+import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import copy
@@ -230,9 +232,17 @@ def parts_of(plan: CreditPlan) -> dict[str, tuple[StepGraph, CreditPlan]]:
     found: dict[str, StepGraph] = {}
     for k, store in enumerate(plan.stores):
         if store.replay is not None:
-            found[f"encode{k}"] = store.replay.encoder
+            found.setdefault(encoder_of(plan, k), store.replay.encoder)
             found |= {} if store.replay.decoder is None else {f"decode{k}": store.replay.decoder}
     return {name: (graph, plain(graph)) for name, graph in found.items()}
+
+
+def encoder_of(plan: CreditPlan, place: int) -> str:
+    """The name of the encoder of a store; stores that have the same one share it."""
+    own = plan.stores[place].replay
+    assert own is not None
+    same = [k for k, store in enumerate(plan.stores) if store.replay and store.replay.encoder == own.encoder]
+    return f"encode{same[0]}"
 
 
 def crediting(graph: StepGraph, plan: CreditPlan, memory: str, parts: dict[str, Assembled]) -> dict[str, Any]:
@@ -240,15 +250,15 @@ def crediting(graph: StepGraph, plan: CreditPlan, memory: str, parts: dict[str, 
     k, store = next((k, store) for k, store in enumerate(plan.stores) if store.memory == memory)
     found: dict[str, Any] = {"kind": store.kind, "parts": list(store.parts), "exact": store.exact, "lr": store.lr}
     inputs = {item.name: item for item in graph.inputs}
-    if store.kind == "synthetic":
+    if store.kind in ("synthetic", "corrected"):
         found["net"] = [item.name for item in store.parameters]
         asked = inputs.get(store.condition)
         found["condition"] = None if asked is None else (asked.name, asked.size, asked.type.shape)
     if store.replay is not None:
-        names = {"encode": f"encode{k}", "decode": f"decode{k}"}
+        names = {"encode": encoder_of(plan, k), "decode": f"decode{k}"}
         found |= {role: (name, replayed(parts[name])) for role, name in names.items() if name in parts}
         found["observed"] = {n: (inputs[n].type.dtype, inputs[n].type.shape) for n in store.replay.observed}
-        found["chunk"] = store.replay.chunk
+        found |= {name: getattr(store.replay, name) for name in REPLAYS}
     return found
 
 

@@ -8,14 +8,13 @@ needs torch only.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from copy import copy
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from recdsl.backends.torch.arena import Record
 from recdsl.backends.torch.lasting import blank, sequence, write
 
 if TYPE_CHECKING:
@@ -93,97 +92,6 @@ class Free(Keeper):
                 moved = now[: len(still)] - self.credit["lr"] * gradient[: len(still)]
                 kept = still.reshape(-1, *(1,) * (now.dim() - 1))
                 self.put(call, part, torch.cat((torch.where(kept, moved, now[: len(still)]), now[len(still) :])))
-
-
-class Replayed(Keeper):
-    """The encoder is run again on observations, stored or decoded, some items at a time (Hansen 2017).
-
-    Two passes: without a graph where rows are read, and with one, chunk by chunk, for those that have got a gradient.
-    What is saved for a backward pass does not grow with the number of slots.
-    """
-
-    @property
-    def extra(self) -> list[str]:
-        return [] if "decode" in self.credit else [f"observed.{name}" for name in self.credit["observed"]]
-
-    def blank(self, dtype: torch.dtype) -> Tensors:
-        kinds = {"int": torch.long, "bool": torch.bool}
-        size = self.info["slots"]
-        observed = {} if "decode" in self.credit else self.credit["observed"]
-        more = {
-            f"observed.{n}": torch.zeros(size, *shape, dtype=kinds.get(t, dtype)) for n, (t, shape) in observed.items()
-        }
-        return super().blank(dtype) | more
-
-    def remember(self, call: Call, slots: Tensor, place: Tensor) -> None:
-        for name in () if "decode" in self.credit else self.credit["observed"]:
-            given: Tensor = call.data[call.storages[name]]
-            items = given.reshape(-1, *given.shape[2:]).index_select(0, place)
-            old = call.model.recdsl_tensor(f"{self.name}.observed.{name}")
-            self.put(call, f"observed.{name}", old.index_copy(0, slots, items.to(old.dtype)))
-
-    def before(self, call: Call, values: Tensors) -> None:
-        super().before(call, values)
-        if not self.credit["exact"]:
-            return
-        (part,) = self.credit["parts"]
-        name = f"{self.name}.{part}"
-        held = (call.seen[self.name]["serial"] > 0).nonzero().squeeze(1)
-        rows = values[name].detach().clone()
-        for chunk, again in self.encoded(call, held, values):
-            rows[chunk] = again.value
-        values[name] = rows
-
-    def back(self, call: Call, unit: Tensor, found: Gradients) -> None:
-        (part,) = self.credit["parts"]
-        gradient = self.rows(found, part)
-        if gradient is None:
-            return
-        held = call.seen[self.name]["serial"] > 0
-        due = held & (gradient[: len(held)].reshape(len(held), -1) != 0).any(1)
-        for chunk, again in self.encoded(call, due.nonzero().squeeze(1), call.values):
-            for name, value in again.back(gradient[chunk]).items():
-                old = found.get(name)
-                found[name] = value if old is None else old + value
-
-    def encoded(self, call: Call, rows: Tensor, values: Tensors) -> Iterator[tuple[Tensor, Part]]:
-        """The encoder on the observations of some slots, chunk by chunk."""
-        for chunk in rows.split(self.credit["chunk"]):
-            if len(chunk):
-                yield chunk, Part(call, self.credit["encode"], self.observations(call, chunk, values), values)
-
-    def observations(self, call: Call, chunk: Tensor, values: Tensors) -> Tensors:
-        seen = call.seen[self.name]
-        if "decode" not in self.credit:
-            return {name: seen[f"observed.{name}"][chunk] for name in self.credit["observed"]}
-        (name,), (part,) = self.credit["observed"], self.credit["parts"]
-        return {name: Part(call, self.credit["decode"], {"given": seen[part][chunk]}, values).value}
-
-
-class Part:
-    """One run of an encoder or decoder on its own. `value`: [items, *axes]."""
-
-    def __init__(self, call: Call, about: tuple[str, Mapping[str, Any]], inputs: Tensors, values: Tensors) -> None:
-        self.call, (self.variant, places) = call, about
-        self.places = places
-        self.size = len(next(iter(inputs.values())))
-        self.data = {places["inputs"][name]: value.unsqueeze(0) for name, value in inputs.items()}
-        self.data |= {storage: values[name].detach() for name, storage in places["parameters"].items()}
-        self.data["fresh"] = call.like.new_full((), 1.0)
-        self.data |= self._run("forward")
-        self.value: Tensor = self.data["out0"].squeeze(0).clone()
-
-    def _run(self, entry: str) -> dict[str, Any]:
-        function, arguments, results = self.call.model.recdsl_functions[f"{self.variant}.{entry}"]
-        arena = Record(None, self.call.like)
-        values = function(self.call.like, arena, 1, self.size, *[self.data[name] for name in arguments])
-        return dict(zip(results, values, strict=True))
-
-    def back(self, cotangent: Tensor) -> Tensors:
-        """Gradients of the parameters, by name. cotangent: [items, *axes]."""
-        self.data["c0"] = cotangent.unsqueeze(0)
-        made = self._run("backward_outputs")
-        return {name: made[storage] for name, storage in self.places["gradients"].items()}
 
 
 class Records:
@@ -343,12 +251,17 @@ class Predicted(Keeper):
         condition = self.given(call)[place] if self.credit["condition"] else None
         with torch.no_grad():
             said = self.answers(call, items, condition)[0] * (unit / self.pairs(call))
-        for part, rows in zip(items, said.split([self.numel(part) for part in items], 1), strict=True):
+        for part, flat in zip(items, said.split([self.numel(part) for part in items], 1), strict=True):
             k, shape = self.info["written"][part], steps[part].shape
+            rows = self.sent(call, part, flat.reshape(-1, *shape[2:]))
             arrives = call.like.new_zeros(call.steps * call.size, *shape[2:])
-            arrives = arrives.index_copy(0, place, rows.reshape(-1, *shape[2:])).reshape(shape)
+            arrives = arrives.index_copy(0, place, rows).reshape(shape)
             old = outputs[k]
             outputs[k] = arrives if old is None else old + arrives
+
+    def sent(self, call: Call, part: str, rows: Tensor) -> Tensor:
+        """What arrives at the items that a call has written, in their order."""
+        return rows
 
     def numel(self, part: str) -> int:
         return math.prod(self.info["shapes"][part])
@@ -381,12 +294,3 @@ class Predicted(Keeper):
             said, own = self.answers(call, items, condition)
             parts = torch.autograd.grad(unit * ((said - wanted) ** 2).mean(), own)
         found.update(dict(zip(self.credit["net"], parts, strict=True)))
-
-
-KEEPERS: Mapping[str, Callable[[Any, str], Keeper]] = {
-    "stop": Keeper,
-    "param": Free,
-    "reinstate": Replayed,
-    "through": Whole,
-    "synthetic": Predicted,
-}

@@ -17,7 +17,8 @@ from torch import Tensor
 from recdsl.backends.init import initial
 from recdsl.backends.torch.arena import Arena
 from recdsl.backends.torch.call import Call, Output
-from recdsl.backends.torch.reinstate import KEEPERS, Keeper
+from recdsl.backends.torch.reinstate import Keeper
+from recdsl.backends.torch.replay import KEEPERS, replay
 
 
 class CompiledModel(torch.nn.Module):
@@ -47,6 +48,7 @@ class CompiledModel(torch.nn.Module):
         for name, keeper in self.recdsl_keepers.items():
             for part, value in keeper.blank(dtype).items():
                 self._register(f"{name}.{part}", value, True)
+        self.recdsl_told: set[str] = set()
         self.recdsl_arena = Arena(shared="through" not in made.values())
         self.register_load_state_dict_post_hook(forget)
         self.register_buffer("recdsl_like", torch.zeros((), dtype=dtype), persistent=False)
@@ -179,4 +181,5 @@ def credited(call: Call, loss: Tensor | None, outputs: list[Tensor | None]) -> l
     with torch.no_grad():
         for keeper in keepers:
             keeper.back(call, unit, found)
+        replay(call, found)
     return list(found.values())

@@ -37,14 +37,25 @@ def _through(judge: Judge, case: Case, row: Row, made: Written, store: StoreCred
     kept = made.part in store.parts and store.kind not in ("stop", "param")
     if not kept:
         return _dropped(judge, row, made, store)
-    word = {"through": "drift", "synthetic": "predicted", "reinstate": "re-encoded"}[store.kind]
-    row = replace(row, qualifiers=tuple(dict.fromkeys((*row.qualifiers, word))))
+    row = replace(row, qualifiers=tuple(dict.fromkeys((*row.qualifiers, *_words(store, made)))))
     whole = case.window.size is None and not case.cuts and not case.altered and not row.rule.startswith("artbp")
     rows = [other.slots for memory in judge.graph.memories for other in memory.rows]
     chained = any(other.item in judge.flow.forward(rows) for memory in judge.graph.memories for other in memory.rows)
-    if (store.kind == "through" and whole and not chained) or (store.kind == "reinstate" and store.exact and whole):
+    if (store.kind == "through" and whole and not chained) or (at_once(store) and whole):
         return replace(row, longest_kept_lag=None)
     return _dropped(judge, row, made, store)
+
+
+def at_once(store: StoreCredit) -> bool:
+    """Whether what is read gets its own derivative in the pass that finds it."""
+    return store.kind == "reinstate" and store.exact and store.replay is not None and store.replay.every == 1
+
+
+def _words(store: StoreCredit, made: Written) -> tuple[str, ...]:
+    replayed = store.replay is not None and made.part == store.replay.part
+    late = replayed and store.replay is not None and store.replay.every != 1
+    found = {"through": ("drift",), "synthetic": ("predicted",), "corrected": ("predicted",)}.get(store.kind, ())
+    return (*found, *(("re-encoded",) if replayed else ()), *(("late",) if late else ()))
 
 
 def _live(judge: Judge, case: Case) -> Iterable[tuple[Memory, Written]]:

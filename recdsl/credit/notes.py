@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from recdsl.credit.plan import Head, Remark, RoutingClass, StoreCredit
+from recdsl.credit.store_notes import memory_remarks
 from recdsl.graph.step import Loss, StepGraph
-
-FLOAT_BYTES = 4
 
 QUALIFIERS: Mapping[str, str] = {
     "declared-jacobian": "relative to the derivatives that ops on the way declare (spike, straight_through, abs, ...)",
@@ -15,6 +14,7 @@ QUALIFIERS: Mapping[str, str] = {
     "drift": "traces go on from call to call; if parameters change between calls: the gradient by one shift of all",
     "feedback": "errors come back through fixed random matrices in place of those of the model",
     "if-selected": "along the slots of a memory that a read selects; which ones these are has derivative 0",
+    "late": "gradients of items wait, and are applied some passes back later, or when the item leaves",
     "learned": "a net that learns with the model answers for the losses behind each window, as well as it can",
     "no-credit": "every path from the parameter to a loss is dropped",
     "random-signs": "right on average over random signs, while the parameters stay as they are",
@@ -45,31 +45,8 @@ def remarks(
             for text in filter(None, (_rare(loss, routing), _delayed(loss, routing))):
                 span = graph.losses[index].span
                 found.setdefault(Remark(text, None if span is None else span.line))
-    for memory in graph.memories:
-        line = None if memory.span is None else memory.span.line
-        size = memory.entries * FLOAT_BYTES
-        bounded = f"{memory.slots:,} slots of {size:,} bytes, {memory.slots * size:,} a sample"
-        slots = bounded if memory.slots else f"as many slots as a sequence has steps, {size:,} bytes each"
-        lasting = f"it lasts a {memory.life}"
-        if memory.common:
-            slots = f"{memory.slots:,} slots of {size:,} bytes, {memory.slots * size:,} for all samples"
-            lasting = "it lasts as long as the model; a call reads what earlier calls have written"
-        found.setdefault(Remark(f"memory `{memory.name}`: {slots}; {lasting}", line))
-        found.update(dict.fromkeys(Remark(note, line) for note in memory.notes))
-    for store in stores:
-        line = None if store.span is None else store.span.line
-        found.setdefault(Remark(f"memory `{store.memory}`: {KINDS[store.kind]}", line))
+    found.update(dict.fromkeys(memory_remarks(graph, stores)))
     return tuple(found)
-
-
-KINDS: Mapping[str, str] = {
-    "stop": "what earlier calls have written gets no credit",
-    "through": "the graphs of the calls that wrote its items are kept, with copies of their parameters",
-    "param": "its rows are parameters of their own, which each backward pass moves by -lr times their gradient",
-    "synthetic": "a net predicts the gradient of an item when it is written, from those of items that have left",
-    "reinstate": "items that get a gradient are encoded again, and the encoder takes it",
-}
-"""What becomes of credit for the rows of a store that lasts as long as the model."""
 
 
 def _delayed(loss: Loss, routing: RoutingClass) -> str:

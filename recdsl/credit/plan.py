@@ -245,13 +245,19 @@ class Remark:
 class Replay:
     """How items get credit by running their encoder again: which part of them it makes, the encoder as a graph of its
     own (its inputs are `observed`), the decoder from an item to the one input (None: observations are stored), and how
-    many items are run at a time."""
+    many items are run at a time. every: gradients wait and are applied together in every so many passes back, and when
+    an item leaves (0: then alone). freshen: rows are made anew every so many calls (0: never). tangent: of a gradient
+    what lies along the item is left out. cosine: whether reads compare this part by cosine alone."""
 
     part: str
     encoder: StepGraph
     decoder: StepGraph | None
     observed: tuple[str, ...]
     chunk: int
+    every: int = 1
+    freshen: int = 0
+    tangent: bool = False
+    cosine: bool = False
 
 
 @dataclass(frozen=True)
@@ -261,7 +267,8 @@ class StoreCredit:
     kind: "stop" (nothing: credit ends at the call) | "through" (the graphs of the calls that wrote the items are kept,
     with the parameters of the time) | "param" (rows are parameters, moved by -lr times their gradient; Pritzel et al.
     2017) | "synthetic" (a net predicts, from an item and the `condition`, the sum of the gradients that it will get
-    while it is stored, and the call that writes it sends that back) | "reinstate" (`replay`). exact: rows are made anew
+    while it is stored, and the call that writes it sends that back) | "reinstate" (`replay`) | "corrected"
+    ("synthetic", and `replay` applies what the prediction was wrong by when an item leaves). exact: rows are made anew
     by the encoder before each call reads them, so that their gradient is the encoder's; else they are read as stored,
     and their gradient is applied to what the encoder would make now. parts: of items, those whose gradient is asked
     for. parameters: of the net; lr: of the rows, or of the net (None: that of the other parameters).

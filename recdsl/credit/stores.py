@@ -4,7 +4,7 @@ as the model, as written -> what it does."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from recdsl.credit.flow import Flow
 from recdsl.credit.heads import net, width
@@ -22,16 +22,16 @@ USES: Mapping[str, str] = {
     "stop": "stop",
     "through": "through",
     "param": "param(lr=0.1)",
-    "synthetic": "synthetic(hidden=64, condition=y, lr=1e-3)",
-    "reinstate": "reinstate(exact, encode=e, decode=rebuilt, chunk=256)",
+    "synthetic": "synthetic(hidden=64, condition=y, lr=1e-3, then=reinstate(approximate, encode=e, decode=rebuilt))",
+    "reinstate": "reinstate(exact, encode=e, decode=rebuilt, chunk=256, every=1, freshen=0, project=none)",
 }
 """How each is written."""
 WORDS: Mapping[str, tuple[str, ...]] = {
     "stop": (),
     "through": (),
     "param": ("lr",),
-    "synthetic": ("hidden", "condition", "lr"),
-    "reinstate": ("exact", "encode", "decode", "chunk"),
+    "synthetic": ("hidden", "condition", "lr", "then"),
+    "reinstate": ("exact", "encode", "decode", "chunk", "every", "freshen", "project"),
 }
 STORED = "stored"
 
@@ -43,9 +43,10 @@ class Call:
     decl: CreditDecl
     word: str
     given: Mapping[str, Node]
+    span: Span
 
     def wrong(self, name: str, reason: str, hint: str = "") -> Stop:
-        place = self.given[name].span if name in self.given else self.decl.rule.span
+        place = self.given[name].span if name in self.given else self.span
         return Stop(StoreCreditArgument(place, reason, hint or f"write `{USES[self.word]}`"))
 
     def number(self, name: str, default: float, low: float) -> float:
@@ -72,17 +73,14 @@ class Call:
 
 def store_credit(graph: StepGraph, memory: Memory, decl: CreditDecl) -> StoreCredit:
     """What an entry for a store says. Raises Stop."""
-    call = _called(decl)
+    call = _called(decl, decl.rule.root)
     return KINDS[call.word](graph, memory, call)
 
 
-def _called(decl: CreditDecl) -> Call:
-    root, nodes = decl.rule.root, decl.rule.nodes
-    word = str(root.value)
+def _called(decl: CreditDecl, root: Node) -> Call:
+    nodes, word = decl.rule.nodes, str(root.value)
     if word not in WORDS:
-        raise Stop(
-            StoreCreditArgument(decl.rule.span, f"`{word}` is no credit of a store", f"there are {', '.join(WORDS)}")
-        )
+        raise Stop(StoreCreditArgument(root.span, f"`{word}` is no credit of a store", f"there are {', '.join(WORDS)}"))
     known, given = WORDS[word], dict[str, Node]()
     for k, (name, index) in enumerate((*(("", i) for i in root.args), *root.keywords)):
         own = name or (known[k] if k < len(known) else "")
@@ -94,7 +92,7 @@ def _called(decl: CreditDecl) -> Call:
             hint = suggest(own or nodes[index].span.text, known) or f"write `{USES[word]}`"
             raise Stop(StoreCreditArgument(nodes[index].span, reason, hint))
         given[own] = nodes[index]
-    return Call(decl, word, given)
+    return Call(decl, word, given, root.span)
 
 
 def _stop(graph: StepGraph, memory: Memory, call: Call) -> StoreCredit:
@@ -123,10 +121,26 @@ def _synthetic(graph: StepGraph, memory: Memory, call: Call) -> StoreCredit:
     hidden = call.whole("hidden", 0, 0)
     parameters = net(f"credit.{memory.name}", size, entries, hidden)
     rate = call.number("lr", 0.0, 0.0) if "lr" in call.given else None
-    return StoreCredit(
+    made = StoreCredit(
         memory.name, "synthetic", call.decl.rule.span, parts=parts, hidden=hidden, condition=condition,
         parameters=parameters, lr=rate,
     )  # fmt: skip
+    return _corrected(graph, memory, made, call) if "then" in call.given else made
+
+
+def _corrected(graph: StepGraph, memory: Memory, made: StoreCredit, call: Call) -> StoreCredit:
+    """What the net says of an item is set right when the item leaves."""
+    if call.given["then"].value != "reinstate":
+        raise call.wrong("then", "what sets a prediction right later is `reinstate`")
+    later = _called(call.decl, call.given["then"])
+    if "every" in later.given:
+        hint = "leave `every` out"
+        raise later.wrong("every", "what the net said is set right when an item leaves, and not before", hint)
+    found = _reinstate(graph, memory, later)
+    assert found.replay is not None
+    if found.replay.part not in made.parts:
+        raise Stop(NoCreditThrough(later.span, memory.name, "reinstate"))
+    return replace(made, kind="corrected", exact=found.exact, replay=replace(found.replay, every=0))
 
 
 def _credited(graph: StepGraph, memory: Memory, call: Call) -> tuple[str, ...]:
@@ -135,7 +149,7 @@ def _credited(graph: StepGraph, memory: Memory, call: Call) -> tuple[str, ...]:
     reached = flow.forward([graph.leaf[f"parameter:{p.name}"] for p in graph.parameters if not p.frozen])
     found = tuple(made.part for made in memory.rows if made.item in reached)
     if not found:
-        raise Stop(NoCreditThrough(call.decl.rule.span, memory.name, call.word))
+        raise Stop(NoCreditThrough(call.span, memory.name, call.word))
     return found
 
 
@@ -151,10 +165,27 @@ def _reinstate(graph: StepGraph, memory: Memory, call: Call) -> StoreCredit:
         raise call.wrong("decode", "`reinstate` lacks what gives the observation back: `decode=stored`, or a value")
     decoder = None if decode == STORED else _decoder(graph, memory, made, encoder, decode, call)
     observed = tuple(item.name for item in encoder.inputs)
-    replay = Replay(made.part, encoder, decoder, observed, chunk)
+    every, freshen = call.whole("every", 1, 1), call.whole("freshen", 0, 0)
+    cosine = made.part == "key" and all(read.score == "cosine" for read in memory.recalls)
+    tangent = _tangent(call, exact, memory, cosine=cosine)
+    replay = Replay(made.part, encoder, decoder, observed, chunk, every, freshen, tangent, cosine)
     return StoreCredit(
         memory.name, "reinstate", call.decl.rule.span, parts=(made.part,), exact=exact == "exact", replay=replay
     )
+
+
+def _tangent(call: Call, exact: str, memory: Memory, *, cosine: bool) -> bool:
+    """Whether gradients are projected."""
+    word = call.word_of("project") or "none"
+    if word not in ("none", "tangent"):
+        raise call.wrong("project", "`project` is `none` or `tangent`")
+    if word == "tangent" and exact == "exact":
+        hint = "leave `project` out, or write `approximate`"
+        raise call.wrong("project", "under `exact` nothing of a gradient lies along an item that cosine compares", hint)
+    if word == "tangent" and not cosine:
+        reason = f"the length of an item matters to reads of `{memory.name}`: not its keys alone are compared by cosine"
+        raise call.wrong("project", reason, "leave `project` out, or write `score: cosine(sharpness=10)`")
+    return word == "tangent"
 
 
 def _encoded(graph: StepGraph, memory: Memory, call: Call) -> Written:
@@ -174,7 +205,7 @@ def _encoded(graph: StepGraph, memory: Memory, call: Call) -> Written:
 
 
 def _encoder(graph: StepGraph, made: Written, call: Call) -> StepGraph:
-    place = call.given["encode"].span if "encode" in call.given else call.decl.rule.span
+    place = call.given["encode"].span if "encode" in call.given else call.span
     try:
         encoder = part(graph, made.item, "code")
     except PartError as error:

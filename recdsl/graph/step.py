@@ -74,7 +74,7 @@ class Recall:
     """One read of a memory: its edges (source, consumer) by use.
 
     values: of stored values into the read; keys, queries: into the scores. selective: which slots get credit depends
-    on the data.
+    on the data. score: the kind of score that compares them.
     """
 
     name: str
@@ -82,6 +82,7 @@ class Recall:
     keys: tuple[tuple[int, int], ...]
     queries: tuple[tuple[int, int], ...]
     selective: bool
+    score: str = ""
 
 
 @dataclass(frozen=True)

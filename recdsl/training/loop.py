@@ -41,7 +41,7 @@ def grouped(module: nn.Module, named: list[tuple[str, nn.Parameter]], rate: floa
     norm of the other's."""
     about = getattr(module, "recdsl_about", {})
     credits = [info["credit"] for info in about.get("stores", {}).values()]
-    nets = [{"parameters": made["net"], "lr": made["lr"]} for made in credits if made["kind"] == "synthetic"]
+    nets = [{"parameters": made["net"], "lr": made["lr"]} for made in credits if "net" in made]
     heads = [*about.get("heads", {}).values(), *nets]
     owned = {name for info in heads for name in info["parameters"]}
     made = [Group([item for item in named if item[0] not in owned], rate)]

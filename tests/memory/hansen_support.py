@@ -19,7 +19,8 @@ torch.set_num_threads(1)
 PIXELS, WIDTH, CODE, CLASSES = 6, 5, 3, 4
 Batch = dict[str, Tensor]
 
-ENCODER, DECODER = ("U", "b", "A"), ("C", "D")
+ENCODER, DECODER, NET = ("U", "b", "A"), ("C", "D"), "credit.episodic"
+UNUSED: Any = {"allow_unused": True, "materialize_grads": True}
 
 
 def spec(credit: str, slots: int = 7, select: str = "all", query: str = "stop(e)", decoder: str = "") -> str:
@@ -136,6 +137,86 @@ class Literal:
         parts = torch.autograd.grad(loss, leaves, retain_graph=True, allow_unused=True, materialize_grads=True)
         for name, part in zip(names, parts, strict=True):
             found[name] = found[name] + part
+
+
+class Waiting(Literal):
+    """Gradients of items wait: `owed` is what an item has been given and its encoder has not. every: calls after which
+    all that waits is applied (0: only what an item is owed when it leaves). tangent: without what lies along it."""
+
+    def __init__(self, kind: str, *, every: int, tangent: bool = False, **options: Any) -> None:
+        super().__init__(kind, **options)
+        self.every, self.tangent = every, tangent
+        self.owed: dict[int, Tensor] = {}
+        self.calls = 0
+
+    def call(self, params: Batch, batch: Batch) -> tuple[Tensor, Batch]:
+        p = {name: value.detach().clone().requires_grad_() for name, value in params.items()}
+        before = list(self.items)
+        given = self.given(p, batch, before)
+        loss, found = super().call(params, batch)
+        found |= {name: torch.zeros_like(found[name]) for name in ENCODER}
+        self.calls += 1
+        for item, g in zip(before, given, strict=True):
+            self.owed[id(item)] = self.owed.get(id(item), torch.zeros_like(g)) + g
+        now = self.every > 0 and self.calls % self.every == 0
+        for item in before:
+            if now or not any(other is item for other in self.items):
+                self.apply(found, p, item, self.owed.pop(id(item)))
+        return loss, found
+
+    def given(self, p: Batch, batch: Batch, items: list[Item]) -> tuple[Tensor, ...]:
+        """What each stored item gets from the losses of a call."""
+        keys = [self.key(p, item).detach().requires_grad_() for item in items]
+        x, y = batch["x"].flatten(0, 1), batch["y"].flatten().tolist()
+        guesses = [self.read(encode(p, one).detach(), keys) for one in x]
+        losses = [-torch.log(guess[label].clamp_min(1e-6)) for guess, label in zip(guesses, y, strict=True)]
+        return torch.autograd.grad(torch.stack(losses).mean(), keys, **UNUSED) if keys else ()
+
+    def apply(self, found: Batch, p: Batch, item: Item, gradient: Tensor) -> None:
+        again = encode(p, self.observation(p, item))
+        if self.tangent:
+            direction = (again / again.norm()).detach()
+            gradient = gradient - (gradient @ direction) * direction
+        self.add(found, ENCODER, p, (gradient.detach() * again).sum())
+
+
+class Lesson:
+    """The classifier under predicted credit, by definition: what each item has been given in all is its lesson."""
+
+    def __init__(self) -> None:
+        self.store = Literal("approximate")
+        self.gathered: list[Tensor] = []
+
+    def call(self, params: Batch, batch: Batch) -> Batch:
+        p = {name: value.detach().clone().requires_grad_() for name, value in params.items()}
+        x, y = batch["x"].flatten(0, 1), batch["y"].flatten().tolist()
+        codes, items = [encode(p, one) for one in x], list(self.store.items)
+        keys = [self.store.key(p, item).detach().requires_grad_() for item in items]
+        guesses = [self.store.read(code.detach(), keys) for code in codes]
+        total = torch.stack([-torch.log(g[k].clamp_min(1e-6)) for g, k in zip(guesses, y, strict=True)]).sum()
+        given = torch.autograd.grad(total, keys, **UNUSED) if keys else ()
+        gathered = [old + new for old, new in zip(self.gathered, given, strict=True)]
+        sent = [self.says(p, code.detach(), k).detach() / len(x) for code, k in zip(codes, y, strict=True)]
+        parts = torch.stack([(s * code).sum() for s, code in zip(sent, codes, strict=True)])
+        found = {name: torch.zeros_like(value) for name, value in p.items()}
+        self.store.add(found, ENCODER, p, parts.sum())
+        rebuilt = [((decode(p, c.detach()) - one) ** 2).mean() for c, one in zip(codes, x, strict=True)]
+        self.store.add(found, DECODER, p, torch.stack(rebuilt).mean())
+        gone = max(0, len(items) + len(x) - self.store.slots)
+        if gone:
+            said = torch.stack([self.says(p, item.code, item.y) for item in items[:gone]])
+            loss = ((said - torch.stack(gathered[:gone])) ** 2).mean()
+            self.store.add(found, tuple(name for name in p if name.startswith(NET)), p, loss)
+        new = [Item(one, k, c.detach(), params) for one, k, c in zip(x, y, codes, strict=True)]
+        self.store.items = [*items, *new][-self.store.slots :]
+        self.gathered = [*gathered, *(torch.zeros_like(item.code) for item in new)][-self.store.slots :]
+        return found
+
+    def says(self, p: Batch, code: Tensor, label: int) -> Tensor:
+        one = torch.zeros(CLASSES, dtype=torch.float64)
+        one[label] = 1.0
+        hidden = torch.relu(p[f"{NET}.W1"] @ torch.cat((code, one)) + p[f"{NET}.b1"])
+        return p[f"{NET}.W2"] @ hidden + p[f"{NET}.b2"]
 
 
 def draw(samples: int, seed: int, steps: int = 1) -> Batch:

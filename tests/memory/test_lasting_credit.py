@@ -11,7 +11,7 @@ from torch import Tensor
 
 import recdsl
 from tests.memory import hansen_support as hansen
-from tests.memory.lasting_support import Batch, Kind, Literal, close, draw, flags, module, spec
+from tests.memory.lasting_support import Kind, Literal, close, draw, flags, module, spec
 
 UNUSED: Any = {"allow_unused": True, "materialize_grads": True}
 
@@ -91,50 +91,11 @@ def test_faults_of_through_are_seen(fault: Any, owner: str, name: str, monkeypat
 
 
 # -- synthetic ---------------------------------------------------------------------------------------------------------
-CREDIT, NET = "synthetic(hidden=6, condition=y)", "credit.episodic"
-
-
-class Lesson:
-    """The classifier under predicted credit, by definition: what each item has been given in all is its lesson."""
-
-    def __init__(self) -> None:
-        self.store = hansen.Literal("approximate")
-        self.gathered: list[Tensor] = []
-
-    def call(self, params: Batch, batch: Batch) -> Batch:
-        p = {name: value.detach().clone().requires_grad_() for name, value in params.items()}
-        x, y = batch["x"].flatten(0, 1), batch["y"].flatten().tolist()
-        codes, items = [hansen.encode(p, one) for one in x], list(self.store.items)
-        keys = [item.code.clone().requires_grad_() for item in items]
-        guesses = [self.store.read(code.detach(), keys) for code in codes]
-        total = torch.stack([-torch.log(g[k].clamp_min(1e-6)) for g, k in zip(guesses, y, strict=True)]).sum()
-        given = torch.autograd.grad(total, keys, **UNUSED) if keys else ()
-        gathered = [old + new for old, new in zip(self.gathered, given, strict=True)]
-        sent = [self.says(p, code.detach(), k).detach() / len(x) for code, k in zip(codes, y, strict=True)]
-        parts = torch.stack([(s * code).sum() for s, code in zip(sent, codes, strict=True)])
-        found = {name: torch.zeros_like(value) for name, value in p.items()}
-        self.store.add(found, hansen.ENCODER, p, parts.sum())
-        rebuilt = [((hansen.decode(p, c.detach()) - one) ** 2).mean() for c, one in zip(codes, x, strict=True)]
-        self.store.add(found, hansen.DECODER, p, torch.stack(rebuilt).mean())
-        gone = max(0, len(items) + len(x) - self.store.slots)
-        if gone:
-            said = torch.stack([self.says(p, item.code, item.y) for item in items[:gone]])
-            loss = ((said - torch.stack(gathered[:gone])) ** 2).mean()
-            self.store.add(found, tuple(name for name in p if name.startswith(NET)), p, loss)
-        new = [hansen.Item(one, k, c.detach(), params) for one, k, c in zip(x, y, codes, strict=True)]
-        self.store.items = [*items, *new][-self.store.slots :]
-        self.gathered = [*gathered, *(torch.zeros_like(item.code) for item in new)][-self.store.slots :]
-        return found
-
-    def says(self, p: Batch, code: Tensor, label: int) -> Tensor:
-        one = torch.zeros(hansen.CLASSES, dtype=torch.float64)
-        one[label] = 1.0
-        hidden = torch.relu(p[f"{NET}.W1"] @ torch.cat((code, one)) + p[f"{NET}.b1"])
-        return p[f"{NET}.W2"] @ hidden + p[f"{NET}.b2"]
+CREDIT, NET = "synthetic(hidden=6, condition=y)", hansen.NET
 
 
 def predicted(calls: int = 6) -> Any:
-    model, literal = hansen.module(hansen.spec(CREDIT)), Lesson()
+    model, literal = hansen.module(hansen.spec(CREDIT)), hansen.Lesson()
     generator = torch.Generator().manual_seed(3)
     for number in range(calls):
         with torch.no_grad():

@@ -116,6 +116,7 @@ class Lowering:
             keys=uses(ev, keys, first, last),
             queries=uses(ev, query, first, last),
             selective=read.selective,
+            score=read.score.kind,
         )
         ev.ctx.recalls.setdefault(self.store.name, []).append(found)
         return Results((item, weights)) if self.used else Ref(item)

@@ -120,6 +120,7 @@ class Tape(Lowering):
             keys=uses(ev, keys, first, last),
             queries=uses(ev, query, first, last),
             selective=True,
+            score=read.score.kind,
         )
         ev.ctx.recalls.setdefault(self.store.name, []).append(found)
         return Ref(item)
