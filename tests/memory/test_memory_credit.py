@@ -163,7 +163,7 @@ BAD = {
     "{h: stop}": "RD0507",
     "{past: 'stop(speed=stop)'}": "RD0521",
     "{past: 'stop(key=maybe)'}": "RD0521",
-    "{past: 'reinstate(exact)'}": "RD0502",
+    "{past: 'reinstate(exact)'}": "RD0531",
 }
 
 
