@@ -142,10 +142,10 @@ def last_loop_value(patch: pytest.MonkeyPatch) -> None:
     """What no loop carries is kept of step 0 in every window."""
     leave = vars(assemble_stage)["leave"]
 
-    def faulty(emitter: Emitter, k: int, storage: str) -> None:
+    def faulty(emitter: Emitter, k: int, storage: str, short: int) -> None:
         domain = emitter.domain
         emitter.domain = replace(domain, lo=Bound("max", (Affine(), Affine())))
-        leave(emitter, k, storage)
+        leave(emitter, k, storage, short)
         emitter.domain = domain
 
     patch.setattr(assemble_stage, "leave", faulty)

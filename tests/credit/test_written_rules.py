@@ -97,7 +97,7 @@ def test_what_has_no_name_equals_its_definition(seed: int) -> None:
         ("rule(scope=rank, window=5)", "a window of several steps"),
         ("rule(scope=all, read=late)", "one of `pre`, `post`"),
         ("rule(scope=rank, read=post)", "takes no `read`"),
-        ("rule(scope=all, drift=rerun(3))", "not supported"),
+        ("rule(scope=all, drift=rerun)", "needs one whole number"),
         ("rule(window=many)", "a whole number"),
         ("rule(size=3)", "no argument `size`"),
     ],
