@@ -129,7 +129,7 @@ class Access(Nests):
         if value.cost > CHEAP or list(value.lead) != ["t", "B"] or name in self.tape:
             return False
         place, _, loops = stores[0]
-        if any(at < place or inner[: len(loops)] != loops or not load.index for at, load, inner in loads):
+        if any(at < place or inner[: len(loops)] != loops or not _plain(load) for at, load, inner in loads):
             return False
         last = max(self._until(at, inner, loops) for at, _, inner in loads)
         written = {s for s, found in self.uses.stores.items() if any(place < at < last for at, _, _ in found)}
@@ -192,6 +192,11 @@ class Access(Nests):
         loops = [(where[name], extent) for name, extent in lead.items()]
         loops += [(ix.text, str(size)) for ix, size in zip(own, value.axes, strict=True)]
         self.lines(nest(loops, kernel.lines))
+
+
+def _plain(load: Load) -> bool:
+    """Whether a load takes rows by their number."""
+    return bool(load.index) and not isinstance(load.index[0], At)
 
 
 EXPORT = '__attribute__((visibility("default"))) long'

@@ -170,10 +170,8 @@ INDEXED: dict[str, tuple[Callable[[Op, Sequence[Value], Kernel, Lead, Own], str]
     "concat": (_concat, 0.5), "pad": (_pad, 0.5), "eye": (_eye, 1), "one_hot": (_one_hot, 1), "gather": (_gather, 2),
     "scatter": (_scatter, 2), "contract": (_outer, 1),
 }  # fmt: skip
-REDUCED = ("sum", "collect", "reduce_max", "softmax", "logsumexp", "rank")
-
-
-ON_TORCH = ("append", "fetch", "nearest", "search")  # stores that grow with time: their entries run on torch
+REDUCED = ("sum", "collect", "reduce_max", "softmax", "logsumexp", "rank", "search")
+IN_TIMELINES = ("append", "fetch", "nearest")  # stores that grow with time are loops and `search` in programs
 
 
 def covered(name: str) -> bool:

@@ -239,3 +239,18 @@ INLINE void pack(long K, long N, const real *B, long bk, long bn, real *to) {
         for (long n = 0; n < N; n++)
             for (long k = k0; k < k0 + 16 && k < K; k++) to[k * N + n] = B[k * bk + n * bn];
 }
+/* ---- stores that grow: the `size` best of the slots whose stamp is at least `since`, best first, of equal scores the
+   older first; -1 where there are no more. Best scores so far are held in order, so most slots cost one comparison. */
+static __attribute__((noinline, unused)) void search(long slots, long size, const real *scores, long by,
+                                                     const real *stamps, long step, real since, integer *to, long wide) {
+    real best[size];
+    long found = 0;
+    for (long s = 0; s < slots; s++) {
+        const real x = scores[s * by], stamp = stamps[s * step];
+        if (!(stamp >= since) || stamp < R(0) || (found == size && !(x > best[size - 1]))) continue;
+        long at = found < size ? found++ : size - 1;
+        for (; at > 0 && x > best[at - 1]; at--) best[at] = best[at - 1], to[at * wide] = to[(at - 1) * wide];
+        best[at] = x, to[at * wide] = s;
+    }
+    for (; found < size; found++) to[found * wide] = -1;
+}

@@ -34,7 +34,11 @@ class Memory:
     def _find(self, name: str, written: bool, kept: bool) -> None:
         """From the caller where it is an input, a result, or what `forward` left; else room of the function's own."""
         storage = self.storages[name]
-        if storage.kind not in (*GIVEN, *OWN) or storage.type.dtype not in STORED or storage.attrs:
+        if (
+            storage.kind not in (*GIVEN, *OWN)
+            or storage.type.dtype not in STORED
+            or dict(storage.attrs).keys() - {"init"}
+        ):
             raise NotLoweredError(f"no C for a storage of kind `{storage.kind}`")
         self.bases[name] = self.names("a")
         if (storage.kind == "output" and written) or (kept and storage.kind == "buffer"):

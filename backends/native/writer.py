@@ -12,9 +12,10 @@ from typing import Any
 
 from recdsl.backends.native.access import Access
 from recdsl.backends.native.kernel import STORED, Kernel
-from recdsl.backends.native.ops import ON_TORCH, REDUCED, viewed, writer
+from recdsl.backends.native.ops import REDUCED, viewed, writer
 from recdsl.backends.native.products import contract
 from recdsl.backends.native.reductions import reduction
+from recdsl.backends.native.tapes import search
 from recdsl.backends.native.texts import bound_text, comment, condition_text
 from recdsl.backends.native.uses import statements
 from recdsl.backends.native.values import Ix, NotLoweredError, Ref, Value, contiguous, literal, numel, overlap
@@ -52,8 +53,6 @@ class EntryWriter(Access):
     # -- statements -----------------------------------------------------------------------------------------------
     def _statements(self, body: Sequence[Stmt]) -> None:
         for stmt in body:
-            if isinstance(stmt, Op) and stmt.op in ON_TORCH:
-                raise NotLoweredError(f"no C for the op `{stmt.op}`")
             self.place = self.uses.at[id(stmt)]
             match stmt:
                 case Op():
@@ -196,7 +195,9 @@ class EntryWriter(Access):
         value = self._result(op, args)
         self._define(op, op.results[0], value, op.types[0])
         dest, adds = self._destination(op, value)
-        if op.op == "contract":
+        if op.op == "search":
+            search(self, op, args, value, dest)
+        elif op.op == "contract":
             contract(self, op, args, value, dest, adds)
         else:
             reduction(self, op, args, value, dest, adds)

@@ -67,10 +67,10 @@ def corpus(name: str, seed: int = 0, credit: str = "") -> Case:
     return call_of(analyse(str(path), [*overrides, *([f"credit={credit}"] if credit else [])]), seed)
 
 
-def call_of(stages: Compilation, seed: int) -> Case:
+def call_of(stages: Compilation, seed: int, steps: int = 7) -> Case:
     """A random call of a model; for odd seeds it has mask, reset and an incoming state."""
     draws = Generator().manual_seed(seed)
-    steps, samples, graph = 7, 1 + seed % 3, stages.graph
+    samples, graph = 1 + seed % 3, stages.graph
     batch = {item.name: entry(item, steps, samples, draws) for item in graph.inputs}
     params = initial((*graph.parameters, *stages.plan.owned))
     for item in (*graph.parameters, *stages.plan.owned):
