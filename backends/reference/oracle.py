@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,6 +26,7 @@ from recdsl.credit.plan import CreditPlan, RoutingClass, Window
 from recdsl.graph.step import StepGraph
 
 Tensors = Mapping[str, Tensor]
+WHOLE, NO_CUTS = Window(None, 1), frozenset[tuple[int, int]]()
 
 
 class Thinned(Unroll):
@@ -116,11 +116,10 @@ class Reference:
         state: Tensors | None = None,
         cotangents: Tensors | None = None,
     ) -> Result:
-        """The same call without windows and cuts: the derivative that verdicts are relative to."""
+        """The same call by full backpropagation, the derivative that verdicts are relative to. Of the plan's classes
+        only their parameters and the losses that may train them are taken."""
         call = self._call(batch, mask, reset, state, cotangents or {})
-        full: dict[str, Any] = {"window": Window(None, 1), "cuts": frozenset[tuple[int, int]](), "tracing": None}
-        full |= {"budget": 0, "thinning": 0, "scales": (), "feedback": (), "head": None}
-        free = tuple(replace(c, **full) for c in self.plan.classes)
+        free = tuple(RoutingClass(WHOLE, NO_CUTS, c.losses, c.outputs, c.parameters) for c in self.plan.classes)
         return self._run(replace(self.plan, classes=free), params, call)
 
     def _call(
@@ -201,7 +200,7 @@ class Reference:
         if index in self.signs:
             kind = Uses if routing.tracing.scope == "kronecker" else None
             return rank_one_gradients(*given, self.signs[index], self.dtype, kind)
-        whole = replace(routing, window=Window(None, 1), tracing=None)
+        whole = replace(routing, window=WHOLE, tracing=None)
         return self._gradients(whole, params, call, chosen, divided, shares)
 
     def _shares(

