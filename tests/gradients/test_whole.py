@@ -37,8 +37,6 @@ CREDITS = (
     "sab(2)",
     "sab(2, variant=sliding)",
     "artbp(2)",
-    "synthetic(window=2, hidden=2)",
-    "rflo(feedback=random)",
     "snap(1, drift=decay(0.5))",
     "{recurrence: scale(0.5), default: bptt}",
     '{"k[t-1]": cut, default: bptt}',
