@@ -95,7 +95,9 @@ def to_the_next(space: dict[str, Any], old: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("fault", "name"), [(never_flushed, "flush"), (left_alone, "back"), (to_the_next, "remember")], ids=str
+    ("fault", "name"),
+    [(never_flushed, "flush"), (left_alone, "back"), (to_the_next, "remember")],
+    ids=("flush", "back", "remember"),
 )
 def test_faults_of_waiting_are_seen(fault: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def plant(model: Any) -> None:
