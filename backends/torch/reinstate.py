@@ -8,6 +8,7 @@ needs torch only.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from copy import copy
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,21 @@ class Keeper:
     def before(self, call: Call, values: Tensors) -> None:
         """Look at the store, and change the rows that the call reads. values: of parameters and rows, by name."""
         call.seen[self.name] = self.seen(call.model)
+        self.check(call.model)
+
+    def check(self, model: Any) -> None:
+        """Say once that evaluation reads a store that nothing was written to."""
+        told = (self.name, "empty")
+        if model.training or self.info["evaluated"] or told in model.recdsl_told:
+            return
+        if int(model.recdsl_tensor(f"{self.name}.serial").max()) == 0:
+            model.recdsl_told.add(told)
+            warnings.warn(
+                f"the memory {self.name!r} is read, but nothing has been written to it: its reads are zeros until calls"
+                " in training write to it, or a state dict is loaded (`write: {eval: true}`: evaluation writes too)",
+                RuntimeWarning,
+                stacklevel=5,
+            )
 
     def behind(self, call: Call) -> None:
         """Write what the call offers."""

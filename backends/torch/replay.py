@@ -165,9 +165,10 @@ class Replayed(Keeper):
     def warn(self, call: Call) -> None:
         """Say once that keys have become long or short."""
         first, last = call.model.recdsl_tensor(f"{self.name}.length").tolist()
-        if self.name in call.model.recdsl_told or not first or 1 / DRIFT <= last / first <= DRIFT:
+        told = (self.name, "length")
+        if told in call.model.recdsl_told or not first or 1 / DRIFT <= last / first <= DRIFT:
             return
-        call.model.recdsl_told.add(self.name)
+        call.model.recdsl_told.add(told)
         share = float(call.model.recdsl_tensor(f"{self.name}.radial"))
         hint = "" if self.credit["tangent"] else "; `project=tangent` leaves that part out"
         warnings.warn(

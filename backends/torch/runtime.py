@@ -48,7 +48,7 @@ class CompiledModel(torch.nn.Module):
         for name, keeper in self.recdsl_keepers.items():
             for part, value in keeper.blank(dtype).items():
                 self._register(f"{name}.{part}", value, True)
-        self.recdsl_told: set[str] = set()
+        self.recdsl_told: set[tuple[str, str]] = set()
         self.recdsl_arena = Arena(shared="through" not in made.values())
         self.register_load_state_dict_post_hook(forget)
         self.register_buffer("recdsl_like", torch.zeros((), dtype=dtype), persistent=False)

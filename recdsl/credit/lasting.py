@@ -37,7 +37,8 @@ def _through(judge: Judge, case: Case, row: Row, made: Written, store: StoreCred
     kept = made.part in store.parts and store.kind not in ("stop", "param")
     if not kept:
         return _dropped(judge, row, made, store)
-    row = replace(row, qualifiers=tuple(dict.fromkeys((*row.qualifiers, *_words(store, made)))))
+    words = (*row.qualifiers, *_words(store, made), *_selected(judge, made))
+    row = replace(row, qualifiers=tuple(dict.fromkeys(words)))
     whole = case.window.size is None and not case.cuts and not case.altered and not row.rule.startswith("artbp")
     rows = [other.slots for memory in judge.graph.memories for other in memory.rows]
     chained = any(other.item in judge.flow.forward(rows) for memory in judge.graph.memories for other in memory.rows)
@@ -56,6 +57,13 @@ def _words(store: StoreCredit, made: Written) -> tuple[str, ...]:
     late = replayed and store.replay is not None and store.replay.every != 1
     found = {"through": ("drift",), "synthetic": ("predicted",), "corrected": ("predicted",)}.get(store.kind, ())
     return (*found, *(("re-encoded",) if replayed else ()), *(("late",) if late else ()))
+
+
+def _selected(judge: Judge, made: Written) -> tuple[str, ...]:
+    """Which rows get credit depends on the data, where a read selects."""
+    reads = [recall for memory in judge.graph.memories for recall in memory.recalls if recall.selective]
+    edges = [edge for recall in reads for edge in (*recall.values, *recall.keys)]
+    return ("if-selected",) if any(made.slots == source for source, _ in edges) else ()
 
 
 def _live(judge: Judge, case: Case) -> Iterable[tuple[Memory, Written]]:

@@ -85,7 +85,8 @@ def _plain(row: Row) -> dict[str, Any]:
 
 def _cells(row: Row) -> tuple[str, ...]:
     first = "-" if row.first_dropped_lag is None else str(row.first_dropped_lag)
-    unbounded = "-" if "no-credit" in row.qualifiers or not row.flops else "inf"
+    credited = row.flops or {"drift", "predicted", "re-encoded"} & set(row.qualifiers)  # or credit of a store alone
+    unbounded = "inf" if credited and "no-credit" not in row.qualifiers else "-"
     kept = unbounded if row.longest_kept_lag is None else str(row.longest_kept_lag)
     verdict = row.verdict
     words = ", ".join(row.qualifiers)

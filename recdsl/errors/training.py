@@ -272,3 +272,16 @@ class NotSingle(Problem):
 
     reason: str
     wanted: str
+
+
+@dataclass(frozen=True)
+class StoreForgets(Problem):
+    code = "RD0624"
+    message = "online, the memory `{memory}` with `slots: unbounded` would begin empty at each update"
+    hint = "write `slots: 1_000` and `life: stream` in the memory, or leave `online` out"
+    explain = (
+        "An unbounded store lasts one call, and online learning makes a call every few observations. A store with a "
+        "number of slots goes on: for each sample (`life: stream`), or one for all (`life: model`)."
+    )
+
+    memory: str

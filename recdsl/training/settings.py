@@ -14,6 +14,7 @@ from recdsl.errors.training import (
     NotACall,
     NotSingle,
     StageEmpty,
+    StoreForgets,
     UnknownCall,
     UnknownSetting,
     WrongOption,
@@ -86,7 +87,7 @@ class Measured:
 
 
 def settings(spec: Spec) -> Settings:
-    """The settings of `train:`. Raises SpecError with every problem of it (RD0601 to RD0615)."""
+    """The settings of `train:`. Raises SpecError with every problem of it (RD0601 to RD0624)."""
     problems = Problems()
     found = collect(spec, problems)
     problems.check()
@@ -155,6 +156,9 @@ def _online(spec: Spec, numbers: dict[str, Any], problems: Problems) -> None:
         for name in [name for name in ONLINE if name in given]:
             problems.add(NeedsOnline(given[name], name))
         return
+    for store in spec.memory:
+        if store.slots is None:
+            problems.add(StoreForgets(given["online"], store.name.text))
     numbers["stream"] = True
     numbers |= {name: value for name, value in ONLINE_DEFAULTS.items() if name not in given}
 
