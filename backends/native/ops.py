@@ -172,6 +172,8 @@ INDEXED: dict[str, tuple[Callable[[Op, Sequence[Value], Kernel, Lead, Own], str]
 }  # fmt: skip
 REDUCED = ("sum", "collect", "reduce_max", "softmax", "logsumexp", "rank", "search")
 IN_TIMELINES = ("append", "fetch", "nearest")  # stores that grow with time are loops and `search` in programs
+ON_TORCH = ("lookup", "gather_rows", "scatter_rows")
+"""Searches among the rows of stores for all samples: their entries run on torch."""
 
 
 def covered(name: str) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 from recdsl.backends.native.access import Access
 from recdsl.backends.native.kernel import STORED, Kernel
-from recdsl.backends.native.ops import REDUCED, viewed, writer
+from recdsl.backends.native.ops import ON_TORCH, REDUCED, viewed, writer
 from recdsl.backends.native.products import contract
 from recdsl.backends.native.reductions import reduction
 from recdsl.backends.native.tapes import search
@@ -53,6 +53,8 @@ class EntryWriter(Access):
     # -- statements -----------------------------------------------------------------------------------------------
     def _statements(self, body: Sequence[Stmt]) -> None:
         for stmt in body:
+            if isinstance(stmt, Op) and stmt.op in ON_TORCH:
+                raise NotLoweredError(f"no C for the op `{stmt.op}`")
             self.place = self.uses.at[id(stmt)]
             match stmt:
                 case Op():

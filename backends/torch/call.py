@@ -48,7 +48,7 @@ class Call:
         self.left: dict[str, Tensor] = {}
         self.copied: Callable[[Tensor], Tensor] = lambda value: value
         self.values: dict[str, Tensor] = {}
-        self.seen: dict[str, dict[str, Tensor]] = {}
+        self.seen: dict[str, dict[str, Any]] = {}
         self.stored: dict[str, tuple[Tensor, Tensor]] = {}
         self.earlier: dict[str, list[tuple[Call, Tensor, Tensor]]] = {}
         self.left_over: dict[str, tuple[Tensor, Tensor]] = {}

@@ -1,12 +1,15 @@
 """Stores that last as long as the model: their rows are buffers of the module, written behind each call.
 
-A call reads the rows as earlier calls have left them and gets new ones in their place, so that a backward pass still
-finds what its call has read. The text of this file is part of every exported model; it needs torch only.
+A call reads the rows as earlier calls have left them. Where it reads all of them, it gets new ones in their place, so
+that a backward pass still finds what its call has read; where it fetches a few (`searched`), which its functions keep,
+rows are written where they are, and what stood there is remembered for as long as a call needs it (`Moment`). The text
+of this file is part of every exported model; it needs torch only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -35,6 +38,61 @@ def offered(call: Call, info: Mapping[str, Any]) -> dict[str, Tensor]:
     return found | {"place": chosen}
 
 
+class Moment:
+    """What a store held at one moment, as what has been written over it since: of some slots what they held before.
+
+    `rest` is filled when something is written, and leads to the next moment. Who needs a moment keeps it alive, and
+    with it those behind it, no others.
+    """
+
+    def __init__(self) -> None:
+        self.rest: tuple[Tensor, dict[str, Tensor], Moment] | None = None
+
+    def __deepcopy__(self, memo: Any) -> Moment:
+        return Moment()
+
+    def written(self, slots: Tensor, old: dict[str, Tensor]) -> Moment:
+        """The moment behind a write. old: what the slots held, by part."""
+        self.rest = slots, old, Moment()
+        return self.rest[2]
+
+    def later(self) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        """What was written over since, the first write first."""
+        at = self
+        while at.rest is not None:
+            slots, old, at = at.rest
+            yield slots, old
+
+    def rows(self, now: Tensor, part: str, slots: Tensor) -> Tensor:
+        """What some slots held. now: what all of them hold now."""
+        found = now[slots]
+        for gone, old in reversed(list(self.later())):
+            if part in old and len(gone) and len(slots):
+                ordered, place = gone.sort()
+                at = torch.searchsorted(ordered, slots).clamp_max(len(ordered) - 1)
+                hit = (ordered[at] == slots).nonzero().squeeze(1)
+                found[hit] = old[part][place[at[hit]]]
+        return found
+
+
+@dataclass(frozen=True)
+class Column:
+    """One part of a store that is written in place, as it was at a moment: `column[slots]`."""
+
+    model: Any
+    name: str
+    part: str
+    moment: Moment
+
+    def __getitem__(self, slots: Tensor) -> Tensor:
+        return self.moment.rows(self.model.recdsl_tensor(self.name), self.part, slots)
+
+    def written(self) -> Tensor:
+        """The slots that have been written since, in ascending order."""
+        slots = [slots for slots, _ in self.moment.later()]
+        return torch.cat(slots).unique() if slots else torch.zeros(0, dtype=torch.long)
+
+
 def sequence(call: Call, k: int) -> Tensor:
     """An output at all steps, [time, batch, *axes]."""
     value: Tensor = call.data[f"out{k}"].detach()
@@ -48,19 +106,38 @@ def write(call: Call, name: str, info: Mapping[str, Any]) -> tuple[Tensor, Tenso
     for part in info["rows"]:
         if not bool(torch.isfinite(items[part]).all()):
             raise ValueError(f"what is written to the memory {name!r} is not finite ({part})")
-    for k in info["used"]:
-        items["used"] = items.get("used", 0) + sequence(call, k)[call.valid].sum(0)[: info["slots"]]
+    if info["used"]:
+        items["used"] = used(call, info)
     kept = {part: model.recdsl_tensor(f"{name}.{part}") for part in info["kept"]}
     slots, order, fresh = CHOOSERS[info["evict"]](kept, items, info)
-    for part in info["rows"]:
-        old = model.recdsl_tensor(f"{name}.{part}")
-        fresh[part] = old.index_copy(0, slots, items[part].index_select(0, order).to(old.dtype))
+    if info["searched"]:
+        rows = {part: items[part].index_select(0, order) for part in info["rows"]}
+        keeper = model.recdsl_keepers[name]
+        keeper.overwrite(call, slots, rows | {"serial": fresh.pop("serial")}, keeper.columns)
+    else:
+        for part in info["rows"]:
+            old = model.recdsl_tensor(f"{name}.{part}")
+            fresh[part] = old.index_copy(0, slots, items[part].index_select(0, order).to(old.dtype))
+        fresh["serial"] = kept["serial"].index_copy(0, slots, fresh["serial"])
     for part, value in fresh.items():
         model.recdsl_replace(f"{name}.{part}", value)
     return slots, items["place"].index_select(0, order)
 
 
+def used(call: Call, info: Mapping[str, Any]) -> Tensor:
+    """What the reads of a call weigh each slot by, summed over its valid steps, [slots]."""
+    if not info["searched"]:
+        parts = [sequence(call, k)[call.valid].sum(0)[: info["slots"]] for k in info["used"]]
+        return torch.stack(parts).sum(0)
+    total = call.like.new_zeros(info["slots"])
+    for weights, places in zip(info["used"], info["places"], strict=True):
+        place = sequence(call, places)[call.valid].reshape(-1)
+        total.index_add_(0, place.clamp_min(0), sequence(call, weights)[call.valid].reshape(-1) * (place >= 0))
+    return total
+
+
 Chosen = tuple[Tensor, Tensor, dict[str, Tensor]]
+"""Slots that are written; which item goes to each; what is new beside rows: `serial` of these slots, else of all."""
 
 
 def _oldest(kept: Mapping[str, Tensor], items: Mapping[str, Tensor], info: Mapping[str, Any]) -> Chosen:
@@ -72,7 +149,7 @@ def _oldest(kept: Mapping[str, Tensor], items: Mapping[str, Tensor], info: Mappi
     slots = (order + start) % size
     total = start + number
     count = torch.full_like(count, total if total < 2 * size else size + total % size)
-    return slots, order, {"serial": serial.index_copy(0, slots, first + order), "count": count}
+    return slots, order, {"serial": first + order, "count": count}
 
 
 def _by_worth(kept: Mapping[str, Tensor], items: Mapping[str, Tensor], info: Mapping[str, Any]) -> Chosen:
@@ -102,7 +179,8 @@ def _by_worth(kept: Mapping[str, Tensor], items: Mapping[str, Tensor], info: Map
     age = torch.zeros_like(kept["age"])
     age[:size] = (last - serial).to(age.dtype)
     age[size:] = last + 1.0  # the slot of zeros is the oldest
-    return slots, order, {"serial": serial, part: worth, "count": torch.full_like(kept["count"], count), "age": age}
+    counted = torch.full_like(kept["count"], count)
+    return slots, order, {"serial": serial[slots], part: worth, "count": counted, "age": age}
 
 
 CHOOSERS = {"oldest": _oldest, "least_used": _by_worth, "lowest": _by_worth}

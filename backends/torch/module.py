@@ -18,11 +18,12 @@ from recdsl.program.assemble import assemble
 from recdsl.program.interface import Assembled
 from recdsl.resources import read_text
 
+TEXTS = ("ranks", "slots", "searches", "arena", "chunks", "lasting", "reinstate", "replay", "call", "runtime")
 RUNTIME = (
     ("init.py",),
     *(
         ("torch", f"{name}.py")
-        for name in ("ranks", "slots", "arena", "chunks", "lasting", "reinstate", "replay", "call", "runtime")
+        for name in TEXTS
     ),
 )
 REPLAYS = ("part", "chunk", "every", "freshen", "tangent", "cosine")
@@ -220,8 +221,10 @@ def lasting(graph: StepGraph, memory: Memory) -> dict[str, Any]:
         "evaluated": memory.evaluated,
         "rows": [made.part for made in memory.rows],
         "shapes": {made.part: graph.nodes[made.item].type.shape for made in memory.rows},
-        "written": {made.part: numbers[made.output] for made in memory.written if made.part != "used"},
+        "written": {made.part: numbers[made.output] for made in memory.written if made.part not in ("used", "place")},
         "used": [numbers[made.output] for made in memory.written if made.part == "used"],
+        "places": [numbers[made.output] for made in memory.written if made.part == "place"],
+        "searched": memory.searched,
         "kept": [*own, "serial", *more],
         "targets": [item.name for item in graph.inputs if item.target and graph.leaf[f"target:{item.name}"] in behind],
     }

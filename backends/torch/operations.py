@@ -121,6 +121,22 @@ def _search(args: Sequence[Operand], size: int, every: int) -> str:
     return f"places({', '.join(arg.text for arg in args)}, {size}{stride})"
 
 
+def _lookup(op: Op, args: Sequence[Operand], attrs: dict[str, Any]) -> str:
+    """By a function of the runtime (`searches.py`)."""
+    keys, count, *others = (_full(arg).text for arg in args)
+    age = others.pop(0) if attrs["aged"] else "None"
+    size, read = attrs["axis"].size, attrs["read"]
+    return f"lookup({attrs['score']!r}, {keys}, {count}, {age}, ({', '.join(others)},), {size}, {read!r})"
+
+
+def _scatter_rows(op: Op, args: Sequence[Operand], attrs: dict[str, Any]) -> str:
+    """By a function of the runtime, which gives a sparse sum over all steps and samples; else one for each."""
+    rows, place = _full(args[0]).text, args[1].text
+    if op.joint:
+        return f"scatter_rows({rows}, {place}, {attrs['axis'].size})"
+    raise NotImplementedError("the gradient of a store's rows for each sample")
+
+
 def _concat(op: Op, args: Sequence[Operand], attrs: dict[str, Any]) -> str:
     most = max(args, key=lambda arg: arg.lead)
     texts: list[str] = []
@@ -227,7 +243,8 @@ WRITERS: dict[str, Callable[[Op, Sequence[Operand], dict[str, Any]], str]] = {
     "search": lambda op, a, attrs: _search(a, attrs["axis"].size, attrs["every"]),
     "spike": _surrogate, "one_hot": _one_hot, "rank": _rank, "where": _where, "slice": _slice, "broadcast": _broadcast,
     "concat": _concat, "transpose": _transpose, "pad": _pad, "sum": _sum, "collect": _collect, "gather": _gather,
-    "scatter": _scatter, "contract": lambda op, a, attrs: contract(op, a),
+    "lookup": _lookup, "gather_rows": lambda op, a, attrs: f"gather_rows({a[0].text}, {a[1].text})",
+    "scatter_rows": _scatter_rows, "scatter": _scatter, "contract": lambda op, a, attrs: contract(op, a),
 }  # fmt: skip
 
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import copy
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from recdsl.backends.torch.lasting import blank, sequence, write
+from recdsl.backends.torch.lasting import Column, Moment, blank, sequence, write
 
 if TYPE_CHECKING:
     from recdsl.backends.torch.call import Call
@@ -31,15 +31,24 @@ class Keeper:
     def __init__(self, model: Any, name: str) -> None:
         self.name, self.info = name, model.recdsl_about["stores"][name]
         self.credit: Mapping[str, Any] = self.info["credit"]
+        self.searched: bool = self.info["searched"]
+        self.now = Moment()
 
     def blank(self, dtype: torch.dtype) -> Tensors:
         """Buffers beside the rows, by their last names."""
         return blank(self.info, dtype)
 
-    def seen(self, model: Any) -> Tensors:
-        """All that the store holds, by its last names; none of it is changed in place."""
+    def seen(self, model: Any) -> dict[str, Any]:
+        """All that the store holds now, by its last names: tensors that are not changed in place, or columns."""
+        if self.searched:
+            return {part: Column(model, f"{self.name}.{part}", part, self.now) for part in self.columns}
         names = [*self.info["rows"], *self.info["kept"], *self.extra]
         return {name: model.recdsl_tensor(f"{self.name}.{name}") for name in names}
+
+    @property
+    def columns(self) -> list[str]:
+        """What there is of each slot, beside what its eviction goes by."""
+        return [*self.info["rows"], "serial", *self.extra]
 
     @property
     def extra(self) -> list[str]:
@@ -49,6 +58,8 @@ class Keeper:
     def before(self, call: Call, values: Tensors) -> None:
         """Look at the store, and change the rows that the call reads. values: of parameters and rows, by name."""
         call.seen[self.name] = self.seen(call.model)
+        for part in self.info["rows"] if self.searched else ():  # what a call keeps is what it fetches
+            values[f"{self.name}.{part}"] = call.model.recdsl_tensor(f"{self.name}.{part}").data
         self.check(call.model)
 
     def check(self, model: Any) -> None:
@@ -82,17 +93,54 @@ class Keeper:
 
     def forget(self) -> None:
         """Another state was loaded."""
+        self.now = Moment()
 
-    def rows(self, found: Gradients, part: str) -> Tensor | None:
-        return found.get(f"{self.name}.{part}")
+    # -- slots ----------------------------------------------------------------------------------------------------
+    def held(self, call: Call, part: str) -> Tensor:
+        """What the slots hold now."""
+        return call.model.recdsl_tensor(f"{self.name}.{part}")
+
+    def every(self, call: Call) -> Tensor:
+        """The numbers of all slots."""
+        return torch.arange(self.info["slots"], device=call.like.device)
+
+    def still(self, call: Call, slots: Tensor) -> Tensor:
+        """bool: which of some slots hold now what they held when the call read them."""
+        before = call.seen[self.name]["serial"][slots]
+        return (before == self.held(call, "serial")[slots]) & (before > 0)
+
+    def gone(self, call: Call) -> Tensor:
+        """The slots whose items have left since the call read them."""
+        serial = call.seen[self.name]["serial"]
+        slots = serial.written() if isinstance(serial, Column) else self.every(call)
+        return slots[(serial[slots] > 0) & ~self.still(call, slots)]
+
+    def overwrite(self, call: Call, slots: Tensor, rows: Tensors, parts: Sequence[str]) -> None:
+        """Write rows where they are, and remember of `parts` what stood there. Of a store that is searched."""
+        self.now = self.now.written(slots, {part: self.held(call, part)[slots] for part in parts})
+        for part, value in rows.items():
+            self.place(call, part, slots, value)
+
+    def place(self, call: Call, part: str, slots: Tensor, rows: Tensor) -> None:
+        """Other rows at some slots."""
+        old = self.held(call, part)
+        if self.searched:
+            old.data.index_copy_(0, slots, rows.to(old.dtype))
+        else:
+            self.put(call, part, old.index_copy(0, slots, rows.to(old.dtype)))
 
     def put(self, call: Call, part: str, value: Tensor) -> None:
         call.model.recdsl_replace(f"{self.name}.{part}", value)
 
-    def still(self, call: Call) -> Tensor:
-        """bool [slots]: those that hold now what they held when the call read them."""
-        before, now = call.seen[self.name]["serial"], call.model.recdsl_tensor(f"{self.name}.serial")
-        return (before == now) & (before > 0)
+    def credits(self, call: Call, found: Gradients, part: str) -> tuple[Tensor, Tensor]:
+        """The gradient of the rows of a part that a call has read, as (slots in ascending order, gradients)."""
+        gradient, slots = found.get(f"{self.name}.{part}"), self.every(call)
+        if gradient is None:
+            return slots[:0], call.like.new_zeros(0, *self.info["shapes"][part])
+        if gradient.is_sparse:
+            gradient = gradient.coalesce()
+            return gradient.indices()[0], gradient.values()
+        return slots, gradient[: len(slots)]
 
 
 class Free(Keeper):
@@ -100,14 +148,11 @@ class Free(Keeper):
     item that was read."""
 
     def back(self, call: Call, unit: Tensor, found: Gradients) -> None:
-        still = self.still(call)
         for part in self.credit["parts"]:
-            gradient = self.rows(found, part)
-            if gradient is not None:
-                now = call.model.recdsl_tensor(f"{self.name}.{part}")
-                moved = now[: len(still)] - self.credit["lr"] * gradient[: len(still)]
-                kept = still.reshape(-1, *(1,) * (now.dim() - 1))
-                self.put(call, part, torch.cat((torch.where(kept, moved, now[: len(still)]), now[len(still) :])))
+            slots, gradient = self.credits(call, found, part)
+            still = self.still(call, slots)
+            slots, gradient = slots[still], gradient[still]
+            self.place(call, part, slots, self.held(call, part)[slots] - self.credit["lr"] * gradient)
 
 
 class Records:
@@ -142,6 +187,7 @@ class Whole(Keeper):
         self.records = Records()
 
     def forget(self) -> None:
+        super().forget()
         self.records = Records()
 
     def before(self, call: Call, values: Tensors) -> None:
@@ -161,18 +207,18 @@ class Whole(Keeper):
         self.records.calls = [made for made in self.records.calls if bool(torch.isin(made[1], held).any())]
 
     def back(self, call: Call, unit: Tensor, found: Gradients) -> None:
-        waiting, stored = self.asked(call, found), call.seen[self.name]["serial"]
+        waiting, stored = self.asked(call, found), call.seen[self.name]["serial"][self.every(call)]
         for made, serials, places in reversed(call.earlier.get(self.name, [])):
             outputs = self.outputs(made, serials, places, waiting)
             if outputs is None:
                 continue
             again = dict(zip(found, made.backward(call.like.new_zeros(()), tuple(outputs)), strict=True))
             for part in self.credit["parts"]:
-                own = again.pop(f"{self.name}.{part}")
-                if own is not None:
-                    read = made.seen[self.name]["serial"]
-                    read = torch.where(torch.isin(read, stored), read, torch.zeros_like(read))
-                    waiting[part] = merged(waiting[part], (read, own))
+                slots, own = self.credits(call, again, part)
+                again.pop(f"{self.name}.{part}")
+                read = made.seen[self.name]["serial"][slots]
+                read = torch.where(torch.isin(read, stored), read, torch.zeros_like(read))
+                waiting[part] = merged(waiting[part], (read, own))
             for name, value in again.items():
                 old = found.get(name)
                 found[name] = old if value is None else value.clone() if old is None else old + value
@@ -181,9 +227,8 @@ class Whole(Keeper):
         """By part: (serials, gradients) of items that a call has read."""
         serials, made = call.seen[self.name]["serial"], dict[str, tuple[Tensor, Tensor]]()
         for part in self.credit["parts"]:
-            gradient, shape = self.rows(found, part), self.info["shapes"][part]
-            none = serials[:0], call.like.new_zeros(0, *shape)
-            made[part] = none if gradient is None else merged(none, (serials, gradient))
+            slots, gradient = self.credits(call, found, part)
+            made[part] = merged((self.every(call)[:0], gradient[:0]), (serials[slots], gradient))
         return made
 
     def outputs(
@@ -241,13 +286,11 @@ class Predicted(Keeper):
         return value.to(call.like.dtype)
 
     def remember(self, call: Call, slots: Tensor, place: Tensor) -> None:
-        new = {part: call.model.recdsl_tensor(f"{self.name}.{part}")[slots] for part in self.credit["parts"]}
-        for part, rows in new.items():
-            gathered = call.model.recdsl_tensor(f"{self.name}.gathered.{part}")
-            self.put(call, f"gathered.{part}", gathered.index_copy(0, slots, torch.zeros_like(rows)))
+        for part in self.credit["parts"]:
+            nothing = torch.zeros_like(self.held(call, f"gathered.{part}")[slots])
+            self.place(call, f"gathered.{part}", slots, nothing)
         if self.credit["condition"]:
-            old = call.model.recdsl_tensor(f"{self.name}.condition")
-            self.put(call, "condition", old.index_copy(0, slots, self.given(call)[place]))
+            self.place(call, "condition", slots, self.given(call)[place])
 
     def answers(self, call: Call, items: Tensors, condition: Tensor | None) -> tuple[Tensor, list[Tensor]]:
         """What the net says of some items, [items, answer], and its parameters, which have a graph of their own."""
@@ -288,19 +331,17 @@ class Predicted(Keeper):
         return torch.stack(numbers).amax()
 
     def back(self, call: Call, unit: Tensor, found: Gradients) -> None:
-        seen, still = call.seen[self.name], self.still(call)
-        held = seen["serial"] > 0
-        gone, lessons = held & ~still, Tensors()
+        seen, gone, lessons = call.seen[self.name], self.gone(call), Tensors()
         scale = torch.where(unit == 0, torch.zeros_like(unit), self.pairs(call) / unit)
         for part in self.credit["parts"]:
-            gradient = self.rows(found, part)
-            now = call.model.recdsl_tensor(f"{self.name}.gathered.{part}")
-            more = torch.zeros_like(now) if gradient is None else gradient[: len(now)] * scale
-            lessons[part] = (seen[f"gathered.{part}"] + more)[gone]
-            kept = still.reshape(-1, *(1,) * (now.dim() - 1))
-            self.put(call, f"gathered.{part}", torch.where(kept, now + more, now))
-        if self.name in call.stored and bool(gone.any()):
-            self.learn(call, unit, {part: seen[part][: len(held)][gone] for part in lessons}, lessons, gone, found)
+            slots, more = self.credits(call, found, part)
+            more = more * scale
+            lessons[part] = seen[f"gathered.{part}"][gone] + found_at(slots, more, gone)
+            still = self.still(call, slots)
+            slots, more = slots[still], more[still]
+            self.place(call, f"gathered.{part}", slots, self.held(call, f"gathered.{part}")[slots] + more)
+        if self.name in call.stored and len(gone):
+            self.learn(call, unit, {part: seen[part][gone] for part in lessons}, lessons, gone, found)
 
     def learn(self, call: Call, unit: Tensor, items: Tensors, lessons: Tensors, gone: Tensor, found: Gradients) -> None:
         """The gradient of the net's own loss, the mean square of what it says of items that have left."""
@@ -310,3 +351,13 @@ class Predicted(Keeper):
             said, own = self.answers(call, items, condition)
             parts = torch.autograd.grad(unit * ((said - wanted) ** 2).mean(), own)
         found.update(dict(zip(self.credit["net"], parts, strict=True)))
+
+
+def found_at(slots: Tensor, rows: Tensor, wanted: Tensor) -> Tensor:
+    """The rows of the wanted slots, zeros where there is none. slots: in ascending order."""
+    found = rows.new_zeros(len(wanted), *rows.shape[1:])
+    if len(slots):
+        at = torch.searchsorted(slots, wanted).clamp_max(len(slots) - 1)
+        hit = slots[at] == wanted
+        found[hit] = rows[at[hit]]
+    return found

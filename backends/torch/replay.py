@@ -6,6 +6,7 @@ when the item was written. The text of this file is part of every exported model
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from recdsl.backends.torch.reinstate import Free, Gradients, Keeper, Predicted, 
 if TYPE_CHECKING:
     from recdsl.backends.torch.call import Call
 
+Source = Mapping[str, Any]
+"""What a store holds, or held, by its last names: tensors or columns."""
 DRIFT = 4.0
 """By what factor the length of keys that cosine compares may change before a warning says so."""
 
@@ -72,15 +75,16 @@ class Replayed(Keeper):
         name, seen = f"{self.name}.{self.credit['part']}", call.seen[self.name]
         values[name] = self.encoded(call, seen, values[name].detach().clone(), values)
 
-    def encoded(self, call: Call, source: Tensors, rows: Tensor, values: Tensors) -> Tensor:
+    def encoded(self, call: Call, source: Source, rows: Tensor, values: Tensors) -> Tensor:
         """The rows, with those that hold an item made anew."""
-        held = (source["serial"] > 0).nonzero().squeeze(1)
+        slots = self.every(call)
+        held = slots[source["serial"][slots] > 0]
         for chunk in held.split(self.credit["chunk"]) if len(held) else ():
             observed = self.observations(call, source, chunk, values)
             rows[chunk] = Part(call, self.credit["encode"], observed, values).value
         return rows
 
-    def observations(self, call: Call, source: Tensors, chunk: Tensor, values: Tensors) -> Tensors:
+    def observations(self, call: Call, source: Source, chunk: Tensor, values: Tensors) -> Tensors:
         """What the encoder reads, for some slots. source: all that the store held, by its last names."""
         if "decode" not in self.credit:
             return {name: source[f"observed.{name}"][chunk] for name in self.credit["observed"]}
@@ -91,12 +95,11 @@ class Replayed(Keeper):
         for name in () if "decode" in self.credit else self.credit["observed"]:
             given: Tensor = call.data[call.storages[name]]
             items = given.reshape(-1, *given.shape[2:]).index_select(0, place)
-            old = call.model.recdsl_tensor(f"{self.name}.observed.{name}")
-            self.put(call, f"observed.{name}", old.index_copy(0, slots, items.to(old.dtype)))
+            self.place(call, f"observed.{name}", slots, items)
         if self.waits:
-            queued = call.model.recdsl_tensor(f"{self.name}.queued")
-            call.left_over[self.name] = slots, queued[slots]
-            self.put(call, "queued", queued.index_fill(0, slots, 0.0))
+            left = self.held(call, "queued")[slots]
+            call.left_over[self.name] = slots, left
+            self.place(call, "queued", slots, torch.zeros_like(left))
         if self.measured and len(slots):
             self.measure(call, slots)
 
@@ -110,39 +113,44 @@ class Replayed(Keeper):
         if int(calls) % every == 0:
             now = self.seen(call.model)
             with torch.no_grad():
-                self.put(call, part, self.encoded(call, now, now[part].detach().clone(), call.values))
+                rows = self.encoded(call, now, self.held(call, part).detach().clone(), call.values)
+                slots = self.every(call)
+                if self.searched:
+                    self.overwrite(call, slots, {part: rows[slots]}, [part])
+                else:
+                    self.put(call, part, rows)
 
     # -- credit ---------------------------------------------------------------------------------------------------
     def back(self, call: Call, unit: Tensor, found: Gradients) -> None:
-        gradient, seen = self.rows(found, self.credit["part"]), call.seen[self.name]
-        size = self.info["slots"]
-        asked = torch.zeros_like(seen[self.credit["part"]][:size]) if gradient is None else gradient[:size]
+        slots, asked = self.credits(call, found, self.credit["part"])
+        seen = call.seen[self.name]
+        there = seen["serial"][slots] > 0
         if not self.waits:
-            self.ask(call, seen, asked * shaped(seen["serial"] > 0, asked))
+            self.ask(call, seen, slots[there], asked[there])
             return
-        still = self.still(call)
-        now = call.model.recdsl_tensor(f"{self.name}.queued")
-        self.put(call, "queued", now + asked * shaped(still, asked))
-        asked = asked * shaped((seen["serial"] > 0) & ~still, asked)
-        slots, left = call.left_over.pop(self.name, (None, None))
-        self.ask(call, seen, asked if slots is None or left is None else asked.index_add(0, slots, left))
+        still = self.still(call, slots)
+        self.place(call, "queued", slots[still], self.held(call, "queued")[slots[still]] + asked[still])
+        slots, asked = slots[there & ~still], asked[there & ~still]
+        left = call.left_over.pop(self.name, None)
+        self.ask(call, seen, *(together((slots, asked), left) if left is not None else (slots, asked)))
         self.flush(call)
 
     def flush(self, call: Call) -> None:
         """Every so many passes, all that waits is applied."""
         waited = call.model.recdsl_tensor(f"{self.name}.waited") + 1
         if self.credit["every"] and int(waited) >= self.credit["every"]:
-            queued = call.model.recdsl_tensor(f"{self.name}.queued")
-            self.ask(call, self.seen(call.model), queued)
-            self.put(call, "queued", torch.zeros_like(queued))
+            slots = due(self.held(call, "queued"))
+            queued = self.held(call, "queued")[slots]
+            self.ask(call, self.seen(call.model), slots, queued)
+            self.place(call, "queued", slots, torch.zeros_like(queued))
             waited = torch.zeros_like(waited)
         self.put(call, "waited", waited)
 
-    def ask(self, call: Call, source: Tensors, gradients: Tensor) -> None:
+    def ask(self, call: Call, source: Source, slots: Tensor, gradients: Tensor) -> None:
         """Have the encoder run again for the items with a gradient."""
-        due = (gradients.reshape(len(gradients), -1) != 0).any(1).nonzero().squeeze(1)
-        if len(due):
-            call.requests.append(Request(self, source, due, gradients[due]))
+        chosen = due(gradients)
+        if len(chosen):
+            call.requests.append(Request(self, source, slots[chosen], gradients[chosen]))
 
     def applied(self, made: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """The gradient of some items as it is put on what the encoder makes of them now, and how much of its square
@@ -177,6 +185,19 @@ class Replayed(Keeper):
             RuntimeWarning,
             stacklevel=6,
         )
+
+
+def due(gradients: Tensor) -> Tensor:
+    """Which of some gradients are not zero."""
+    flat = gradients.reshape(len(gradients), math.prod(gradients.shape[1:]))
+    return (flat != 0).any(1).nonzero().squeeze(1)
+
+
+def together(one: tuple[Tensor, Tensor], two: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """The sum of two sets of (slots, gradients)."""
+    slots, at = torch.cat((one[0], two[0])).unique(return_inverse=True)
+    total = one[1].new_zeros(len(slots), *one[1].shape[1:])
+    return slots, total.index_add(0, at, torch.cat((one[1], two[1])))
 
 
 def shaped(flags: Tensor, like: Tensor) -> Tensor:
@@ -215,8 +236,7 @@ class Corrected(Predicted):
         here = call.model.recdsl_tensor(f"{self.name}.serial")[slots] == call.seen[self.name]["written"]
         rows = rows * shaped(here, rows)
         if part == self.credit["part"]:
-            queued = call.model.recdsl_tensor(f"{self.name}.queued")
-            self.put(call, "queued", queued.index_add(0, slots, -rows))
+            self.place(call, "queued", slots, self.held(call, "queued")[slots] - rows)
         return rows
 
     def back(self, call: Call, unit: Tensor, found: Gradients) -> None:
@@ -229,7 +249,7 @@ class Request:
     """Some items whose encoder is to run again. source: what the store holds; rows: which of it; gradient: of these."""
 
     keeper: Replayed
-    source: Tensors
+    source: Source
     rows: Tensor
     gradient: Tensor
 

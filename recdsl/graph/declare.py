@@ -13,7 +13,7 @@ from recdsl.graph.context import Context
 from recdsl.graph.emit import UNKNOWN
 from recdsl.graph.expressions import Evaluator
 from recdsl.graph.memory.check import checked
-from recdsl.graph.memory.common import Common
+from recdsl.graph.memory.searched import common
 from recdsl.graph.memory.slots import Lowering
 from recdsl.graph.memory.tape import Tape, refuse
 from recdsl.graph.names import INPUT_NAMES
@@ -65,7 +65,7 @@ def _store(ev: Evaluator, decl: StoreDecl) -> tuple[Equation, ...]:
     if store.life != "model" and decl.write is not None and decl.write.eval is False:
         advice = "a store of its own for each sample is written in evaluation too, or it would stay empty"
         raise Stop(NotSupported(decl.write.span, "eval: false", advice))
-    lowering = Tape(store) if store.slots is None else Common(store) if store.life == "model" else Lowering(store)
+    lowering = Tape(store) if store.slots is None else common(store) if store.life == "model" else Lowering(store)
     ev.ctx.stores.append(lowering)
     lowering.declare(ev.ctx)
     return lowering.equations()

@@ -89,9 +89,9 @@ class Recall:
 class Written:
     """What a step offers to a store that all samples and calls share.
 
-    part: "value", "key", "when" (above 0: it is written), "priority", or "used" (what a read weighs slots by). item:
-    its node; output: the output that shows it. slots: the leaf that holds the slots' rows, [slot, *item], for "value"
-    and "key"; else -1.
+    part: "value", "key", "when" (above 0: it is written), "priority", "used" (what a read weighs slots by), or "place"
+    (of a search: which slots). item: its node; output: the output that shows it. slots: the leaf that holds the slots'
+    rows, [slot, *item], for "value" and "key"; else -1.
     """
 
     part: str
@@ -107,7 +107,7 @@ class Memory:
     states: the carries, or the parameters, that hold its items. entries: numbers that one slot holds. notes: what a
     user should know. written: of a store for the model's life; then evict says which slot the next item takes
     ("oldest", "least_used" or "lowest"), fading how use fades from call to call, evaluated whether it is written in
-    evaluation too.
+    evaluation too, searched whether its reads fetch a few rows and see no others.
     """
 
     name: str
@@ -122,6 +122,7 @@ class Memory:
     evict: str = "oldest"
     fading: float = 0.0
     evaluated: bool = False
+    searched: bool = False
 
     @property
     def common(self) -> bool:

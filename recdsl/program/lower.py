@@ -12,7 +12,7 @@ from recdsl.program.schedule import Item
 from recdsl.program.timeline import TNode, here, sampled
 
 VIEWS = ("slice", "rename", "transpose", "broadcast")
-SUMMED = {"collect": ("contract", "scatter"), "tally": ("contract",)}
+SUMMED = {"collect": ("contract", "scatter", "scatter_rows"), "tally": ("contract",)}
 """Sums over steps or samples, with the products that are summed while they are made."""
 ZERO = Affine()
 STEPS = Affine(0, (("T", 1),))
@@ -308,7 +308,7 @@ class Emitter:
         name = f"{self.label(source)}_total" + (f"_last{short}" if short else "")
         over = ("B",) if source in self.sampled else over
         vtype = VType("float", self.each(source) if over == ("t",) else (), node.type.axes)
-        if node.op in ("contract", "scatter") and source not in self.places and source not in self.values:
+        if node.op in SUMMED["collect"] and source not in self.places and source not in self.values:
             args = tuple(self.late(arg, short) for arg in node.args)
             self.body.append(Op((name,), node.op, args, node.attrs, (vtype,), node.span, "", over))
         else:

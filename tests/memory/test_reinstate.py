@@ -184,7 +184,7 @@ def too_early(space: dict[str, Any], old: Any) -> Any:
 
 def scaled(space: dict[str, Any], old: Any) -> Any:
     """The gradient of an item counts as often as there are samples."""
-    return lambda self, found, part: None if (g := old(self, found, part)) is None else 3 * g
+    return lambda self, call, found, part: (*(made := old(self, call, found, part))[:1], 3 * made[1])
 
 
 FAULTS = {
@@ -192,7 +192,7 @@ FAULTS = {
     stored_again: ("Replayed", "before"),
     all_at_once: ("", "portions"),
     too_early: ("Replayed", "before"),
-    scaled: ("Keeper", "rows"),
+    scaled: ("Keeper", "credits"),
 }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from recdsl.graph.types import BOOL, FLOAT, INT, Axis, Type
 
 A, B, C = Axis("a", 3), Axis("b", 2), Axis("c", 4)
-VECTOR, MATRIX = Type("float", (A,)), Type("float", (A, B))
+VECTOR, MATRIX, PLACES = Type("float", (A,)), Type("float", (A, B)), Type("int", (C,))
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,22 @@ def _choices() -> list[Sample]:
         Sample("where", (BOOL, FLOAT, FLOAT), {}),
         Sample("rank", (VECTOR, VECTOR), {"at": 0}),
         Sample("rank", (MATRIX, MATRIX), {"at": 1}),
+        Sample("gather_rows", (MATRIX, PLACES), {"axis": C}),
+        Sample("gather_rows", (Type("float", (A,)), PLACES), {"axis": C}),
+        Sample("scatter_rows", (Type("float", (C, B)), PLACES), {"axis": A}),
+        Sample("scatter_rows", (Type("float", (C,)), PLACES), {"axis": A}),
+        *[Sample("lookup", types, _search(kind)) for kind, types in _searches().items()],
     ]
+
+
+def _searches() -> dict[str, tuple[Type, ...]]:
+    hidden, plain = Type("float", (C,)), ("dot", "cosine", "inverse_distance", "separable")
+    found: dict[str, tuple[Type, ...]] = {kind: (MATRIX, FLOAT, Type("float", (B,))) for kind in plain}
+    return found | {"mlp": (MATRIX, FLOAT, VECTOR, Type("float", (C, B)), hidden, hidden)}
+
+
+def _search(kind: str) -> dict[str, Any]:
+    return {"axis": Axis("k", 2), "score": kind, "read": "past.read", "aged": kind == "mlp"}
 
 
 SAMPLES: list[Sample] = [

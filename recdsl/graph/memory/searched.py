@@ -1,0 +1,113 @@
+"""One store for all samples whose reads select `topk(k)`: a search finds the rows, and they alone enter the step.
+
+Scores of all slots are made by the search, which has no derivative and keeps nothing; the rows that it finds are scored
+again, and their weights are those of `weights.py`. So what a step keeps for a backward pass does not grow with the
+number of slots, nor does the gradient of the rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from recdsl.graph.calls import Call
+from recdsl.graph.context import Context
+from recdsl.graph.emit import UNKNOWN
+from recdsl.graph.expressions import Evaluator
+from recdsl.graph.memory.common import Common
+from recdsl.graph.memory.scores import Compared, scored
+from recdsl.graph.memory.slots import due, given, uses
+from recdsl.graph.memory.store import Read, Store
+from recdsl.graph.memory.weights import Weighing, weighed
+from recdsl.graph.scope import Item, Ref, Results, Silent
+from recdsl.graph.step import Memory, Recall, Written
+from recdsl.graph.types import Axis, Type
+from recdsl.syntax.ast import Equation, Name
+
+
+def searchable(store: Store) -> bool:
+    """Whether every read of a store for all samples fetches some of its rows."""
+    assert store.slots is not None
+    return all(r.select.kind == "topk" and r.select.number < store.slots and not r.null_slot for r in store.reads)
+
+
+@dataclass(frozen=True)
+class Searched(Common):
+    """One store as equations; see `Common`."""
+
+    def axis(self, read: Read) -> Axis:
+        """The rows that a read fetches: those selected, and one more that says whether there are more."""
+        return Axis(f"{read.name}.row", int(read.select.number) + (read.normalise == "shifted_relu"))
+
+    def _reading(self, read: Read) -> Equation:
+        made = super()._reading(read)
+        if not self.used:
+            return made
+        place = Name(f"{read.name}.place", read.span)
+        return Equation((*made.targets, place), made.value, made.span)
+
+    def _read(self, ev: Evaluator, call: Call, read: Read) -> Item:
+        b, values = ev.b, given(ev, call)
+        table, axis = values["value"], self.axis(read)
+        if ev.ctx.optimistic:
+            item = b.constant(0.0, Type("float", b.type(table).axes[1:])) if ev.ctx.known(table) else UNKNOWN
+            weights, place = b.constant(0.0, Type("float", (axis,))), b.constant(-1, Type("int", (axis,)))
+            return Results((item, weights, place)) if self.used else Ref(item)
+        if UNKNOWN in values.values():
+            raise Silent
+        query = ev.floats(values["query"], "the query", read.query.span)
+        b.span = read.span
+        keyed = table if self.store.write.key is None else values["key"]
+        place = self._search(ev, read, values, keyed, query)
+        rows = b.op("gather_rows", table, place, axis=axis)
+        keys = rows if keyed == table else b.op("gather_rows", keyed, place, axis=axis)
+        first = len(b.nodes)
+        scores = scored(Compared(ev.ctx, read, self.store.name, keys, query))
+        last = len(b.nodes)
+        number = b.op("to_float", place)
+        held = b.op("ge", number, b.const(0.0, number))
+        order = b.constant(tuple(float(k) for k in range(axis.size)), Type("float", (axis,)))
+        weights = due(ev, read.every, weighed(Weighing(b, read, scores, held, lambda: order)), axis)
+        start, rest = len(b.nodes), tuple(range(1, len(b.type(rows).axes)))
+        item = b.op("contract", weights, rows, x=(0,), y=(0, *rest), out=rest)
+        found = Recall(
+            read.name,
+            values=uses(ev, rows, start, len(b.nodes)),
+            keys=uses(ev, keys, first, last),
+            queries=uses(ev, query, first, last),
+            selective=True,
+            score=read.score.kind,
+        )
+        ev.ctx.recalls.setdefault(self.store.name, []).append(found)
+        return Results((item, weights, place)) if self.used else Ref(item)
+
+    def _search(self, ev: Evaluator, read: Read, values: Mapping[str, int], keys: int, query: int) -> int:
+        """The places of the rows with the highest scores, [row]."""
+        made = Compared(ev.ctx, read, self.store.name, keys, query)
+        others = OTHERS[read.score.kind](made)
+        aged = "age" in self.parts
+        known = (keys, values["count"], *((values["age"],) if aged else ()), *others)
+        return ev.b.op("lookup", *known, axis=self.axis(read), score=read.score.kind, read=read.name, aged=aged)
+
+    def summary(self, ctx: Context) -> Memory:
+        made = super().summary(ctx)
+        places = [Written("place", ctx.values[name], name) for name in self._places()]
+        return replace(made, written=(*made.written, *places), searched=True)
+
+    def _places(self) -> list[str]:
+        return [f"{read.name}.place" for read in self.store.reads] if self.used else []
+
+
+def common(store: Store) -> Common:
+    """The lowering of a store for all samples."""
+    return Searched(store) if searchable(store) else Common(store)
+
+
+OTHERS: Mapping[str, Callable[[Compared], tuple[int, ...]]] = {
+    "dot": lambda made: (made.matched(),),
+    "cosine": lambda made: (made.matched(),),
+    "inverse_distance": lambda made: (made.matched(),),
+    "mlp": lambda made: (made.key_matrix(made.key_axes), made.mixed_query(), made.last_weights()),
+    "separable": lambda made: (made.key_weights(made.key_axes),),
+}
+"""What a search needs beside the keys, by score (`recdsl/ops/lookup.py`)."""
