@@ -1,4 +1,4 @@
-"""`python -m benchmarks run --suite bptt|traces|stream|online|memory|peers|compile [--quick] [--cell NAME]
+"""`python -m benchmarks run --suite bptt|traces|stream|online|memory|store|peers|compile [--quick] [--cell NAME]
 [--out FILE]`, or `python -m benchmarks alignment [--seeds N] [--out FILE] [--figure FILE.svg]`, or
 `python -m benchmarks trace-patterning [--updates N] [--seeds N] [--out FILE] [--figure FILE.svg]`, or
 `python -m benchmarks images [--updates N] [--seeds N] [--out FILE] [--figure FILE.svg] [KEY=VALUE ...]`."""
@@ -29,6 +29,10 @@ COLUMNS = {
     ),
     "online": ("cell", "torch_us", "calls_us", "native_us", "c_us", "torch/native", "calls/native", "native_per_s"),
     "memory": ("cell", "config", "ours_s", "dense_s", "dense/ours s", "ours_MiB", "dense_MiB", "dense/ours MiB"),
+    "store": (
+        "cell", "config", "bytes/slot", "x embedding and label", "read_ms", "write_ms", "reinstate_ms", "kept_KiB",
+        "peak_grows_MiB",
+    ),
     "peers": (
         "cell", "config", "columns torch_us", "columns native_us", "snap(1) torch_us", "snap(1) native_us", "peer_us",
         "peer/columns torch", "peer/columns native", "peer/snap(1) torch", "peer/snap(1) native",
@@ -56,6 +60,10 @@ def rows(args: argparse.Namespace) -> Iterator[Row]:
         from benchmarks import memory
 
         yield from memory.run(args.cell, args.repeats)
+    elif args.suite == "store":
+        from benchmarks import store
+
+        yield from store.run(args.cell, args.repeats)
     elif args.suite == "peers":
         from benchmarks import peers
 

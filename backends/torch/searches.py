@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-PIECE = 1 << 22
+PIECE = 1 << 19
 """How many scores there are at once."""
 
 
@@ -63,18 +63,22 @@ def exact(
     for start in range(0, held, step):
         piece = keys[start : min(start + step, held)]
         scores = SCORES[score](piece, others)
-        rows, columns = (~(scores < best[:, -1:])).nonzero(as_tuple=True)  # what is no number goes on as it is
-        if not len(rows):
-            continue
-        most = int(torch.bincount(rows, minlength=number).max())
-        if most > 4 * size + 64:  # many compete: as at the beginning
-            columns = contenders(scores, size, start, order)
-            fresh = scores.gather(1, columns)
-            columns = columns + start
-        else:
-            fresh, columns = ragged(scores, rows, columns, most, start)
-        best, found = merged_best((best, found), (fresh, columns), size, order)
+        hot = (~(scores.amax(1) < best[:, -1])).nonzero().squeeze(1)  # what is no number goes on as it is
+        if len(hot):
+            known = best[hot], found[hot]
+            best[hot], found[hot] = merged_best(known, entrants(scores[hot], known[0], start, order), size, order)
     return torch.where(best == -torch.inf, torch.full_like(found, -1), found)
+
+
+def entrants(scores: Tensor, best: Tensor, start: int, order: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """Of one piece the (scores, slots), [query, any], that may be among the best. best: [query, size], so far."""
+    size = best.shape[1]
+    rows, columns = (~(scores < best[:, -1:])).nonzero(as_tuple=True)
+    most = int(torch.bincount(rows).max())
+    if most <= 4 * size + 64:
+        return ragged(scores, rows, columns, most, start)
+    columns = contenders(scores, size, start, order)  # many compete: as at the beginning
+    return scores.gather(1, columns), columns + start
 
 
 def contenders(scores: Tensor, size: int, start: int, order: Callable[[Tensor], Tensor]) -> Tensor:
@@ -109,7 +113,7 @@ def merged_best(
 
 
 def _cosine(keys: Tensor, others: tuple[Tensor, ...]) -> Tensor:
-    return others[0] @ (keys / keys.square().sum(1).clamp_min(1e-16).sqrt()[:, None]).t()
+    return (others[0] @ keys.t()) / torch.linalg.vector_norm(keys, dim=1).clamp_min(1e-8)
 
 
 def _distance(keys: Tensor, others: tuple[Tensor, ...]) -> Tensor:
