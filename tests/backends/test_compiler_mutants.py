@@ -114,10 +114,10 @@ def doubled_crossing(patch: pytest.MonkeyPatch) -> None:
     reverse = vars(adjoint_stage)["_Reverse"]
     give = reverse._give
 
-    def faulty(self: Any, node: int, cotangent: int | None) -> None:
-        give(self, node, cotangent)
+    def faulty(self: Any, node: int, cotangent: int | None, share: int | None = None) -> None:
+        give(self, node, cotangent, share)
         if cotangent is not None and self.builder.nodes[cotangent].op == "next":
-            give(self, node, cotangent)
+            give(self, node, cotangent, share)
 
     patch.setattr(reverse, "_give", faulty)
 
