@@ -46,7 +46,7 @@ def cases() -> Iterator[Case]:
 
 
 def _patterning(method: Method) -> tuple[str, ...]:
-    return (*changes(method, 0, LONG), "train.log=1000")
+    return (*changes(method, 0, 1e-3, LONG), "train.log=1000")
 
 
 def run(only: list[str], repeats: int) -> Iterator[Row]:

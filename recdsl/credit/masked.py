@@ -13,8 +13,6 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
-
 from recdsl.credit.influence import Keys, states
 from recdsl.credit.plan import RoutingClass
 from recdsl.graph.step import Parameter, StepGraph
@@ -28,6 +26,13 @@ Reach = dict[str, list[Piece]]
 """By carried value: zeros and ones in the patterns of a scope; a pattern without a piece holds zeros alone."""
 LARGEST = 2**24
 """Entries of a scope that are worked out for a verdict; of larger ones only what patterns tell is claimed."""
+
+
+def _numpy() -> Any:
+    """Imported when there is a mask: `check` of most specs does without, and it takes as long as all the rest."""
+    import numpy
+
+    return numpy
 
 
 class Reaching:
@@ -134,10 +139,10 @@ class Narrowing:
         everywhere: dict[str, Keys] = dict.fromkeys(self._least.carries, ((),))
         now, later = (self._least.within(source, everywhere, steps) for steps in (depth, depth + 1))
         arrays = [[self._array(piece) for piece in (*now.get(n, ()), *later[n])] for n in later]
-        return all(len(pair) == 2 and np.array_equal(*pair) for pair in arrays)
+        return all(len(pair) == 2 and _numpy().array_equal(*pair) for pair in arrays)
 
     def _full(self, pieces: Sequence[Piece], keys: Keys) -> bool:
-        return len(pieces) == len(keys) and all(bool(np.all(self._array(piece) > 0)) for piece in pieces)
+        return len(pieces) == len(keys) and all(bool(_numpy().all(self._array(piece) > 0)) for piece in pieces)
 
     def _array(self, piece: Piece) -> Any:
         return self._arrays.array(piece.value)
@@ -161,10 +166,10 @@ def _blocky(parameter: Parameter) -> bool:
 def _smallest(parameter: Parameter) -> Any:
     """The least that a mask may hold: its blocks, or nothing."""
     if not _blocky(parameter):
-        return np.zeros(parameter.type.shape)
-    made = np.ones(parameter.type.shape)
+        return _numpy().zeros(parameter.type.shape)
+    made = _numpy().ones(parameter.type.shape)
     for _, count in parameter.init[1]:
-        rows, columns = (np.arange(size) * int(count) // size for size in parameter.type.shape[-2:])
+        rows, columns = (_numpy().arange(size) * int(count) // size for size in parameter.type.shape[-2:])
         made = made * (rows[:, None] == columns[None, :])
     return made
 
@@ -192,11 +197,11 @@ class Arrays:
         return self.constant(value, self.type(like))
 
     def constant(self, value: Any, type: Type) -> int:
-        self._made.append((lambda: np.full(type.shape, value, dtype=np.float64), type, float(value)))
+        self._made.append((lambda: _numpy().full(type.shape, value, dtype="float64"), type, float(value)))
         return len(self._made) - 1
 
     def op(self, name: str, *args: int, **attrs: Any) -> int:
         packed, types = tuple(sorted(attrs.items())), [self.type(arg) for arg in args]
         made = primitive(name)
-        value = made.value(np, [self.array(arg) for arg in args], packed, types)
+        value = made.value(_numpy(), [self.array(arg) for arg in args], packed, types)
         return self.put(value, made.infer(types, packed))

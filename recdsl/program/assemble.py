@@ -223,8 +223,8 @@ class _Assembly(Learning):
         traced, plain = (any(bool(c.tracing) == kind for c in members) for kind in (True, False))
         crossed = self.forward.behind if given or traced else {}
         entering, alone = self._entering(members), traced and not plain
-        back = {"behind": crossed} if alone else {"links": crossed, "answered": given}
-        credit = Credit(*own, entering=entering, **back)
+        behind, links, answered = (crossed, {}, {}) if alone else ({}, crossed, given)
+        credit = Credit(*own, entering=entering, behind=behind, links=links, answered=answered)
         adjoint = reverse_timeline(self.nodes, credit, routing.budget)
         return backward_passes(adjoint, len(self.nodes)) if self.optimise else adjoint
 
