@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -66,10 +67,17 @@ class Nests:
     def scratch(self, value: Value, order: tuple[int, ...] | None = None) -> Ref:
         """New memory for a value."""
         base = self.names("m")
-        whole = {"t": "T"} if "t" in value.lead else {}
-        sizes = [whole.get(name, text) for name, text in value.lead.items()]
+        sizes = [self._most(name, text) for name, text in value.lead.items()]
         self.memory.room(base, value.dtype, sizes, numel(value.axes))
         return Ref((base, None), base, "0", lead_strides(value.lead, numel(value.axes)), contiguous(value.axes, order))
+
+    def _most(self, name: str, size: str) -> str:
+        """How many rows a lead may have, said before the function begins: all steps where they are those of a window,
+        which has bounds of its own, but one row a window and one more may be more than there are steps."""
+        whole = next((text for text, named in self.named.items() if named == size), size)
+        known = set(self.memory.symbols.values())
+        said = all(word in known or word.isdigit() for word in re.findall(r"\w+", whole))
+        return whole if said or name != "t" else "T"
 
     def settle(self, value: Value, order: tuple[int, ...] | None = None) -> Ref:
         """The value in memory: where it lies, or computed into new memory."""
