@@ -238,7 +238,8 @@ class RowLoop:
             "".join(LETTERS[_rank(label)] for label in lead) + "".join(letters[k] for k in attrs[side])
             for lead, side in zip(leads, ("x", "y"), strict=True)
         ]
-        kept = _ordered({label for lead in leads for label in lead} - set(op.joint))
+        own = {label for lead in leads for label in lead} - set(op.joint)
+        kept = _ordered(own - {"1"} if own - {"1", *ORDER} else own)  # what all rows share stands beside rows
         made = "".join(LETTERS[_rank(label)] for label in kept) + "".join(letters[k] for k in attrs["out"])
         texts = [_tensor(self.entry.values[arg]).text for arg in op.args]
         return f"torch.einsum('{','.join(sides)}->{made}', {', '.join(texts)})"
