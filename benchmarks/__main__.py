@@ -94,7 +94,7 @@ def main() -> None:
     bed.add_argument("--out", type=Path, help="write the results there as JSON")
     bed.add_argument("--figure", type=Path, help="write the picture there as SVG")
     curves = commands.add_parser("trace-patterning", help="columnar networks against truncated BPTT at equal compute")
-    curves.add_argument("--updates", type=int, default=20_000)
+    curves.add_argument("--updates", type=int, default=15_000)
     curves.add_argument("--seeds", type=int, default=3)
     curves.add_argument("--out", type=Path, help="write the results there as JSON")
     curves.add_argument("--figure", type=Path, help="write the picture there as SVG")

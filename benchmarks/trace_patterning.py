@@ -5,7 +5,8 @@ and updates divided by their root mean square for all methods. Two things are no
 steps and here it is minutes: eight streams side by side, and an update every ten steps.
 
 Compute, as their configurations count it: parameters * (1 + 6) a step for columns in training, parameters for frozen
-ones, parameters * (1 + k) for tbptt(k) with an update at each step. An update every ten steps makes tbptt cheaper, so
+ones, parameters * (1 + k) for tbptt(k) with an update at each step: two units for k = 30. (Its size is from that; it is
+run with an update every ten steps as all are, which here is no worse.) An update in ten makes tbptt cheaper, so
 that it has a second entry with more units, where a step costs 2 k / 10: k steps replayed and gone back over.
 
 Each method has the same rates to choose from, by the last error on a seed that is not used again. The error is theirs:
@@ -206,7 +207,7 @@ def report(updates: int, seeds: int, out: Path | None, picture: Path | None) -> 
             continue
         run = learn(method, seed, rate, updates)
         done.append(run)
-        kind = "search" if seed == SEARCH else f"seed {seed}"
+        kind = f"cost {run.cost:,}  {'search' if seed == SEARCH else f'seed {seed}'}"
         print(f"{run.method}  {kind}  rate {rate:g}  error {run.last:.5f}  {run.seconds:.0f} s", flush=True)
         if out is not None:
             rows = [{**asdict(run), "last": run.last} for run in done]
