@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from recdsl.backends.reference.answered import answered_gradients
+from recdsl.backends.reference.joint import Joint
 from recdsl.backends.reference.kronecker import Uses
 from recdsl.backends.reference.rank_one import rank_one_gradients
 from recdsl.backends.reference.result import Call, Result
@@ -198,7 +199,7 @@ class Reference:
         if not routing.tracing.random:
             return traced_gradients(*given, shares, self.dtype)
         if index in self.signs:
-            kind = Uses if routing.tracing.scope == "kronecker" else None
+            kind = Uses if routing.tracing.scope == "kronecker" else Joint if routing.tracing.batch == "joint" else None
             return rank_one_gradients(*given, self.signs[index], self.dtype, kind)
         whole = replace(routing, window=WHOLE, tracing=None)
         return self._gradients(whole, params, call, chosen, divided, shares)

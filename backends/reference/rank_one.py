@@ -75,6 +75,11 @@ class Steps(Unroll):
         """What a reset leaves of an estimate."""
         return torch.where(_wide(self.call.reset[t], state), torch.zeros_like(state), state)
 
+    def _faded(self, state: Tensor, t: int) -> Tensor:
+        """What a step leaves of an estimate that decays; a masked step takes nothing."""
+        assert self.routing.tracing is not None
+        return torch.where(_wide(self.call.valid[t], state), self.routing.tracing.decay * state, state)
+
     def gradients(self, chosen: Sequence[Tensor], divided: Sequence[float], signs: Tensors) -> dict[int, Tensor]:
         """By effective parameter."""
         fixed = self.invariant()
@@ -97,6 +102,7 @@ class Steps(Unroll):
             for k in self.sources:
                 found[k] = found[k] + asked[k].sum(0) + (_like(estimate, weight[k]) * weight[k]).sum(0)
             state, weight = self._next(state, weight, {n: leaving[n] for n in self.names}, signs, t)
+            state = {name: self._faded(value, t) for name, value in state.items()}
             carried = {name: value.detach() for name, value in leaving.items()}
         return found
 

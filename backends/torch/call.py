@@ -5,7 +5,7 @@ The text of this file is part of every exported model; it needs torch only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -327,17 +327,22 @@ class Call:
             for init, carries in about["inits"]:
                 for carry in carries:
                     start = found[init]
-                    self.data[self.storages["state " + carry]] = start.expand(self.size, *wanted[carry])
+                    self.data[self.storages["state " + carry]] = start.expand(self.extents(carry, wanted[carry]))
             return
         for carry, shape in wanted.items():
             if carry in about["traces"] and (carry not in given or carry in about["forgotten"]):
-                self.data[self.storages["state " + carry]] = self.like.new_zeros((self.size, *shape))
+                self.data[self.storages["state " + carry]] = self.like.new_zeros(self.extents(carry, shape))
                 continue
             if carry not in given:
                 raise ValueError(f"state lacks {carry!r}")
-            if tuple(given[carry].shape) != (self.size, *shape):
-                raise ValueError(f"state {carry!r} has shape {list(given[carry].shape)}, not {[self.size, *shape]}")
+            sizes = self.extents(carry, shape)
+            if tuple(given[carry].shape) != sizes:
+                raise ValueError(f"state {carry!r} has shape {list(given[carry].shape)}, not {list(sizes)}")
             self.data[self.storages["state " + carry]] = given[carry].detach()
+
+    def extents(self, name: str, shape: Sequence[int]) -> tuple[int, ...]:
+        """Of a state or trace: samples in front, where they do not share it."""
+        return tuple(shape) if name in self.model.recdsl_about["common"] else (self.size, *shape)
 
     def backward(self, loss: Tensor | None, outputs: tuple[Tensor | None, ...]) -> list[Tensor | None]:
         about = self.model.recdsl_about
@@ -395,7 +400,7 @@ class Call:
         for name, shape in about["traces"].items() if self.left else ():
             if name in about["forgotten"]:
                 continue
-            state[name] = self.left[name].detach().expand(self.size, *shape).clone()
+            state[name] = self.left[name].detach().expand(self.extents(name, shape)).clone()
         state["t"] = torch.tensor(self.t0 + self.steps)
         names = [info["name"] for info in about["losses"]]
         losses = {name: part.detach() for name, part in zip(names, self.parts, strict=True)} if self.scored else {}

@@ -46,7 +46,7 @@ def _left(piece: Call) -> dict[str, Tensor]:
     about = piece.model.recdsl_about
     shapes = about["carries"] | about["traces"]
     found = {name: piece.data[piece.storages["next " + name]] for name in shapes}
-    return {name: value.detach().expand(piece.size, *shapes[name]).clone() for name, value in found.items()}
+    return {name: value.detach().expand(piece.extents(name, shapes[name])).clone() for name, value in found.items()}
 
 
 def in_pieces(call: Call) -> dict[str, Any]:

@@ -191,6 +191,7 @@ def describe(
         "traced": face.traced,
         "traces": dict(face.traces),
         "forgotten": face.forgotten,
+        "common": common(variants["plain"]),
         "pieces": in_time(plan),
         "windows": windows(plan),
         "deferred": long_calls(plan),
@@ -313,6 +314,13 @@ def thinned(assembled: Assembled, plan: CreditPlan) -> dict[str, tuple[int, int,
     """By storage: class, lag, mean number of steps between random truncations, and the tail of their schedule."""
     found = {name: (k, lag, plan.classes[k]) for name, k, lag in assembled.interface.thinned}
     return {n: (k, lag, made.thinning, made.tail) for n, (k, lag, made) in found.items() if made.thinning}
+
+
+def common(assembled: Assembled) -> tuple[str, ...]:
+    """Traces that all samples share: the state has them without a batch axis."""
+    lead = {item.name: item.type.lead for item in assembled.program.storages}
+    traces = dict(assembled.interface.traces)
+    return tuple(name for storage, name in assembled.interface.states if name in traces and not lead[storage])
 
 
 def gridded(assembled: Assembled, plan: CreditPlan) -> dict[str, tuple[int, int]]:

@@ -174,7 +174,8 @@ class TraceEntry(Entry):
         """What a trace is behind a step; where it was made in place, the rooms change places."""
         host = self.hosts.get(store.storage)
         if host is None:
-            return [(store.storage, batched(full(self.values[store.value])))]
+            value = full(self.values[store.value])
+            return [(store.storage, batched(value) if self.storages[store.storage].type.lead else value.text)]
         pairs = ((store.storage, host.stack), (f"{store.storage}_base", f"{host.stack}_base"))
         return [swap for one, other in pairs for swap in ((one, other), (other, one))]
 
@@ -192,7 +193,7 @@ class TraceEntry(Entry):
         """A trace as it stands, or one step of a sequence."""
         storage = self.storages[load.storage]
         if storage.kind == "carry":
-            self.values[load.result] = Operand(load.storage, 1, load.type.axes)
+            self.values[load.result] = Operand(load.storage, len(load.type.lead), load.type.axes)
             return
         (index,) = load.index
         assert isinstance(index, Affine)
@@ -346,6 +347,9 @@ class TraceEntry(Entry):
         base = self._base(args[1].text)
         if base and y == (*x, y[-1]) and out == y and args[0].lead == 1:
             return self._read_in_place(name, args[0], args[1], base)
+        if len(x) == len(y) == 1 and x != y and set(out) == {*x, *y} and args[0].lead == args[1].lead == 1:
+            first, second = args if out == (*x, *y) else (args[1], args[0])
+            return f"{name} = {first.text}.t() @ {second.text}"
         if set(x) | set(y) == set(out) and args[0].lead == args[1].lead == 1:
             return f"{name} = ({spread(args[0], x, out)} * {spread(args[1], y, out)}).sum(0)"
         if args[0].lead == args[1].lead == 1 and y[: len(x)] == x and out == y[len(x) :] and out:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from recdsl.credit.influence import effective
 from recdsl.credit.plan import Head, Remark, RoutingClass, StoreCredit
 from recdsl.credit.store_notes import memory_remarks
 from recdsl.graph.step import Loss, StepGraph
+
+FLOAT_BYTES = 4
 
 QUALIFIERS: Mapping[str, str] = {
     "declared-jacobian": "relative to the derivatives that ops on the way declare (spike, straight_through, abs, ...)",
@@ -38,6 +41,8 @@ def remarks(
     for routing in classes:
         if routing.head is not None:
             found.setdefault(Remark(_net(routing.head), None))
+        if routing.tracing is not None and routing.tracing.batch == "joint":
+            found.setdefault(Remark(_joint(graph, routing), None))
         if routing.tracing is not None and routing.tracing.rerun:
             found.setdefault(Remark(_again(routing.tracing.rerun), None))
         for index in routing.losses:
@@ -56,6 +61,16 @@ def _delayed(loss: Loss, routing: RoutingClass) -> str:
     rest = ", and no eligibility trace goes on from call to call" if loss.td.trace else ""
     return (
         f"`{loss.name}` changes the prediction of the step before: the error of a call's first step changes none{rest}"
+    )
+
+
+def _joint(graph: StepGraph, routing: RoutingClass) -> str:
+    """What of an estimate the samples of a batch share; costs are printed as of one sample."""
+    inside = effective(graph).items()
+    held = sum(graph.nodes[k].type.numel for k, names in inside if not names.isdisjoint(routing.parameters))
+    return (
+        f"all samples of a call have one estimate: its vector over the parameters ({held:,} numbers) takes "
+        f"{FLOAT_BYTES * held:,} bytes for the whole batch, not for each sample"
     )
 
 

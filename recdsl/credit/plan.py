@@ -29,6 +29,8 @@ class Tracing:
     scope: "all" | "support" (what is reached within `depth` steps) | "column" (along `axis`, if there are several) |
     "rank" (everywhere, estimated as one product of two vectors with random signs) | "kronecker" (likewise, one
     Kronecker product for each matrix).
+    batch: of scope "rank": "sample" (an estimate for each sample) | "joint" (one for all samples of a call together;
+    they share its vector over parameters).
     read: "pre": a loss reads the influence on the states that enter its step, through all paths of the step; "post":
     the influence on the states that the step leaves; "window": on the states that enter its window, inside of which
     every path is kept. cuts: "" | "products" (the recurrent products of states) |
@@ -53,6 +55,7 @@ class Tracing:
     feedback: str = "symmetric"
     filter: str = "none"
     stepwise: bool = False
+    batch: str = "sample"
 
     @property
     def random(self) -> bool:

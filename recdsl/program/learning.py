@@ -14,7 +14,7 @@ from recdsl.program.answers import Answers, Row
 from recdsl.program.forward import Forward
 from recdsl.program.interface import Tags, safe
 from recdsl.program.ir import Affine, Bound, For, Load, Op, Stmt, Storage, Store, VType
-from recdsl.program.lower import BATCH, ZERO, Emitter, Place, outside_uses, shifted
+from recdsl.program.lower import ZERO, Emitter, Place, outside_uses, shifted
 from recdsl.program.nest import Learned, NestEmitter, between, edge_type, roots
 from recdsl.program.phases import domain, phases
 from recdsl.program.rows import JumpEmitter, RowEmitter, Rows
@@ -169,7 +169,8 @@ class Learning(ABC):
         for trace in made.traces:
             if trace.node in wanted:
                 name, type = self.tag("s", trace.name), emitter.nodes[trace.node].type
-                emitter.incoming[trace.node] = self._declare(name, "input", type, (BATCH,), "call")
+                lead = emitter.each(trace.node)
+                emitter.incoming[trace.node] = self._declare(name, "input", type, lead, "call")
 
     def _hand_on(self, emitter: Emitter, made: Traced, after: Sequence[Item]) -> None:
         """Traces as the call leaves them, then what is made of sums over steps."""
@@ -177,7 +178,7 @@ class Learning(ABC):
             k = trace.node
             if k in emitter.incoming:
                 name, type = self.tag("next", trace.name), emitter.nodes[k].type
-                target, value = self._declare(name, "output", type, (BATCH,), "call"), f"{emitter.label(k)}_next"
+                target, value = self._declare(name, "output", type, emitter.each(k), "call"), f"{emitter.label(k)}_next"
                 if trace.last is not None:
                     value = emitter.whole(trace.last)
                 else:

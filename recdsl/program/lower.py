@@ -9,11 +9,10 @@ from recdsl.graph.types import Type
 from recdsl.program import tapes
 from recdsl.program.ir import Add, Affine, Bound, For, If, Load, Op, Range, Stmt, Storage, Store, VType
 from recdsl.program.schedule import Item
-from recdsl.program.timeline import TNode, here, sampled
+from recdsl.program.timeline import TNode, here, pooled, sampled
+from recdsl.program.uses import only_collected
 
 VIEWS = ("slice", "rename", "transpose", "broadcast")
-SUMMED = {"collect": ("contract", "scatter", "scatter_rows"), "tally": ("contract",)}
-"""Sums over steps or samples, with the products that are summed while they are made."""
 ZERO = Affine()
 STEPS = Affine(0, (("T", 1),))
 BATCH = ("B", Affine(0, (("B", 1),)))
@@ -80,6 +79,7 @@ class Emitter:
         self._ended: set[tuple[str, int]] = set()
         self.lazy: set[int] = set()
         self.sampled = sampled(nodes)
+        self.pooled = pooled(nodes)
         self.newest: dict[tuple[int, int], str] = {}
 
     # -- names and types ------------------------------------------------------------------------------------------
@@ -96,7 +96,7 @@ class Emitter:
 
     def each(self, k: int) -> tuple[tuple[str, Affine], ...]:
         """What a value of one step is given for."""
-        return (BATCH,)
+        return () if k in self.pooled else (BATCH,)
 
     def declare(self, name: str, kind: str, type: Type, lead: tuple[tuple[str, Affine], ...], lifetime: str) -> str:
         self.storages[name] = Storage(name, kind, VType(type.dtype, lead, type.axes), lifetime)
@@ -157,7 +157,7 @@ class Emitter:
     # -- writing --------------------------------------------------------------------------------------------------
     def run(self, items: Iterable[Item]) -> None:
         items = tuple(items)
-        self.lazy |= only_collected(self.nodes, items) - self.stored
+        self.lazy |= only_collected(self.nodes, items) - self.stored - self.pooled
         for item in items:
             if item.direction == 0:
                 self.single(item.nodes[0])
@@ -336,6 +336,8 @@ class Emitter:
             elif node.op == "collect":
                 self.collected(body, k, local)
                 continue
+            elif node.op == "pool":
+                local[k] = self._over_samples(body, node.args[0], local)
             elif k in self.lazy:
                 continue
             else:
@@ -408,7 +410,7 @@ class Emitter:
     def _open_trace(self, k: int) -> None:
         """A trace begins with what the call was given."""
         name = f"{self.label(k)}_carry"
-        self.declare(name, "carry", self.nodes[k].type, (BATCH,), "call")
+        self.declare(name, "carry", self.nodes[k].type, self.each(k), "call")
         given = f"{name}_in"
         self.body.append(Load(given, self.incoming[k], (), self.vtype(k, step=True)))
         self.body.append(Store(name, (), given))
@@ -424,14 +426,16 @@ class Emitter:
         node, source = self.nodes[k], self.nodes[k].args[0]
         total = self.declare(f"{self.label(k)}_sum", "accumulate", node.type, (), "call")
         self.totals[k] = total
-        made, name = self.nodes[source], f"{self.label(source)}_total"
-        vtype = VType("float", (), node.type.axes)
-        if source in self.lazy:
-            args = tuple(self.operand(body, local, a) for a in made.args)
-            body.append(Op((name,), made.op, args, made.attrs, (vtype,), made.span, "", ("B",)))
-        else:
-            body.append(Op((name,), "collect", (local[source],), (), (vtype,), node.span, "", ("B",)))
+        name = local[source] if source in self.pooled else self._over_samples(body, source, local)
         body.append(Add(total, (), name, ("", str(k), self.prefix, ""), node.span, "", (affine(at),)))
+
+    def _over_samples(self, body: list[Stmt], source: int, local: dict[int, str]) -> str:
+        """A node's sum over samples at a step; a product is summed while it is made."""
+        made, name = self.nodes[source], f"{self.label(source)}_total"
+        op, attrs, args = (made.op, made.attrs, made.args) if source in self.lazy else ("collect", (), (source,))
+        given, vtype = tuple(self.operand(body, local, arg) for arg in args), VType("float", (), made.type.axes)
+        body.append(Op((name,), op, given, attrs, (vtype,), made.span, "", ("B",)))
+        return name
 
     def _crossed(self, k: int) -> Place:
         """Where the steps of a `next` are for readers outside its loop."""
@@ -465,18 +469,6 @@ class Emitter:
 def _read(node: TNode) -> tuple[int, ...]:
     """What a node of a loop reads at its own step, or (a trace) hands on as it is."""
     return node.args[:1] if node.op == "trace" else () if node.op == "prev" else here(node)
-
-
-def only_collected(nodes: tuple[TNode, ...], items: Iterable[Item]) -> set[int]:
-    """Products that are summed over steps and samples and read by nothing else: never made for each step."""
-    found: set[int] = set()
-    others: set[int] = set()
-    for item in items:
-        for k in item.nodes:
-            products = SUMMED.get(nodes[k].op, ())
-            for arg in nodes[k].args:
-                (found if nodes[arg].op in products and nodes[arg].time else others).add(arg)
-    return found - others
 
 
 def outside_uses(nodes: tuple[TNode, ...], items: tuple[Item, ...], extra: Iterable[int]) -> set[int]:

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from recdsl.credit.plan import Window
 from recdsl.graph.types import Type
 from recdsl.program.ir import Bound, For, If, Load, Op, Stmt, Store, VType
-from recdsl.program.lower import BATCH, STEPS, ZERO, Domain, Emitter, affine, only_collected, shifted
+from recdsl.program.lower import BATCH, STEPS, ZERO, Domain, Emitter, affine, shifted
 from recdsl.program.schedule import Item, trace_schedule
 from recdsl.program.sweep import Trace, Traced
 from recdsl.program.timeline import TNode
+from recdsl.program.uses import only_collected
 
 
 @dataclass(frozen=True)

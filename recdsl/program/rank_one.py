@@ -3,6 +3,9 @@
 For each sample the influence J = d s / d theta is estimated by s~ theta~^T, with new random signs nu at each step:
 s~ <- r0 D s~ + r1 nu, theta~ <- theta~ / r0 + nu^T I / r1, where r0 and r1 > 0 balance the norms and do not depend on
 the sign of nu (Tallec and Ollivier 2018; semantics 4.7). It takes one product of the step's Jacobian from either side.
+
+Jointly, the samples are one system: s~ has a part for each of them, theta~ is one for all, nu^T I is summed over
+samples, and norms and q s~ are those of all parts together.
 """
 
 from __future__ import annotations
@@ -52,18 +55,20 @@ class _RankOne:
         inside = effective(graph)
         self.sources = [k for k, names in sorted(inside.items()) if not names.isdisjoint(routing.parameters)]
         self.starts: list[Trace] = []
+        self.joint = routing.tracing is not None and routing.tracing.batch == "joint"
 
     def run(self, seeds: Sequence[tuple[int, int]]) -> Traced:
         b, first = self.b, self.routing.parameters[0]
         held = {n: self._open(f"credit.{first}.state.{n}", self._type(c)) for n, c in sorted(self.carries.items())}
-        weights = {k: self._open(f"credit.{first}.{n}", self._lanes(k)) for n, k in enumerate(self.sources)}
+        named = {k: f"credit.{first}.{n}" for n, k in enumerate(self.sources)}
+        weights = {k: self._open(name, self._lanes(k), common=self.joint) for k, name in named.items()}
         entered = {name: self._entered(name, node) for name, node in held.items()}
         signs = {
             n: b.leaf("input", sign_name(self.index, n), self._type(c), time=True) for n, c in self.carries.items()
         }
         moved = self._moved(entered)
         local = self._local(signs)
-        old, new = self._ratios(moved, weights, local)
+        old, new = self._ratios(moved, weights, local, signs)
         for name, node in held.items():
             total = self._scaled(moved[name], old) if name in moved else None
             b.aim(node, self._decayed(name, add_all(b, [total, self._scaled(signs[name], new)]) or node))
@@ -83,9 +88,9 @@ class _RankOne:
         axes = self.graph.nodes[source].type.axes
         return Type("float", tuple(lane(axes, k) for k in range(len(axes))))
 
-    def _open(self, name: str, type: Type) -> int:
+    def _open(self, name: str, type: Type, *, common: bool = False) -> int:
         zero = self.b.constant(0.0, type)
-        node = self.b.move("trace", [-1, zero], 1, type, name)
+        node = self.b.move("trace", [-1, zero], 1, type, name, common=common)
         self.starts.append(Trace(name, node, zero))
         return node
 
@@ -109,37 +114,50 @@ class _RankOne:
         return {name: node for name, node in found.items() if node is not None}
 
     def _local(self, signs: Mapping[str, int]) -> dict[int, int]:
-        """nu^T I: reverse mode through one step, for each sample by itself."""
+        """nu^T I: reverse mode through one step, for each sample by itself or (jointly) summed over samples."""
         sweep = Sweep(self.graph, self.b, self.values, self.routing, self.entering, apart=True)
         direct = [(c.write, signs[name]) for name, c in self.carries.items() if c.write not in self.entering.values()]
         sweep.run(direct)
         found: dict[int, int] = {}
         for k in self.sources:
-            total = add_all(self.b, sweep.parts.get(k, []))
+            total = add_all(self.b, [self._pooled(part) for part in sweep.parts.get(k, [])])
             if total is not None:
                 found[k] = fit(self.b, total, self._lanes(k).axes)
         return found
 
+    def _pooled(self, value: int) -> int:
+        """A value for each sample, summed over them where they have one estimate."""
+        return self.b.pool(value) if self.joint and self.b.nodes[value].time else value
+
     def _ratios(
-        self, moved: Mapping[str, int], weights: Mapping[int, int], local: Mapping[int, int]
+        self,
+        moved: Mapping[str, int],
+        weights: Mapping[int, int],
+        local: Mapping[int, int],
+        signs: Mapping[str, int],
     ) -> tuple[int, int]:
         """(r0, r1)"""
         b = self.b
-        before = self._norm(list(moved.values()))
+        before = self._norm(list(moved.values()), each=True)
         held, fresh = self._norm(list(weights.values())), self._norm(list(local.values()))
         count = sum(self._type(carry).numel for carry in self.carries.values())
-        old = b.op("sqrt", b.op("div", held, before))
-        new = b.op("sqrt", b.op("mul", fresh, b.constant(1 / sqrt(max(count, 1)), FLOAT)))
-        return old, new
+        share = b.op("mul", fresh, b.constant(1 / sqrt(max(count, 1)), FLOAT))
+        if self.joint and count:  # signs of all samples: as many times more as there are samples
+            share = b.op("div", fresh, b.op("sqrt", self._squares(list(signs.values()), each=True)))
+        return b.op("sqrt", b.op("div", held, before)), b.op("sqrt", share)
 
-    def _norm(self, parts: Sequence[int]) -> int:
-        """The length of several values as one vector, for each sample."""
+    def _norm(self, parts: Sequence[int], *, each: bool = False) -> int:
+        """The length of several values as one vector, for each sample or (jointly) all; each: they have samples."""
+        zero = self.b.constant(SMALL, FLOAT)
+        return self.b.op("add", self.b.op("sqrt", self._squares(parts, each=each)), zero) if parts else zero
+
+    def _squares(self, parts: Sequence[int], *, each: bool) -> int:
+        """The sum of the squares of all entries."""
         b = self.b
         squares = [b.op("mul", part, part) for part in parts]
-        sums = [b.op("sum", s, over=tuple(range(len(b.type(s).axes)))) for s in squares]
-        total = add_all(b, sums)
-        zero = b.constant(SMALL, FLOAT)
-        return zero if total is None else b.op("add", b.op("sqrt", total), zero)
+        total = add_all(b, [b.op("sum", s, over=tuple(range(len(b.type(s).axes)))) for s in squares])
+        assert total is not None
+        return self._pooled(total) if each else total
 
     def _wide(self, number: int, type: Type) -> int:
         return self.b.op("broadcast", number, axes=type.axes, at=()) if type.axes else number
@@ -164,6 +182,7 @@ class _RankOne:
         sweep.run(seeds)
         parts = [b.op("mul", cotangent, entered[name]) for name, cotangent in sorted(sweep.entered.items())]
         total = add_all(b, [b.op("sum", p, over=tuple(range(len(b.type(p).axes)))) for p in parts])
+        total = None if total is None else self._pooled(total)
         for k, node in weights.items() if total is not None else ():
             assert total is not None
             product = b.op("collect", self._scaled(node, total))

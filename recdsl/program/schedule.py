@@ -13,10 +13,12 @@ from dataclasses import dataclass
 import networkx as nx
 
 from recdsl.jacobian.pieces import is_lane
-from recdsl.program.timeline import EARLIER, LATER, TNode, here, sampled
+from recdsl.program.timeline import EARLIER, LATER, TNode, here, pooled, sampled
 
 STEPWISE = ("nearest", "fetch", "unfetch")
 """Moves that have no form for all steps at once."""
+PRODUCTS = ("contract", "scatter", "scatter_rows")
+"""What can be summed while it is made."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def trace_schedule(
     """Before, inside and after the one loop that carries traces.
 
     In the loop is what depends on a trace (or on one of `starts`) or has a lane: a value as large as a trace is never
-    kept over time.
+    kept over time. So is what all samples have in common at a step.
     What else there is, is done for all steps at once, before; what is made of sums over steps comes after it.
     """
     members = _dependants(nodes, wanted, starts)
@@ -81,6 +83,8 @@ def _dependants(nodes: tuple[TNode, ...], wanted: set[int], starts: Sequence[int
     tallies = [k for k in wanted if nodes[k].op == "tally"]
     early = sampled(nodes) | needed(nodes, tallies, frozenset())
     wide = [k for k in wanted - early if nodes[k].time and any(is_lane(axis) for axis in nodes[k].type.axes)]
+    wide += sorted(pooled(nodes) & wanted)
+    wide += [arg for k in wanted if nodes[k].op == "pool" for arg in nodes[k].args if nodes[arg].op in PRODUCTS]
     stack = [*wide, *(k for k in wanted if nodes[k].op == "trace"), *(k for k in starts if k in wanted)]
     found = set(stack)
     while stack:

@@ -15,8 +15,10 @@ So a recurrence is a cycle through `prev`, its adjoint a cycle through `next`, a
 all steps in one go. Leaves: `input`, `parameter`, `constant`, `state` (what a carry holds before step 0),
 `step_number`, `cotangent` (of a loss or an output), `behind` (of what lies behind a window: one value a window).
 `first(x)` is the sum over samples of x at the steps below `lag`, `arrive(x)` is x at the first step of a window.
-Of a trace that has no loop of its own, `held` is what the call was handed; `tally(x)` is the sum of x over steps. These
-and what is made of them alone have one value a call for each sample (`sampled`).
+`pool(x)` is the sum of x over the samples at each step; it, traces that are `common` and what is made of these alone
+have one value a step for all samples (`pooled`). Of a trace that has no loop of its own, `held` is what the call was
+handed; `tally(x)` is the sum of x over steps. These and what is made of them alone have one value a call for each
+sample (`sampled`).
 """
 
 from __future__ import annotations
@@ -78,10 +80,22 @@ class TimelineBuilder:
     def constant(self, value: Any, type: Type) -> int:
         return self.add(TNode("constant", (), (("value", value),), type, False))
 
-    def move(self, op: str, args: Sequence[int], lag: int, type: Type, name: str) -> int:
-        """A `prev` or `next`, never shared: its first argument may be set later by `aim`."""
-        self.nodes.append(TNode(op, tuple(args), (("lag", lag),), type, True, name, self.span))
+    def move(self, op: str, args: Sequence[int], lag: int, type: Type, name: str, *, common: bool = False) -> int:
+        """A `prev` or `next`, never shared: its first argument may be set later by `aim`. common: the same for all
+        samples."""
+        attrs: Attrs = (("common", True), ("lag", lag)) if common else (("lag", lag),)
+        self.nodes.append(TNode(op, tuple(args), attrs, type, True, name, self.span))
         return len(self.nodes) - 1
+
+    def pool(self, value: int) -> int:
+        """The sum over samples at each step, taken as early as it can be."""
+        node = self.nodes[value]
+        assert node.time, "what does not vary is not known for a number of samples"
+        if node.op == "neg":
+            return self.op("neg", self.pool(node.args[0]))
+        if node.op in ("rename", "transpose"):
+            return self.op(node.op, self.pool(node.args[0]), **dict(node.attrs))
+        return self.add(TNode("pool", (value,), (), node.type, True, "", self.span))
 
     def again(self, node: TNode, args: Sequence[int]) -> int:
         """A move like `node`, never shared."""
@@ -143,6 +157,17 @@ def sampled(nodes: Sequence[TNode]) -> frozenset[int]:
         inner = [arg for arg in node.args if nodes[arg].time]
         made = node.time and bool(inner) and node.op not in MOVES and found.issuperset(inner)
         if made or node.op in ("held", "tally") or (node.op == "arrive" and node.time):
+            found.add(k)
+    return frozenset(found)
+
+
+def pooled(nodes: Sequence[TNode]) -> frozenset[int]:
+    """Nodes with one value a step for all samples."""
+    found = {k for k, node in enumerate(nodes) if node.op == "trace" and dict(node.attrs).get("common")}
+    for k, node in enumerate(nodes):
+        inner = [arg for arg in node.args if nodes[arg].time]
+        made = node.time and bool(inner) and node.op not in MOVES and found.issuperset(inner)
+        if made or node.op == "pool":
             found.add(k)
     return frozenset(found)
 

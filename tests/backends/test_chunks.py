@@ -17,7 +17,7 @@ from recdsl.testing import Case, random_case
 from recdsl.training.spending import peak
 
 RULES = (
-    "rtrl", "columns", "snap(1)", "snap(2)", "rflo", "eprop", "uoro",
+    "rtrl", "columns", "snap(1)", "snap(2)", "rflo", "eprop", "uoro", "uoro(batch=joint)",
     "columns(drift=decay(0.9))", "snap(1, drift=reset)", "rflo(feedback=random)",
 )  # fmt: skip
 WHOLE = 10**6

@@ -93,7 +93,7 @@ def test_mixtures(rule: str):
     assert tried > 1
 
 
-@pytest.mark.parametrize("rule", ["artbp(3)", "uoro"])
+@pytest.mark.parametrize("rule", ["artbp(3)", "uoro", "uoro(batch=joint)"])
 def test_draws(rule: str):
     """Rules that draw numbers give what the torch backend gives from the same seed."""
     tried = 0

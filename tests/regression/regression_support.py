@@ -16,7 +16,7 @@ from recdsl.driver import Compilation, analyse
 torch.set_num_threads(1)
 
 RULES = ("bptt", "tbptt(window=4)", "none", "rtrl", "snap(1)", "snap(2)", "snap(3)", "columns", "rflo", "eprop")
-RANDOM = ("uoro", "artbp(mean=4)")
+RANDOM = ("uoro", "uoro(batch=joint)", "artbp(mean=4)")
 """Right on average."""
 SAMPLES = 2
 HEAD = """\

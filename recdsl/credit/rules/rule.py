@@ -18,7 +18,7 @@ class Written(Rule):
 
     @property
     def usage(self) -> str:
-        return "rule(scope=none|all|support(n)|column|rank|kronecker, window=..., every=..., cuts=..., read=..., ...)"
+        return "rule(scope=none|all|support(n)|column|rank|rank(joint)|kronecker, window=..., every=..., cuts=..., ...)"
 
     def expand(self, given: Mapping[str, Given]) -> Expansion:
         """What a call with these arguments asks for. Raises RuleError."""
@@ -89,6 +89,8 @@ def _scope(given: Given | None) -> Tracing | None:
             return None
         case Words("all" | "rank" | "kronecker" as scope, ()):
             return Tracing(scope)
+        case Words("rank", (str() as batch,)) if batch in ("sample", "joint"):
+            return Tracing("rank", batch=batch)
         case Words("column", ()):
             return Tracing("column")
         case Words("column", (str() as axis,)):
@@ -96,9 +98,8 @@ def _scope(given: Given | None) -> Tracing | None:
         case Words("support", (int() as depth,)) if depth > 0:
             return Tracing("support", depth)
         case _:
-            raise RuleError(
-                "scope", "`scope` is `none`, `all`, `support(n)`, `column`, `column(axis)`, `rank`, `kronecker`"
-            )
+            known = "`none`, `all`, `support(n)`, `column`, `column(axis)`, `rank`, `rank(joint)`, `kronecker`"
+            raise RuleError("scope", f"`scope` is {known}")
 
 
 def _window(given: Mapping[str, Given], preset: int | None) -> tuple[int | None, int]:
@@ -124,7 +125,7 @@ RULE = Written(
         Argument("cuts", "uses of states that traces go past: none, products or spikes", kind="words"),
         Argument(
             "scope",
-            "where influence is traced: none, all, support(n), column, column(axis), rank, kronecker",
+            "where influence is traced: none, all, support(n), column, column(axis), rank, rank(joint), kronecker",
             kind="words",
         ),
         Argument("window", "steps that a loss looks back over, its own included; left out: the call", kind="count"),
