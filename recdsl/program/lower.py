@@ -10,7 +10,7 @@ from recdsl.program import tapes
 from recdsl.program.ir import Add, Affine, Bound, For, If, Load, Op, Range, Stmt, Storage, Store, VType
 from recdsl.program.schedule import Item
 from recdsl.program.timeline import TNode, here, pooled, sampled
-from recdsl.program.uses import only_collected
+from recdsl.program.uses import SUMMED, only_collected
 
 VIEWS = ("slice", "rename", "transpose", "broadcast")
 ZERO = Affine()
