@@ -310,7 +310,7 @@ def runtime(old: str, new: str) -> Callable[[pytest.MonkeyPatch], None]:
     return plant
 
 
-START = "start.expand(self.size, *wanted[carry])"
+START = "start.expand(self.extents(carry, wanted[carry]))"
 ONE_ROW = "torch.cat([start[None], start.new_zeros((self.size - 1, *wanted[carry]))])"
 
 DUE = 'self._chosen(info["at"]) & self._preceded(info.get("after", ""))'
