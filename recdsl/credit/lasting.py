@@ -23,7 +23,7 @@ def across_calls(judge: Judge, case: Case, row: Row, stores: Sequence[StoreCredi
     if start is None or not stores:
         return row
     credits = {store.memory: store for store in stores}
-    reached = judge.flow.forward([start])
+    reached = _reached(judge, start)
     for memory, made in _live(judge, case):
         if made.item in reached:
             row = _through(judge, case, row, made, credits[memory.name], start)
@@ -64,6 +64,16 @@ def _selected(judge: Judge, made: Written) -> tuple[str, ...]:
     reads = [recall for memory in judge.graph.memories for recall in memory.recalls if recall.selective]
     edges = [edge for recall in reads for edge in (*recall.values, *recall.keys)]
     return ("if-selected",) if any(made.slots == source for source, _ in edges) else ()
+
+
+def _reached(judge: Judge, start: int) -> set[int]:
+    """What a parameter reaches, in later calls too: what reads an item that it reaches may be part of another item."""
+    rows = [made for memory in judge.graph.memories for made in memory.rows]
+    starts, found = {start}, judge.flow.forward([start])
+    while new := {made.slots for made in rows if made.item in found} - starts:
+        starts |= new
+        found = judge.flow.forward(starts)
+    return found
 
 
 def _live(judge: Judge, case: Case) -> Iterable[tuple[Memory, Written]]:

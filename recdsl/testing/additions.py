@@ -79,6 +79,8 @@ def added(draws: Draws, model: Model) -> Draft:
         _normaliser(draws, made, entering, draws.choose(sites))
     if draws.chance(30):
         _kept(draws, made)
+    if draws.chance(50):
+        _larger(draws, made)
     if draws.chance(15):
         _wide(draws, made, draws.choose(sites))
     if draws.chance(40):
@@ -132,6 +134,12 @@ def _kept(draws: Draws, made: Draft) -> None:
     for k in range(1, len(lines)):
         if draws.chance(50):
             lines[k] += " kept"
+
+
+def _larger(draws: Draws, made: Draft) -> None:
+    """More entries, which cost next to nothing: each size is a few larger."""
+    line = made.sections["sizes"][0]
+    made.sections["sizes"][0] = re.sub(r"\d+", lambda size: str(int(size[0]) + draws.between(3, 6)), line)
 
 
 def _wide(draws: Draws, made: Draft, site: str) -> None:

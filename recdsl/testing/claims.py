@@ -30,6 +30,7 @@ from recdsl.testing.additions import Draft, added, draft
 from recdsl.testing.cases import moved, random_call
 from recdsl.testing.compare import assert_matches
 from recdsl.testing.draws import Draws
+from recdsl.testing.lasting import STORE, followed, stored
 from recdsl.testing.models import Model, random_model
 from recdsl.testing.properties import SpecCase
 from recdsl.testing.whole import assert_differences, differentiable, whole_gradients
@@ -53,12 +54,20 @@ RULES = (
     "tbptt(window=2) / tbptt(window=3, every=2) / tbptt(window=6, every=2)",
     "columns(window=3) / tbptt(window=3) / tbptt(window=5, every=3)", "rtrl(window=3) / tbptt(window=3) / bptt",
     "rtrl / snap(1) / columns / tbptt(window=12)", "snap(1, window=2) / rule(scope=all, window=4, every=2) / none",
-    "sab(truncate=2) / tbptt(window=2) / sab(truncate=2, variant=sliding)",
+    "sab(truncate=2) / tbptt(window=2) / sab(truncate=2, variant=sliding)", "stop & bptt", "stop & tbptt(window=2)",
+    "through & bptt", "through & none", "through & tbptt(window=3)", "param(lr=0.1) & bptt",
+    "synthetic(hidden=2) & bptt", "reinstate(exact, encode=code, decode=stored) & bptt",
+    "reinstate(exact, encode=code, decode=stored) & tbptt(window=2)",
+    "reinstate(approximate, encode=code, decode=stored) & bptt",
 )  # fmt: skip
-"""As in `credit:`. Of several rules with strokes between them each parameter is dealt one; the last is `default`."""
+"""As in `credit:`. Of several rules with strokes between them each parameter is dealt one; the last is `default`. What
+stands in front of an ampersand is for a store that lasts as long as the model: that is another model of the seed."""
+SINGLE = tuple(rule for rule in RULES if " / " not in rule and " & " not in rule)
 TOLERANCE = 1e-9
+SHORT, LONGER = (1, 9), (10, 24)
+"""Steps of the two calls."""
 WORK = 12_000
-"""Operations of a definition beyond which it is left out."""
+"""Operations of a short call's definition beyond which it is left out."""
 
 
 @dataclass
@@ -133,7 +142,7 @@ def model(seed: int) -> Drawn:
     except SpecError:
         plain = draft(made)
         found = Drawn(seed, plain, analysed(plain.text).graph)
-    cases = [_case(found, *steps) for steps in ((1, 9), (10, 24))]
+    cases = [_case(found, *steps) for steps in (SHORT, LONGER)]
     whole = [(case, whole_gradients(case)) for case in cases]
     kept = [(case, each) for case, each in whole if all(bool(value.isfinite().all()) for value in each.values())]
     return replace(found, cases=tuple(case for case, _ in kept), whole=tuple(each for _, each in kept))
@@ -163,7 +172,7 @@ def credit(made: Drawn, rule: str) -> str:
         one = draws.choose([*dealt, default])
         lines += [f'  "{name}": {one}'] if one != default else []
     if not dealt and trained and draws.chance(15):
-        lines.append(f'  "{draws.choose(trained)}": {draws.choose([each for each in RULES if " / " not in each])}')
+        lines.append(f'  "{draws.choose(trained)}": {draws.choose(SINGLE)}')
     for use in state_uses(made.graph):
         if draws.chance(4):
             lines.append(f'  "{use}": {draws.choose(("cut", "scale(0.5)"))}')
@@ -182,6 +191,10 @@ def compiled(made: Drawn, rule: str) -> Any:
 
 def check(made: Drawn, rule: str, count: Count) -> None:
     """One rule on one model. Raises whatever goes wrong, but SpecError."""
+    if " & " in rule:
+        store, default = rule.split(" & ")
+        _check_store(made.seed, store, default, count)
+        return
     try:
         compilation = compiled(made, rule)
     except SpecError:
@@ -200,7 +213,34 @@ def check(made: Drawn, rule: str, count: Count) -> None:
                 zero[row.parameter] &= not bool(whole[row.parameter].any())
                 _hold(row, found, whole, count)
     for row in plan.rows:
-        _count(row, made, covered, zero, count)
+        _count(row, made.graph, covered, zero, count)
+
+
+def _check_store(seed: int, store: str, rule: str, count: Count) -> None:
+    """The same for a store that lasts as long as the model, over calls in a row: each claim holds in all of them."""
+    made = stored(seed)
+    try:
+        text = None if made is None else made.text + f'credit: {{{STORE}: "{store}", default: "{rule}"}}\n'
+        compilation: Any = None if text is None else analysed(text)
+    except SpecError:
+        compilation = None
+    if made is None or compilation is None:
+        count.refused += 1
+        return
+    module: Any = find("torch").module(compilation, torch.float64)
+    count.modules += 1
+    plan, zero = compilation.plan, {row.parameter: True for row in compilation.plan.rows}
+    for loss, expected, whole in followed(compilation, module, seed):
+        assert_matches({"": loss}, {"": expected}, "loss", TOLERANCE)
+        for row in plan.rows:
+            if row.verdict == "exact":
+                got = module.recdsl_tensor(row.parameter).grad
+                zero[row.parameter] &= not bool(whole[row.parameter].any())
+                _hold(
+                    row, {row.parameter: torch.zeros_like(whole[row.parameter]) if got is None else got}, whole, count
+                )
+    for row in plan.rows:
+        _count(row, compilation.graph, {row.parameter for row in plan.rows}, zero, count)
 
 
 def _run(made: Drawn, case: SpecCase, module: Any, count: Count) -> dict[str, Tensor]:
@@ -220,7 +260,7 @@ def _run(made: Drawn, case: SpecCase, module: Any, count: Count) -> dict[str, Te
     count.deferred += first is not None and steps >= first
     named = dict(module.named_parameters())
     found = {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in named.items() if p.requires_grad}
-    if work(case.graph, case.plan, int(steps)) <= WORK:
+    if steps < LONGER[0] and work(case.graph, case.plan, int(steps)) <= WORK:
         oracle = Reference(case.graph, case.plan, weights=chance.weights, signs=chance.signs)
         expected = oracle.run(case.params, case.batch, case.mask, case.reset, case.state)
         assert_matches({"": result.loss}, {"": expected.loss}, "loss", TOLERANCE)
@@ -238,10 +278,10 @@ def _hold(row: Row, found: Mapping[str, Tensor], whole: Mapping[str, Tensor], co
         raise AssertionError(f"{row.parameter} is said to be exact")
 
 
-def _count(row: Row, made: Drawn, covered: set[str], zero: Mapping[str, bool], count: Count) -> None:
+def _count(row: Row, graph: StepGraph, covered: set[str], zero: Mapping[str, bool], count: Count) -> None:
     if row.verdict == "frozen":
         return
-    entries = next(item.type.numel for item in made.graph.parameters if item.name == row.parameter)
+    entries = next(item.type.numel for item in graph.parameters if item.name == row.parameter)
     if row.verdict != "exact":
         count.others += entries
     elif row.parameter in covered:

@@ -21,6 +21,8 @@ from recdsl.testing.cases import Case
 
 STEP, TOLERANCE = 1e-5, 1e-6
 """Of differences: how far apart, and how well they agree relative to the largest entry."""
+MOST = 6
+"""Entries of a parameter that are compared, at most."""
 
 
 def whole_gradients(case: Case) -> dict[str, Tensor]:
@@ -37,11 +39,12 @@ def differentiable(graph: StepGraph) -> bool:
 
 
 def assert_differences(case: Case, whole: Mapping[str, Tensor]) -> int:
-    """Compare every entry with central differences of the losses that may train it; how many there are."""
+    """Compare entries with central differences of the losses that may train them: all of small parameters, some of
+    larger ones. How many there are."""
     count = 0
     for name, gradient in whole.items():
-        flat = case.params[name].reshape(-1)
-        for k in range(flat.numel()):
+        size = case.params[name].numel()
+        for k in range(0, size, 1 + size // MOST):
             found = (_moved(case, name, k, STEP) - _moved(case, name, k, -STEP)) / (2 * STEP)
             expected = float(gradient.reshape(-1)[k])
             apart = abs(found - expected)

@@ -33,6 +33,12 @@ def test_rules_with_strokes_between_them_are_dealt() -> None:
     assert claims.run(range(3), [rules]).failures == []
 
 
+def test_claims_about_stores_of_the_model_hold_in_calls_in_a_row() -> None:
+    count = claims.run(range(5, 7), ["through & bptt", "reinstate(exact, encode=code, decode=stored) & bptt"])
+    assert count.failures == []
+    assert count.exact > count.vanishing
+
+
 def test_a_wrong_whole_gradient_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """By differences, which need none."""
     right = claims.whole_gradients
