@@ -59,6 +59,8 @@ RULES = (
     "synthetic(hidden=2) & bptt", "reinstate(exact, encode=code, decode=stored) & bptt",
     "reinstate(exact, encode=code, decode=stored) & tbptt(window=2)",
     "reinstate(approximate, encode=code, decode=stored) & bptt",
+    "reinstate(exact, encode=code, decode=stored, every=2) & bptt",
+    "synthetic(hidden=2, then=reinstate(approximate, encode=code, decode=stored)) & bptt",
 )  # fmt: skip
 """As in `credit:`. Of several rules with strokes between them each parameter is dealt one; the last is `default`. What
 stands in front of an ampersand is for a store that lasts as long as the model: that is another model of the seed."""
