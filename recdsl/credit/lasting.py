@@ -62,8 +62,9 @@ def _words(store: StoreCredit, made: Written) -> tuple[str, ...]:
 def _selected(judge: Judge, made: Written) -> tuple[str, ...]:
     """Which rows get credit depends on the data, where a read selects."""
     reads = [recall for memory in judge.graph.memories for recall in memory.recalls if recall.selective]
-    edges = [edge for recall in reads for edge in (*recall.values, *recall.keys)]
-    return ("if-selected",) if any(made.slots == source for source, _ in edges) else ()
+    sources = [judge.graph.nodes[source] for recall in reads for source, _ in (*recall.values, *recall.keys)]
+    leaves = {node.args[0] if node.op == "gather_rows" else node.id for node in sources}
+    return ("if-selected",) if made.slots in leaves else ()
 
 
 def _reached(judge: Judge, start: int) -> set[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -71,7 +72,8 @@ def test_a_call_may_write_more_than_the_slots() -> None:
 def test_evaluation_writes_nothing_unless_told() -> None:
     for told in (False, True):
         model = module(spec(Kind(evaluated=told))).eval()
-        model(draw(2, 2, 0))
+        with nullcontext() if told else pytest.warns(RuntimeWarning, match="nothing has been written"):
+            model(draw(2, 2, 0))
         assert int(model.past.count) == (4 if told else 0)
 
 
@@ -129,7 +131,8 @@ def test_writing_needs_its_targets() -> None:
     del batch["y"]
     with pytest.raises(ValueError, match="lacks the target 'y', which a memory of the model stores"):
         model(batch)
-    assert model.eval()(batch).loss is None
+    with pytest.warns(RuntimeWarning, match="nothing has been written"):
+        assert model.eval()(batch).loss is None
 
 
 def reversed_order(call: Any, info: Any) -> Any:
