@@ -18,13 +18,12 @@ from recdsl.program.assemble import assemble
 from recdsl.program.interface import Assembled
 from recdsl.resources import read_text
 
-TEXTS = ("ranks", "slots", "searches", "arena", "chunks", "lasting", "reinstate", "replay", "call", "runtime")
+TEXTS = (
+    "ranks", "slots", "searches", "arena", "chunks", "disk", "lasting", "reinstate", "replay", "call", "runtime",
+)  # fmt: skip
 RUNTIME = (
     ("init.py",),
-    *(
-        ("torch", f"{name}.py")
-        for name in TEXTS
-    ),
+    *(("torch", f"{name}.py") for name in TEXTS),
 )
 REPLAYS = ("part", "chunk", "every", "freshen", "tangent", "cosine")
 ENTRIES = (
@@ -78,14 +77,24 @@ Loops over steps run in inference mode, where each call costs a fifth less.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import math
+import mmap
+import os
+import shutil
+import struct
+import tempfile
 import warnings
 import weakref
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass
 from hashlib import sha256
 from math import sqrt
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -226,6 +235,7 @@ def lasting(graph: StepGraph, memory: Memory) -> dict[str, Any]:
         "used": [numbers[made.output] for made in memory.written if made.part == "used"],
         "places": [numbers[made.output] for made in memory.written if made.part == "place"],
         "searched": memory.searched,
+        "disk": memory.on_disk,
         "kept": [*own, "serial", *more],
         "targets": [item.name for item in graph.inputs if item.target and graph.leaf[f"target:{item.name}"] in behind],
     }

@@ -11,11 +11,13 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from copy import copy
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from recdsl.backends.torch.disk import Disk
 from recdsl.backends.torch.lasting import Column, Moment, blank, sequence, write
 
 if TYPE_CHECKING:
@@ -33,10 +35,12 @@ class Keeper:
         self.credit: Mapping[str, Any] = self.info["credit"]
         self.searched: bool = self.info["searched"]
         self.now = Moment()
+        self.disk: Disk | None = None
 
     def blank(self, dtype: torch.dtype) -> Tensors:
         """Buffers beside the rows, by their last names."""
-        return blank(self.info, dtype)
+        records = {"records": torch.zeros((), dtype=torch.long)} if self.info["disk"] else {}
+        return blank(self.info, dtype) | records
 
     def seen(self, model: Any) -> dict[str, Any]:
         """All that the store holds now, by its last names: tensors that are not changed in place, or columns."""
@@ -57,6 +61,7 @@ class Keeper:
 
     def before(self, call: Call, values: Tensors) -> None:
         """Look at the store, and change the rows that the call reads. values: of parameters and rows, by name."""
+        self.ready(call.model)
         call.seen[self.name] = self.seen(call.model)
         for part in self.info["rows"] if self.searched else ():  # what a call keeps is what it fetches
             values[f"{self.name}.{part}"] = call.model.recdsl_tensor(f"{self.name}.{part}").data
@@ -95,6 +100,52 @@ class Keeper:
         """Another state was loaded."""
         self.now = Moment()
 
+    def loaded(self, model: Any) -> None:
+        """A state was loaded: rows on disk go back to what they held when it was made."""
+        self.forget()
+        if self.disk is not None:
+            self.disk.back(int(model.recdsl_tensor(f"{self.name}.records")))
+
+    # -- rows on disk ---------------------------------------------------------------------------------------------
+    @property
+    def on_disk(self) -> list[str]:
+        """The parts whose rows are in files."""
+        large = [*self.info["rows"], *(part for part in self.extra if part.startswith("observed."))]
+        return large if self.info["disk"] else []
+
+    def open(self, model: Any, folder: Path | None, *, private: bool = False) -> None:
+        """Map the rows' files into the model, as its state knows them. Raises StoreFailed, ValueError."""
+        if model.recdsl_like.device.type != "cpu":
+            raise ValueError(f"the rows of the memory {self.name!r} are on disk: the model must stay on the CPU")
+        shapes = {part: model.recdsl_tensor(f"{self.name}.{part}") for part in self.on_disk}
+        parts = {part: ((self.info["slots"], *value.shape[1:]), value.dtype) for part, value in shapes.items()}
+        known = int(model.recdsl_tensor(f"{self.name}.records"))
+        self.disk = Disk(folder, parts, private=private)
+        self.disk.back(known)
+        self.show(model)
+
+    def show(self, model: Any) -> None:
+        """Have the model's buffers be the mapped rows."""
+        for part, rows in self.disk.rows.items() if self.disk is not None else ():
+            model.recdsl_replace(f"{self.name}.{part}", rows)
+
+    def ready(self, model: Any) -> None:
+        """Rows on disk are mapped: into a temporary folder, where none was opened."""
+        for part in self.on_disk:
+            rows = model.recdsl_tensor(f"{self.name}.{part}")
+            if self.disk is None and not len(rows):
+                self.open(model, None)
+            elif self.disk is not None and rows.data_ptr() != self.disk.rows[part].data_ptr():
+                raise ValueError(
+                    f"the memory {self.name!r} has its rows on disk: the model cannot be moved or converted"
+                )
+
+    def commit(self, model: Any) -> None:
+        """What has been written to files counts."""
+        if self.disk is not None:
+            records = model.recdsl_tensor(f"{self.name}.records")
+            model.recdsl_replace(f"{self.name}.records", torch.full_like(records, self.disk.commit()))
+
     # -- slots ----------------------------------------------------------------------------------------------------
     def held(self, call: Call, part: str) -> Tensor:
         """What the slots hold now."""
@@ -124,7 +175,13 @@ class Keeper:
     def place(self, call: Call, part: str, slots: Tensor, rows: Tensor) -> None:
         """Other rows at some slots."""
         old = self.held(call, part)
-        if self.searched:
+        if self.disk is not None and part in self.disk.rows:
+            try:
+                self.disk.change(part, slots, rows)
+            except OSError:
+                self.disk.back(self.disk.committed)
+                raise
+        elif self.searched:
             old.data.index_copy_(0, slots, rows.to(old.dtype))
         else:
             self.put(call, part, old.index_copy(0, slots, rows.to(old.dtype)))

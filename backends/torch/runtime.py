@@ -41,19 +41,24 @@ class CompiledModel(torch.nn.Module):
         super().__init__()
         self.recdsl_seed = seed
         dtype = dtype or torch.get_default_dtype()
-        for name, value in initial(described(self.recdsl_about["parameters"]), seed, dtype).items():
-            self._register(name, value, self.recdsl_about["parameters"][name]["frozen"])
+        known = self.recdsl_about["parameters"]
+        rows = {f"{n}.{p}" for n, info in self.recdsl_about["stores"].items() if info["disk"] for p in info["rows"]}
+        for name, value in initial(described({n: known[n] for n in known if n not in rows}), seed, dtype).items():
+            self._register(name, value, known[name]["frozen"])
+        for name in rows:
+            self._register(name, torch.zeros(0, *known[name]["shape"][1:], dtype=dtype), True, saved=False)
         made = {name: info["credit"]["kind"] for name, info in self.recdsl_about["stores"].items()}
         self.recdsl_keepers: dict[str, Keeper] = {name: KEEPERS[kind](self, name) for name, kind in made.items()}
         for name, keeper in self.recdsl_keepers.items():
             for part, value in keeper.blank(dtype).items():
-                self._register(f"{name}.{part}", value, True)
+                on_disk = part in keeper.on_disk
+                self._register(f"{name}.{part}", value[:0] if on_disk else value, True, saved=not on_disk)
         self.recdsl_told: set[tuple[str, str]] = set()
         self.recdsl_arena = Arena(shared="through" not in made.values())
         self.register_load_state_dict_post_hook(forget)
         self.register_buffer("recdsl_like", torch.zeros((), dtype=dtype), persistent=False)
 
-    def _register(self, name: str, value: Tensor, frozen: bool) -> None:
+    def _register(self, name: str, value: Tensor, frozen: bool, *, saved: bool = True) -> None:
         value = value.contiguous()  # an orthogonal matrix comes transposed
         *path, last = attribute(name, self.recdsl_about["parameters"]).split(".")
         owner: torch.nn.Module = self
@@ -62,7 +67,7 @@ class CompiledModel(torch.nn.Module):
                 owner.add_module(part, torch.nn.Module())
             owner = owner._modules[part]  # type: ignore[assignment]
         if frozen:
-            owner.register_buffer(last, value)
+            owner.register_buffer(last, value, persistent=saved)
         else:
             owner.register_parameter(last, torch.nn.Parameter(value))
 
@@ -112,13 +117,14 @@ class CompiledModel(torch.nn.Module):
             call.lease.close()
         for keeper in writing:
             keeper.behind(call)
+            keeper.commit(self)
         return call.output(results)
 
 
 def forget(module: Any, _keys: Any) -> None:
     """What a store knew of the calls behind its items is not so of those that were loaded."""
     for keeper in module.recdsl_keepers.values():
-        keeper.forget()
+        keeper.loaded(module)
 
 
 def described(parameters: Mapping[str, Mapping[str, Any]]) -> list[Any]:
@@ -182,4 +188,6 @@ def credited(call: Call, loss: Tensor | None, outputs: list[Tensor | None]) -> l
         for keeper in keepers:
             keeper.back(call, unit, found)
         replay(call, found)
+    for keeper in keepers:
+        keeper.commit(call.model)
     return list(found.values())

@@ -88,7 +88,7 @@ def block() -> JSON:
 
 def store() -> JSON:
     """One entry of `memory:`."""
-    from recdsl.syntax.memory import LIVES, OPTIONS
+    from recdsl.syntax.memory import LIVES, OPTIONS, STORAGES
 
     count = {"anyOf": [{"type": "integer", "minimum": 1}, TEXT]}
     words = {key: {"enum": [word for word in known if word not in ("true", "false")]} for key, known in OPTIONS.items()}
@@ -106,6 +106,7 @@ def store() -> JSON:
         "slots": count | {"description": "how many items it holds"},
         "evict": TEXT | {"description": "oldest, least_used(decay), lowest(x)"},
         "life": {"enum": list(LIVES)},
+        "storage": {"enum": list(STORAGES)},
         "write": fixed(write, "value"),
         "read": fixed(read, "query"),
         "reads": table(fixed(read, "query"), "several reads by name: `NAME.READ`"),

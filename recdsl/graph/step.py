@@ -107,7 +107,8 @@ class Memory:
     states: the carries, or the parameters, that hold its items. entries: numbers that one slot holds. notes: what a
     user should know. written: of a store for the model's life; then evict says which slot the next item takes
     ("oldest", "least_used" or "lowest"), fading how use fades from call to call, evaluated whether it is written in
-    evaluation too, searched whether its reads fetch a few rows and see no others.
+    evaluation too, searched whether its reads fetch a few rows and see no others,
+    on_disk whether its rows are in files.
     """
 
     name: str
@@ -123,6 +124,7 @@ class Memory:
     fading: float = 0.0
     evaluated: bool = False
     searched: bool = False
+    on_disk: bool = False
 
     @property
     def common(self) -> bool:

@@ -173,12 +173,13 @@ class ReadDecl:
 
 @dataclass(frozen=True)
 class StoreDecl:
-    """An external memory. `slots` None: unbounded. `evict` and `life` None: the default."""
+    """An external memory. `slots` None: unbounded. `evict`, `life` and `storage` None: the default."""
 
     name: Name
     slots: Expression | None
     evict: Expression | None
     life: Name | None
+    storage: Name | None
     write: WriteDecl | None
     reads: tuple[ReadDecl, ...]
 

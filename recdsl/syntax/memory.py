@@ -12,7 +12,7 @@ from recdsl.syntax.names import bad_name
 from recdsl.syntax.sections import describe, expression, items, known_items, text
 from recdsl.syntax.yaml_reader import Mapping, Scalar, YamlNode
 
-KEYS = ("slots", "evict", "life", "write", "read", "reads")
+KEYS = ("slots", "evict", "life", "storage", "write", "read", "reads")
 WRITE_KEYS = ("key", "value", "every", "when", "eval")
 OPTIONS: Entries[str, tuple[str, ...]] = {
     "threshold": ("next", "kth"),
@@ -24,6 +24,7 @@ OPTIONS: Entries[str, tuple[str, ...]] = {
 """Further keys of a read, and the words that each may be."""
 READ_KEYS = ("query", "score", "select", "normalise", "every", *OPTIONS)
 LIVES = ("sequence", "stream", "model")
+STORAGES = ("memory", "disk")
 _EXAMPLE = "past: {slots: 20, life: sequence, write: {value: h}, read: {query: h[t-1]}}"
 
 
@@ -62,6 +63,7 @@ def _store(name: Name, node: Mapping, problems: Problems) -> StoreDecl:
         slots,
         _expression(found, "evict", problems, "a rule of eviction", "oldest"),
         _word(found["life"], "life", LIVES, problems) if "life" in found else None,
+        _word(found["storage"], "storage", STORAGES, problems) if "storage" in found else None,
         _write(name, found["write"], problems) if "write" in found else None,
         _reads(name, found, problems),
     )

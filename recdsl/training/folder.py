@@ -10,6 +10,7 @@ generated/model.py  the code that the backend wrote, where it wrote any
 metrics.jsonl       a line a measurement
 log.txt             what was said
 checkpoints/        see `checkpoint.py`
+stores/             rows of memories with `storage: disk`
 batch-at-step-N...  the batch whose numbers, loss or gradients were not finite
 """
 

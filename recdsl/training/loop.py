@@ -22,6 +22,7 @@ from recdsl.training.online_rules import IDBD
 from recdsl.training.optim import factor, flatten, optimizer, unflatten
 from recdsl.training.pipeline import Stages
 from recdsl.training.settings import Settings
+from recdsl.training.stores import hand_over
 
 
 class Stopped(Exception):
@@ -97,6 +98,7 @@ class Trainer:
         assert self.stages.module is not None
         module = self.stages.module(update).to(self.binding.device)
         module.load_state_dict(self.module.state_dict())
+        hand_over(self.module, module)
         before = {name: self.optimizer.state.get(p, {}) for name, p in self.named}
         self._train(module)
         for name, parameter in self.named:

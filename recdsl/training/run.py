@@ -20,7 +20,7 @@ from recdsl.errors.runs import CheckpointMismatch, DataChanged, NoDevice, NonFin
 from recdsl.errors.training import NeedsOnline, WindowUneven
 from recdsl.syntax.ast import Spec
 from recdsl.syntax.blocks import files_beside
-from recdsl.training import checkpoint, folder, store
+from recdsl.training import checkpoint, folder, store, stores
 from recdsl.training.batches import Place, Source
 from recdsl.training.binding import Binding, bind_data
 from recdsl.training.catalogue import beside, open_data, used_sizes
@@ -135,6 +135,7 @@ def _start(
     run = folder.create(root, compiled.spec.name)
     describe(run, made, path_or_text, overrides, where)
     with store.locked(run.path):
+        stores.open_stores(worker.module, run.path)
         talk.note(f"run {run.path}" + _by(compiled))
         return Session(run, worker, talk).work()
 
@@ -170,6 +171,7 @@ def _resume(
         if whole.state["fingerprint"] != worker.fingerprint:
             raise RunError(DataChanged(whole.state["fingerprint"], worker.fingerprint))
         worker.restore(whole)
+        stores.open_stores(worker.module, run.path)
         run.rewind(whole.state["lines"])
         if overrides:
             run.write("overrides.json", json.dumps([*run.overrides, *overrides]))
@@ -274,7 +276,8 @@ class Session:
             self.trainer.stopping = lambda: interruption.signal is not None
             self.talk.start(self.settings["steps"], self.trainer.step)
             try:
-                self._updates(interruption)
+                with stores.guarded(self.run.path, self.trainer.last_good):
+                    self._updates(interruption)
                 return self._end(interruption)
             except RunError as error:
                 self._failed(error)
@@ -350,6 +353,7 @@ class Session:
         # Lines of metrics so far, so that a resumed run neither loses nor repeats one.
         state["lines"], state["evaluation_due"] = self.lines, self.due
         path = checkpoint.save(self.run.checkpoints, self.trainer.step, tensors, state, self.settings["keep"])
+        stores.mark(self.trainer.module, self.settings["keep"])
         self.trainer.last_good = str(path)
 
     def _end(self, interruption: Interruption) -> Result:
@@ -400,6 +404,7 @@ def evaluate(
         made = reopen(run, overrides, trust, compiler)
         whole = pick(run, str(path), reporter("lines"))
         load_weights(made.compiled.module, split_names(whole.tensors)["model"], str(whole.path))
+        stores.open_stores(made.compiled.module, run.path, private=True)
     else:
         compiled = compiler.build(str(path), overrides)
         made = setup(compiled, beside(compiled.spec, trust))

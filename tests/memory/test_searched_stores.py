@@ -119,6 +119,14 @@ def test_gradients_and_rows_are_those_of_all_rows(credit: str, monkeypatch: pyte
                     p.mul_(0.9)
 
 
+def test_forward_rules_see_the_rows_that_are_fetched() -> None:
+    kind = Kind(slots=9, select="topk(2)")
+    one, two = (module(spec(kind).replace("{past: stop}", text)) for text in ("bptt", "{past: stop, default: rtrl}"))
+    for number in range(3):
+        found = [hansen.gradients(model, model(draw(4, 2, number)).loss) for model in (one, two)]
+        assert hansen.apart(*found) < 1e-12
+
+
 # -- what it costs ----------------------------------------------------------------------------------------------------
 def kept(slots: int, credit: str = "stop") -> tuple[int, int]:
     """(numbers that a call keeps for its backward pass, numbers that autograd keeps), with a store of so many slots."""

@@ -36,7 +36,8 @@ def checked(ev: Evaluator, decl: StoreDecl) -> Store | None:
     slots = None if decl.slots is None else ev.size_of(decl.slots, "`slots`").value
     life = decl.life.text if decl.life is not None else "sequence" if slots is None else "model"
     reads = tuple(_read(ev, decl, read) for read in decl.reads)
-    return Store(decl.name.text, slots, life, _evict(ev, decl.evict), _write(ev, decl.write), reads, decl.name.span)
+    evict, write = _evict(ev, decl.evict), _write(ev, decl.write)
+    return Store(decl.name.text, slots, life, evict, write, reads, decl.name.span, decl.storage)
 
 
 def _every(ev: Evaluator, every: Expression | None) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+from recdsl.errors.keys import NotSupported
 from recdsl.graph.calls import Call
 from recdsl.graph.context import Context
 from recdsl.graph.emit import UNKNOWN
@@ -19,7 +20,7 @@ from recdsl.graph.memory.scores import Compared, scored
 from recdsl.graph.memory.slots import due, given, uses
 from recdsl.graph.memory.store import Read, Store
 from recdsl.graph.memory.weights import Weighing, weighed
-from recdsl.graph.scope import Item, Ref, Results, Silent
+from recdsl.graph.scope import Item, Ref, Results, Silent, Stop
 from recdsl.graph.step import Memory, Recall, Written
 from recdsl.graph.types import Axis, Type
 from recdsl.syntax.ast import Equation, Name
@@ -92,7 +93,7 @@ class Searched(Common):
     def summary(self, ctx: Context) -> Memory:
         made = super().summary(ctx)
         places = [Written("place", ctx.values[name], name) for name in self._places()]
-        return replace(made, written=(*made.written, *places), searched=True)
+        return replace(made, written=(*made.written, *places), searched=True, on_disk=self.store.on_disk)
 
     def _places(self) -> list[str]:
         return [f"{read.name}.place" for read in self.store.reads] if self.used else []
@@ -101,6 +102,17 @@ class Searched(Common):
 def common(store: Store) -> Common:
     """The lowering of a store for all samples."""
     return Searched(store) if searchable(store) else Common(store)
+
+
+def refuse_disk(store: Store) -> None:
+    """Raises Stop for rows on disk of a store that changes from step to step, or whose reads need all rows."""
+    if not store.on_disk or (store.life == "model" and store.slots is not None and searchable(store)):
+        return
+    assert store.storage is not None
+    why = "slots: unbounded" if store.slots is None else f"life: {store.life}" if store.life != "model" else "read"
+    wanted = "`life: model`, a number of slots, and reads that select `topk(k)` with k below it (no `null_slot`)"
+    advice = f"rows on disk need {wanted}; or leave `storage` out"
+    raise Stop(NotSupported(store.storage.span, f"storage: disk` beside this `{why}", advice))
 
 
 OTHERS: Mapping[str, Callable[[Compared], tuple[int, ...]]] = {

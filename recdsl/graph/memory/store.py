@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from recdsl.graph.sizes import Size
 from recdsl.source import Span
-from recdsl.syntax.ast import Expression
+from recdsl.syntax.ast import Expression, Name
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,8 @@ class Evict:
 
 @dataclass(frozen=True)
 class Store:
-    """An external memory. slots: None where it is unbounded. life: "sequence" | "stream" | "model"."""
+    """An external memory. slots: None where it is unbounded. life: "sequence" | "stream" | "model". storage: where its
+    rows are written "disk", None where that is not said."""
 
     name: str
     slots: int | None
@@ -104,3 +105,8 @@ class Store:
     write: Write
     reads: tuple[Read, ...]
     span: Span
+    storage: Name | None = None
+
+    @property
+    def on_disk(self) -> bool:
+        return self.storage is not None and self.storage.text == "disk"
