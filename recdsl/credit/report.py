@@ -48,7 +48,7 @@ class Report:
                 edges.setdefault((item.edge, item.line), []).append(row.parameter)
         if edges:
             lines += ["", "credit is dropped at"]
-            lines += _table([(f"  {edge}", f"line {line}" if line else "", f"for {_few(names)}")
+            lines += _table([(f"  {edge}", f"line {line}" if line else "", f"for {_few(list(dict.fromkeys(names)))}")
                              for (edge, line), names in edges.items()])  # fmt: skip
         words = dict.fromkeys(word for row in self.rows for word in row.qualifiers if word in QUALIFIERS)
         if words:

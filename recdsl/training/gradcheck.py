@@ -20,6 +20,7 @@ from recdsl.credit.plan import CreditPlan, RoutingClass, Row
 from recdsl.graph.step import Input, StepGraph
 from recdsl.training.backend import built, for_calls
 from recdsl.training.chance import Mean, drawn, means
+from recdsl.training.enumeration import Expectation, expectations, extent
 
 if TYPE_CHECKING:
     from recdsl.driver import Compilation
@@ -112,9 +113,29 @@ def gradcheck(
     torch.manual_seed(seed)
     found = gradients(model, data)
     random_ = [row.parameter for row in plan.rows if row.verdict == "unbiased"]
-    mean = means(lambda: gradients(model, data), full, random_, seed) if random_ else {}
+    mean = averaged(compilation, model, params, data, full, random_, seed) if random_ else {}
     rows = [measured(row, found, own, full, mean.get(row.parameter)) for row in plan.rows if row.parameter in own]
     return Check(graph.name, length, batch, tuple(rows))
+
+
+def averaged(
+    compilation: Compilation,
+    model: torch.nn.Module,
+    params: Mapping[str, Tensor],
+    data: Mapping[str, Tensor],
+    full: Mapping[str, Tensor],
+    names: Sequence[str],
+    seed: int,
+) -> Mapping[str, Mean | Expectation]:
+    """What draws are on average: of all of them in a call that is short enough, else of many in the one at hand."""
+    graph, plan = compilation.graph, compilation.plan
+    short = extent(graph, plan)
+    if short is not None:
+        generator = torch.Generator().manual_seed(seed)
+        small = {item.name: random(item, *short, generator) for item in graph.inputs}
+        if any(bool(value.any()) for value in Reference(graph, plan).full(params, small).gradients.values()):
+            return expectations(graph, plan, params, small, names)
+    return means(lambda: gradients(model, data), full, names, seed)
 
 
 def measurable(graph: StepGraph) -> None:
@@ -208,7 +229,7 @@ def measured(
     found: Mapping[str, Tensor],
     own: Mapping[str, Tensor],
     full: Mapping[str, Tensor],
-    mean: Mean | None = None,
+    mean: Mean | Expectation | None = None,
 ) -> Measured:
     """Compare one parameter's gradient. own: of the definition under the same draws; mean: of many draws."""
     got, definition, whole = (each[row.parameter].reshape(-1) for each in (found, own, full))
@@ -219,7 +240,7 @@ def measured(
     return Measured(row.parameter, row.rule, row.verdict, first, second, *alike(got, whole), problem, note)
 
 
-def contradicted(verdict: str, definition: float, full: float, mean: Mean | None) -> str:
+def contradicted(verdict: str, definition: float, full: float, mean: Mean | Expectation | None) -> str:
     """What the differences say against a claim, or ""."""
     if not definition <= TOLERANCE:
         return "differs from the rule's definition" if isfinite(definition) else "is not a number"
@@ -230,7 +251,7 @@ def contradicted(verdict: str, definition: float, full: float, mean: Mean | None
     return ""
 
 
-def remark(verdict: str, full: float, mean: Mean | None, *, vanishes: bool) -> str:
+def remark(verdict: str, full: float, mean: Mean | Expectation | None, *, vanishes: bool) -> str:
     """What is worth knowing of a claim that holds, or ""."""
     if mean is not None:
         return str(mean)

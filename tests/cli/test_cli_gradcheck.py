@@ -12,7 +12,7 @@ from cli_support import SPECS, run, tiny
 
 import recdsl.training.gradcheck as measuring
 from recdsl.driver import analyse
-from recdsl.training import chance
+from recdsl.training import chance, enumeration
 from recdsl.training.gradcheck import TooCostly
 
 RULES = ("rtrl", "snap(1)", "columns", "rflo")
@@ -76,6 +76,7 @@ def test_random_rules_are_compared_draw_by_draw_and_by_their_mean(
     rule: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(chance, "DRAWS", 100)
+    monkeypatch.setattr(enumeration, "MOST", 0)
     done = run("gradcheck", tiny(tmp_path, STACK), f"credit={rule}", "--steps", "6", "--json")
     assert done.status == 0, done.out
     rows = {row["parameter"]: row for row in done.json["rows"]}
@@ -83,6 +84,43 @@ def test_random_rules_are_compared_draw_by_draw_and_by_their_mean(
     assert rows["low.Ur"]["definition"] < 1e-8 < rows["low.Ur"]["full"]
     assert "mean of 100 draws" in rows["low.Ur"]["note"]
     assert rows["out.W"]["verdict"] == "exact"
+
+
+@pytest.mark.parametrize("rule", ["artbp(mean=3)", "artbp(3, schedule=decreasing(4))", "uoro", "uoro(batch=joint)"])
+def test_short_calls_have_the_mean_of_all_draws(rule: str, tmp_path: Path) -> None:
+    """Signs of a state of two (jointly: of one) units, or cuts between eight steps."""
+    joint = ["sizes.n=1"] if "joint" in rule else []
+    done = run("gradcheck", tiny(tmp_path, RATE), f"credit={rule}", *joint, "--steps", "4", "--json")
+    assert done.status == 0, done.out
+    rows = {row["parameter"]: row for row in done.json["rows"]}
+    count, steps = (128, 8) if "artbp" in rule else (256, 5)
+    assert f"mean of all {count} draws in {steps} steps" in rows["W"]["note"]
+    assert "e-1" in rows["W"]["note"]
+    assert rows["V"]["verdict"] == "exact"
+
+
+def test_wrong_chances_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(enumeration, "cut", lambda cuts, pattern: (0.5 ** len(pattern), right(cuts, pattern)[1]))
+    done = run("gradcheck", tiny(tmp_path, RATE), "credit=artbp(mean=3)", "--steps", "4", "--json")
+    assert done.status != 0
+    assert "said to be unbiased" in done.out
+
+
+right = enumeration.cut
+RATE = """\
+recdsl: 1
+sizes: {n: 2}
+inputs: {x: "float[n]"}
+targets: {y: float}
+params:
+  W: "float[n, n] ~ normal(0, 0.5)"
+  V: "float[n] ~ normal(0, 0.5)"
+step: |
+  h = 0.8 * h[t-1] + 0.2 * tanh(W @ h[t-1] + x)
+  v = V @ h
+loss: mse(v, y)
+credit: bptt
+"""
 
 
 def test_a_false_claim_of_no_bias_is_contradicted(tmp_path: Path) -> None:
