@@ -9,7 +9,7 @@ from math import ceil
 from typing import Any
 
 from recdsl.credit.classes import Way, admitted, routing
-from recdsl.credit.deferral import deferral
+from recdsl.credit.deferral import decided
 from recdsl.credit.deferral import remarks as deferred_remarks
 from recdsl.credit.feedback import buffers, product, readouts
 from recdsl.credit.flow import Edge
@@ -65,7 +65,7 @@ def plan(
     judge = Judge(graph)
     tracer = Tracer(graph) if any(made.tracing is not None for made in classes) else None
     if tracer is not None:
-        classes = tuple(replace(made, deferral=deferral(graph, made, *tracer.work(made))) for made in classes)
+        classes = tuple(part for made in classes for part in decided(graph, made, tracer))
     home = {name: made for made in classes for name in made.parameters}
     rows: list[Row] = []
     slots = {name for memory in graph.memories if memory.common for name in shared(graph, memory.name)}

@@ -1,8 +1,11 @@
-"""Block-deferred traces: when a rule that tracks all influence carries it from window to window (semantics 4.3).
+"""Block-deferred traces: when a rule that drops no influence carries it from window to window (semantics 4.3).
 
 Step by step a trace costs `2 n^2 p` for n dense states and p parameters. From window to window it costs a reverse pass
 of each of the n rows, `2 n F` a step, and one product with what the window before has left, `2 n^2 p` every k steps.
 The gradient is the same. Which of the two a call runs is decided here, by these costs, and nowhere else.
+
+A rule of a narrow scope may drop nothing of some parameters' influence: under `snap(1)` a GRU's reset gate reaches
+every unit within a step. Where it pays, these leave the class of the others for one of their own.
 """
 
 from __future__ import annotations
@@ -11,8 +14,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from math import ceil
 
-from recdsl.credit.influence import effective, states
-from recdsl.credit.plan import CreditPlan, Deferral, Remark, RoutingClass, Window
+from recdsl.credit.influence import Influence, beyond, effective, states
+from recdsl.credit.masked import narrowed
+from recdsl.credit.plan import CreditPlan, Deferral, Remark, RoutingClass, Scope, Window
+from recdsl.credit.tracing import Tracer, late, live
 from recdsl.graph.step import Node, StepGraph
 from recdsl.ops import primitive
 
@@ -22,23 +27,74 @@ LONGEST = 256
 """Steps of a window, at most."""
 
 
+def decided(graph: StepGraph, routing: RoutingClass, tracer: Tracer) -> tuple[RoutingClass, ...]:
+    """A class with how its traces go; or two of it, where those of some parameters alone go from window to window."""
+    if not _possible(graph, routing):
+        return (routing,)
+    kept = _kept(graph, routing)
+    own, rest = (_only(graph, routing, kept, inside=inside) for inside in (True, False))
+    alone = not any(scope.stored for scope in rest.scopes)
+    made = deferral(graph, routing if alone else own, *tracer.work(routing if alone else own))
+    if made is None:
+        return (routing,)
+    return (replace(routing, deferral=made),) if alone else (replace(own, deferral=made), rest)
+
+
+def _kept(graph: StepGraph, routing: RoutingClass) -> set[str]:
+    """Parameters of which the rule drops no influence, all of it dense; those with common traces stay together."""
+    inside = {k: names & set(routing.parameters) for k, names in effective(graph).items()}
+    scopes: dict[int, list[Scope]] = {}
+    for scope in routing.scopes:
+        if scope.stored:
+            scopes.setdefault(scope.source, []).append(scope)
+    found = set[str]().union(*(inside[k] for k in scopes))
+    if routing.tracing is not None and routing.tracing.scope == "all":
+        return found
+    influence, seen = Influence(graph, routing.cuts), live(graph, routing)
+    torn = [inside[k] for k, own in scopes.items() if not _closed(influence, seen, k, own)]
+    while torn:
+        found.difference_update(*torn)
+        torn = [inside[k] for k in scopes if inside[k] & found and not inside[k] <= found]
+    return found
+
+
+def _closed(influence: Influence, seen: set[str], source: int, scopes: Sequence[Scope]) -> bool:
+    """Whether a scope holds all that ever reaches a state that losses see, and every entry of it."""
+    reach = {name: keys for name, keys in influence.reach(source).items() if name in seen}
+    dense = {scope.carry: scope.allowed for scope in scopes if scope.stored == ((),)}
+    return len(dense) == len(scopes) and not beyond(reach, dense)
+
+
+def _only(graph: StepGraph, routing: RoutingClass, names: set[str], *, inside: bool) -> RoutingClass:
+    """The class with the parameters of the given names, or with the others."""
+    parameters = tuple(name for name in routing.parameters if (name in names) == inside)
+    sources = {k for k, own in effective(graph).items() if not own.isdisjoint(parameters)}
+    made = replace(
+        routing, parameters=parameters, scopes=tuple(scope for scope in routing.scopes if scope.source in sources)
+    )
+    return replace(made, late=late(graph, made))
+
+
 def deferral(graph: StepGraph, routing: RoutingClass, entries: int, products: int) -> Deferral | None:
     """How a class's traces go from window to window; None where they go step by step, whatever the call.
 
-    entries: of its traces; products: of D J, a step. A window that the rule asks for is taken; else its length is the
-    power of two up to n for which the rows of a window take no more room than the traces.
+    entries: of its traces; products: of D J, a step. A window that the rule asks for is taken (of a rule for all
+    influence, whatever it costs); else its length is the power of two up to n for which the rows of a window take no
+    more room than the traces.
     """
-    if not entries or not _possible(graph, routing):
+    if not entries:
         return None
     names = {scope.carry for scope in routing.scopes if scope.stored}
     rows = sum(graph.nodes[carry.read].type.numel for carry in states(graph) if carry.name in names)
     step, kept = _reverse(graph, routing, names)
-    given = routing.window.size if routing.tracing is not None and routing.tracing.read == "window" else None
+    assert routing.tracing is not None
+    given = routing.window.size if routing.tracing.read == "window" else None
+    asked = given is not None and routing.tracing.scope == "all"
     size = given or _size(min(rows, LONGEST, entries // max(rows * kept, 1)))
     jump = 2 * rows * entries
     flops = rows * step + ceil((jump + entries) / size)
     slow = 2 * products + entries
-    if given is None and GAIN * flops > slow:
+    if not asked and GAIN * flops > slow:
         return None
     saved = slow - rows * step
     least = 2 if saved <= 0 else min(max(2, ceil((jump + entries) / saved)), max(2, size))
@@ -53,11 +109,11 @@ def _size(most: int) -> int:
 
 
 def _possible(graph: StepGraph, routing: RoutingClass) -> bool:
-    """Whether the gradient is the same: all influence is tracked, and no step does more to it than its Jacobian."""
+    """Whether the gradient is the same wherever no influence is dropped: no step does more to it than its Jacobian."""
     tracing, window = routing.tracing, routing.window
-    if tracing is None or tracing.scope != "all" or tracing.stepwise:
+    if tracing is None or tracing.random or tracing.stepwise:
         return False
-    if tracing.cuts or tracing.decay != 1 or tracing.rerun:
+    if tracing.cuts or tracing.decay != 1 or tracing.rerun or narrowed(graph, routing):
         return False
     if routing.altered or routing.thinning or window.size != window.every:
         return False

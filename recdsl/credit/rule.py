@@ -226,7 +226,7 @@ class Rule:
     def _read(self, tracing: Tracing, size: int | None) -> Tracing:
         """With traces read where the window begins. What holds for traces alone does not fit reverse mode inside."""
         if size == 1:
-            return replace(tracing, read="pre", stepwise=tracing.scope == "all")
+            return replace(tracing, read="pre", stepwise=tracing.scope in ("all", "support"))
         changed = tracing.cuts or tracing.decay != 1 or tracing.feedback not in ("", "symmetric")
         if size is None or tracing.random or changed:
             reason = "a window of several steps goes with traces of all of a scope's influence: without cuts, decay,"

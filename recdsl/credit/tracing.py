@@ -103,17 +103,21 @@ def _scopes(graph: StepGraph, routing: RoutingClass) -> tuple[Scope, ...]:
     assert routing.tracing is not None
     setting = Setting(graph, Influence(graph), routing.tracing)
     cut = Influence(graph, routing.cuts) if routing.cuts else setting.influence
-    flow = Flow(graph)
-    seen = flow.backward([graph.losses[k].root for k in routing.losses] + [node for _, node in graph.outputs])
-    live = {c.name for c in states(graph) if c.read in seen or (routing.tracing.read == "post" and c.write in seen)}
-    found: list[Scope] = []
+    seen, found = live(graph, routing), list[Scope]()
     for source, names in sorted(effective(graph).items()):
         if names.isdisjoint(routing.parameters):
             continue
         allowed = scope(setting, source)
-        stored = cut.closure(source, {name: keys for name, keys in allowed.items() if name in live})
+        stored = cut.closure(source, {name: keys for name, keys in allowed.items() if name in seen})
         found += [Scope(source, name, allowed[name], stored.get(name, ())) for name in sorted(allowed)]
     return tuple(found)
+
+
+def live(graph: StepGraph, routing: RoutingClass) -> set[str]:
+    """Carried values whose influence is of use: some loss or output sees them, now or later."""
+    seen = Flow(graph).backward([graph.losses[k].root for k in routing.losses] + [node for _, node in graph.outputs])
+    post = routing.tracing is not None and routing.tracing.read == "post"
+    return {c.name for c in states(graph) if c.read in seen or (post and c.write in seen)}
 
 
 def late(graph: StepGraph, routing: RoutingClass) -> bool:

@@ -236,7 +236,6 @@ def test_short_calls_run_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
         ("rtrl(drift=decay(0.9))", GRU),
         ("rtrl(window=4, every=2)", GRU),
         ("rtrl", "h = tanh(sum(x, axis=obs) * w + s * h[t-1])"),  # every unit for itself
-        ("snap(9)", GRU),
     ],
 )
 def test_what_goes_step_by_step(rule: str, step: str) -> None:
