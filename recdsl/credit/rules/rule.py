@@ -49,7 +49,8 @@ class Written(Rule):
             reason = f"`scope={tracing.scope}` estimates all influence: it takes no `read`, `cuts` or `feedback`"
             raise RuleError("scope", reason)
         if size == 1:
-            return Expansion(Window(1, 1), replace(tracing, stepwise=tracing.scope == "all" and "window" in given))
+            stepwise = tracing.scope in ("all", "support") and "window" in given
+            return Expansion(Window(1, 1), replace(tracing, stepwise=stepwise))
         return Expansion(Window(size or 1, every), self._read(tracing, size))
 
 
