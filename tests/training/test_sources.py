@@ -239,6 +239,29 @@ def test_copy_grows_with_success() -> None:
     assert full.arrays["x"].shape == (16, 5)
 
 
+def test_copy_delay_grows_behind_the_number_of_symbols() -> None:
+    sampler: Any = opened("copy", delay=12, symbols=3, length=3, grow=0.15, first=5).draw(Request("train", 4, 0))
+    seen: list[tuple[int, int, int, int]] = []
+    for loss in (9.0, *[0.0] * 40):
+        batch = sampler.next()
+        steps, asked = len(batch.arrays["x"]), sampler.asked
+        delay = steps - 2 * asked
+        seen.append((sampler.level, asked, sampler.delay, delay))
+        assert batch.mask is None
+        assert np.array_equal(batch.arrays["x"][:asked], batch.arrays["y"][asked + delay :])
+        assert (batch.arrays["x"][asked + delay - 1] == 4).all()
+        sampler.learned(loss)
+    assert seen[0][:3] == seen[1][:3] == (1, 1, 5)
+    assert all(asked <= level and (longest + 1) // 2 <= delay <= longest for level, asked, longest, delay in seen)
+    assert {longest for level, _, longest, _ in seen if level < 3} == {5}
+    assert {longest for *_, longest, _ in seen} == {5, 6, 7, 8, 9, 10, 12}
+    again: Any = opened("copy", delay=12, symbols=3, length=3, grow=0.15, first=5).draw(Request("train", 4, 0))
+    again.restore(sampler.state())
+    assert same(again.next(), sampler.next())
+    full = opened("copy", delay=12, symbols=3, length=3, grow=0.15, first=5).draw(Request("test", 5, 0)).next()
+    assert full.arrays["x"].shape == (18, 5)
+
+
 def test_gymnasium_is_asked_for_clearly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gymnasium", None)
     with pytest.raises(RunError, match=r"(?s)RD0714.*pip install gymnasium"):
