@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from conventions_support import Past, agree, zeros
 from torch import Tensor
 
+from recdsl import compile as compile_spec
 from recdsl.diagnostics import SpecError
 from recdsl.driver import explain
 
@@ -124,6 +125,56 @@ def test_soft_memory() -> None:
 
     text = f"{HEAD}step: h = soft_memory(x, slots=5, width=m)\nloss: mse(h, 0)\n"
     agree(text, step, {"_M": zeros(5, 2)})
+
+
+def test_associative_memory() -> None:
+    """Rank-one corrections of a matrix by the error of what it recalls, with torch.outer, sample by sample."""
+
+    def step(p: Values, x: Values, past: Past, t: int) -> dict[str, Any]:
+        reads: list[Tensor] = []
+        news: list[Tensor] = []
+        for one, old in zip(x["x"], past("_M"), strict=True):
+            key, query = (torch.softmax(p[f"h.W{name}"] @ one, 0) for name in "kq")
+            error = p["h.Wv"] @ one - torch.mv(old, key)
+            new = old + torch.sigmoid(p["h.w"] @ one + p["h.b"]) * torch.outer(error, key)
+            news.append(new)
+            reads.append(torch.mv(new, query))
+        return {"h": torch.stack(reads), "_M": torch.stack(news)}
+
+    text = f"{HEAD}step: h = associative_memory(x, keys=5, width=m)\nloss: mse(h, 0)\n"
+    agree(text, step, {"_M": zeros(2, 5)})
+
+
+def test_stack() -> None:
+    """Joulin & Mikolov (2015), equation 4 and those below it: each place takes from its neighbours and itself."""
+
+    def step(p: Values, x: Values, past: Past, t: int) -> dict[str, Any]:
+        old = past("_S").reshape(-1, 4, 2)
+        push, pop, keep = torch.softmax(x["x"] @ p["h.A"].T + p["h.a"], 1).unbind(1)
+        places = [torch.sigmoid(x["x"] @ p["h.D"].T + p["h.d"]), *old.unbind(1), torch.zeros_like(old[:, 0])]
+        new = [
+            push[:, None] * places[k] + pop[:, None] * places[k + 2] + keep[:, None] * places[k + 1] for k in range(4)
+        ]
+        return {"h": new[0], "_S": torch.stack(new, 1).flatten(1)}
+
+    agree(f"{HEAD}step: h = stack(x, depth=4, width=m)\nloss: mse(h, 0)\n", step, {"_S": zeros(8)})
+
+
+def test_a_stack_gives_back_what_was_pushed() -> None:
+    """With moves that are certain it is last in, first out."""
+    model: Any = compile_spec(f"{HEAD}step: h = stack(x, depth=4, width=m)\nloss: mse(h, 0)\n", dtype=torch.float64)
+    x = torch.zeros(6, 1, 3, dtype=torch.float64)
+    x[0, 0, 0] = x[1, 0, 0] = 1.0  # push, push, leave, pop, pop, pop
+    x[2, 0, 2] = x[3:, 0, 1] = 1.0
+    with torch.no_grad():
+        model.h.A.copy_(200 * torch.eye(3))
+        model.h.D.zero_()
+        model.h.d.zero_()
+        model.h.D[0, 0] = 1.0
+    x[1, 0, 0] = 2.0
+    top = model({"x": x, "c": torch.zeros(6, 1, dtype=torch.long)}).outputs["h"][:, 0, 0]
+    one, two = (float(torch.sigmoid(torch.tensor(v, dtype=torch.float64))) for v in (1.0, 2.0))
+    assert torch.allclose(top, torch.tensor([one, two, two, one, 0.0, 0.0], dtype=torch.float64))
 
 
 def test_a_cell_whose_states_are_given() -> None:

@@ -12,6 +12,7 @@ from recdsl.training.arrays import np
 from recdsl.training.batches import Array, Batch, Place, Source, epochs
 from recdsl.training.declare import Declaration, Field, Option, Options
 from recdsl.training.files import LARGEST, contents, dataset, fingerprint
+from recdsl.training.noise import NOISE, noisy
 
 DECLARATION = Declaration(
     "images",
@@ -27,6 +28,7 @@ DECLARATION = Declaration(
             choices=("flat", "rows", "pixels"),
         ),
         Option("permute", "int", None, "seed of a fixed shuffle of the pixels", low=0, none=True),
+        NOISE,
     ),
 )
 GENERATED = False
@@ -87,7 +89,7 @@ def _folder(options: Options, place: Place) -> Path:
 
 
 def open_source(options: Options, place: Place) -> Source:
-    """Fields `x` float[pixels], float[columns] or float (0..1), and `y` labels."""
+    """Fields `x` float[pixels], float[columns] or float (0..1), `y` labels, and `noise`, where it is asked for."""
     found, mark = pairs(_folder(options, place))
     height, width = found["train"][0].shape[1:]
     pixels = height * width
@@ -109,4 +111,4 @@ def open_source(options: Options, place: Place) -> Source:
     fields = (Field("x", "float", "input", shape=shape), Field("y", "label", "target", classes))
     sizes = {"pixels": pixels, "rows": height, "columns": width, "classes": classes}
     counts = {split: len(part[0]) for split, part in parts.items()}
-    return Source(fields, *epochs(counts, gather), sizes, fingerprint=mark)
+    return noisy(Source(fields, *epochs(counts, gather), sizes, fingerprint=mark), options["noise"])

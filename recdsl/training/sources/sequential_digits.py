@@ -9,13 +9,21 @@ from importlib.resources import files
 from recdsl.training.arrays import np
 from recdsl.training.batches import Array, Batch, Place, Source, epochs
 from recdsl.training.declare import Declaration, Field, Option, Options
+from recdsl.training.noise import NOISE, noisy
 
 DECLARATION = Declaration(
     "sequential_digits",
     "classify 8 x 8 digits read in order; the label is given at every step (score the last)",
     (
-        Option("as", "word", "rows", "rows: 8 steps of 8 pixels; pixels: 64 steps of one", choices=("rows", "pixels")),
+        Option(
+            "as",
+            "word",
+            "rows",
+            "rows: 8 steps of 8 pixels; pixels: 64 steps of one; flat: 1 step of 64",
+            choices=("rows", "pixels", "flat"),
+        ),
         Option("permute", "int", None, "seed of a fixed shuffle of the pixels", low=0, none=True),
+        NOISE,
     ),
 )
 GENERATED = True
@@ -32,7 +40,8 @@ def load() -> tuple[Array, Array]:
 
 
 def open_source(options: Options, _place: Place) -> Source:
-    """Fields `x` float[columns] (rows) or float (pixels), and `y` labels below 10. 1,297 train, 140 valid, 360 test."""
+    """Fields `x` float[columns] (rows), float (pixels) or float[pixels] (flat), `y` labels below 10, and `noise`, where
+    it is asked for. 1,297 train, 140 valid, 360 test."""
 
     @cache
     def loaded() -> tuple[Array, Array]:
@@ -41,7 +50,7 @@ def open_source(options: Options, _place: Place) -> Source:
             images = images[:, np.random.Generator(np.random.PCG64(options["permute"])).permutation(64)]
         return images, labels
 
-    steps, shape = (8, (8,)) if options["as"] == "rows" else (64, ())
+    steps, shape = {"rows": (8, (8,)), "pixels": (64, ()), "flat": (1, (64,))}[options["as"]]
     bounds = {"train": (0, 1297), "valid": (1297, 1437), "test": (1437, COUNT)}
 
     def gather(split: str, chosen: Array) -> Batch:
@@ -51,4 +60,5 @@ def open_source(options: Options, _place: Place) -> Source:
 
     fields = (Field("x", "float", "input", shape=shape), Field("y", "label", "target", 10))
     counts = {split: stop - start for split, (start, stop) in bounds.items()}
-    return Source(fields, *epochs(counts, gather), {"columns": 8, "classes": 10})
+    found = Source(fields, *epochs(counts, gather), {"columns": 8, "pixels": 64, "classes": 10})
+    return noisy(found, options["noise"])
