@@ -107,4 +107,5 @@ def compile(
 
 def explain(path_or_text: str, overrides: Sequence[str] = ()) -> Report:
     """Verdict, lags, dropped edges and cost of every parameter. Printable; `.rows`, `.to_dict()`."""
-    return Report.of(analyse(path_or_text, overrides).plan)
+    made = analyse(path_or_text, overrides)
+    return Report.of(made.plan, losses=[loss.name for loss in made.graph.losses])

@@ -182,4 +182,6 @@ def plan_text(compilation: Compilation) -> str:
         lines.append(f"pass {number}: window {window}; losses {', '.join(routing['losses']) or 'none'}")
         lines += [f"  cut {source} -> {user}" for source, user in routing["cuts"]]
         lines.append(f"  for {', '.join(routing['parameters']) or 'no parameter'}")
-    return "\n".join([*lines, "", str(Report.of(compilation.plan)), ""])
+    return "\n".join(
+        [*lines, "", str(Report.of(compilation.plan, losses=[loss.name for loss in compilation.graph.losses])), ""]
+    )

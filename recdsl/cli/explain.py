@@ -26,7 +26,7 @@ def add(app: typer.Typer) -> None:
         from recdsl.driver import analyse
 
         compilation = analyse(spec_text(subject), overrides or ())
-        found = Report.of(compilation.plan, compilation.spec.name)
+        found = Report.of(compilation.plan, compilation.spec.name, [loss.name for loss in compilation.graph.losses])
         from recdsl.training.backend import chosen
 
         runs = chosen(compilation)

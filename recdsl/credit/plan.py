@@ -312,9 +312,17 @@ class CreditPlan:
     @property
     def passes(self) -> tuple[tuple[str, ...], ...]:
         """The parameters of each reverse pass. Rules that carry all influence along have none."""
+        return tuple(tuple(name for k in group for name in self.classes[k].parameters) for group in self._passes)
+
+    @property
+    def seeds(self) -> tuple[tuple[int, ...], ...]:
+        """The losses of each reverse pass, by their places."""
+        return tuple(tuple(sorted({k for one in group for k in self.classes[one].losses})) for group in self._passes)
+
+    @property
+    def _passes(self) -> list[tuple[int, ...]]:
         backward = [k for k, made in enumerate(self.classes) if made.tracing is None or made.window.size != 1]
-        groups = [self.sharing(k) for k in backward if self.sharing(k)[0] == k]
-        return tuple(tuple(name for k in group for name in self.classes[k].parameters) for group in groups)
+        return [self.sharing(k) for k in backward if self.sharing(k)[0] == k]
 
     @property
     def owned(self) -> tuple[Parameter, ...]:

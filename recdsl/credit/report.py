@@ -18,7 +18,8 @@ class Report:
     """What `explain` says. `str()` is the table, then the reverse passes, where there are several rules for them, then
     the edges where credit is dropped, with their lines, then what the qualifiers mean, and remarks.
 
-    passes: the parameters of each reverse pass. rules: how many ways parameters have to go back.
+    passes: the parameters of each reverse pass, those that stand for the rows of a store included. losses: of each
+    pass, by name, where they are known. rules: how many ways parameters have to go back.
     """
 
     rows: tuple[Row, ...]
@@ -26,10 +27,14 @@ class Report:
     remarks: tuple[Remark, ...] = ()
     passes: tuple[tuple[str, ...], ...] = ()
     rules: int = 0
+    losses: tuple[tuple[str, ...], ...] = ()
 
     @classmethod
-    def of(cls, plan: CreditPlan, name: str = "") -> Report:
-        return cls(plan.rows, name, plan.remarks, plan.passes, len(plan.passes) + sum(len(g) - 1 for g in plan.shared))
+    def of(cls, plan: CreditPlan, name: str = "", losses: Sequence[str] = ()) -> Report:
+        """losses: their names, in the order of the model."""
+        ways = len(plan.passes) + sum(len(group) - 1 for group in plan.shared)
+        named = tuple(tuple(losses[k] for k in seeds) for seeds in plan.seeds) if losses else ()
+        return cls(plan.rows, name, plan.remarks, plan.passes, ways, named)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: {"name", "rows": [...], "passes": [...], "remarks": [...]}; a row has the keys of `Row`, an edge
@@ -58,14 +63,16 @@ class Report:
         return "\n".join(lines)
 
     def _shown(self) -> list[str]:
-        """The reverse passes, and which rules share one."""
+        """The reverse passes, which rules share one, and the losses of each, where these differ."""
         rules = {row.parameter: row.rule for row in self.rows}
         lines = [f"{len(self.passes)} reverse pass{'es' if len(self.passes) > 1 else ''}"]
-        for names in self.passes:
+        for k, names in enumerate(self.passes):
             own: dict[str, list[str]] = {}
             for name in names:
-                own.setdefault(rules[name], []).append(name)
-            lines.append("  " + ", with ".join(f"{rule} for {_few(found)}" for rule, found in own.items()))
+                own.setdefault(rules.get(name, ""), []).append(name)
+            shown = ", with ".join(f"{rule or 'credit'} for {_few(found)}" for rule, found in own.items())
+            origin = f"; from {', '.join(self.losses[k])}" if len(set(self.losses)) > 1 else ""
+            lines.append(f"  {shown}{origin}")
         return lines
 
 

@@ -177,3 +177,49 @@ def test_explain_names_the_rules_that_share_a_pass() -> None:
     assert "1 reverse pass\n  tbptt(window=4, every=2) for a.Wr, a.Wn" in shown
     assert "with tbptt(window=2) for a.Wz\n" in shown
     assert "reverse pass" not in str(explain(TWO.replace("CREDIT", "tbptt(4)").replace("NEAR", "a.*")))
+
+
+def test_explain_names_losses_where_passes_differ_by_them() -> None:
+    shown = str(explain(TWO.replace("CREDIT", "bptt").replace("NEAR", "a.Wz")))
+    assert "2 reverse passes\n" in shown
+    assert "  bptt for a.Wz, " in shown
+    assert "; from far, near\n  bptt for a.Wr, " in shown
+    assert shown.count("; from far") == 2
+    both = explain(TWO.replace("CREDIT", "{a.*: tbptt(window=10), default: bptt}").replace("NEAR", "a.*"))
+    assert len(both.passes) == 2
+
+
+STORED = """
+recdsl: 1
+sizes: {n: 2}
+inputs: {x: "float[n]"}
+targets: {y: "float[n]"}
+params: {K: "float[n, n] ~ normal(0, 1)", V: "float[n, n] ~ normal(0, 1)"}
+memory:
+  past:
+    slots: 4
+    write: {key: code, value: x}
+    read: {query: x, select: all, score: dot, normalise: softmax}
+step: |
+  code = tanh(K @ x)
+  h = tanh(V @ h[t-1] + x + past.read)
+loss: mse(h, y)
+credit: {past: through, V: tbptt(20), default: bptt}
+"""
+
+
+def test_rows_of_a_store_have_a_pass() -> None:
+    """They have no rule of their own, and no line in the table."""
+    shown = str(explain(STORED))
+    assert "2 reverse passes\n" in shown
+    assert "credit for past.key\n" in shown
+
+
+@pytest.mark.parametrize("rules", MIXTURES)
+def test_as_many_passes_are_named_as_programs_have(rules: Rules) -> None:
+    for case in [case for seed in SEEDS if (case := mixed(seed, rules)) is not None]:
+        plan = case.plan
+        assert len(plan.passes) == len(sharing.reverse(plan)) + len(sharing.hybrid(plan))
+        traced = {name for c in plan.classes if c.tracing and c.window.size == 1 for name in c.parameters}
+        named = [name for names in plan.passes for name in names]
+        assert sorted([*named, *traced]) == sorted(name for c in plan.classes for name in c.parameters)
