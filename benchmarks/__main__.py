@@ -99,7 +99,7 @@ def main() -> None:
     curves.add_argument("--out", type=Path, help="write the results there as JSON")
     curves.add_argument("--figure", type=Path, help="write the picture there as SVG")
     images = commands.add_parser("images", help="five mechanisms of credit through an external memory, on images")
-    images.add_argument("--updates", type=int, default=2_000)
+    images.add_argument("--updates", type=int, default=100)
     images.add_argument("--seeds", type=int, default=3)
     images.add_argument("--out", type=Path, help="write the results there as JSON")
     images.add_argument("--figure", type=Path, help="write the picture there as SVG")

@@ -13,7 +13,7 @@ DASHES = ("", "7 3", "2 3", "8 3 2 3", "4 2", "12 3", "1 2", "6 2 1 2 1 2")
 FONT = "font-family='Helvetica, Arial, sans-serif'"
 WIDTH, HEIGHT = 360, 250
 LEFT, RIGHT, TOP, BOTTOM = 62, 14, 34, 44
-HEAD, FOOT = 58, 12
+HEAD, ROW, FOOT = 58, 18, 12
 
 Point = tuple[float, float]
 
@@ -90,22 +90,23 @@ def nice(width: float) -> float:
 def figure(title: str, subtitle: str, names: Sequence[str], panels: Sequence[Panel], columns: int = 3) -> str:
     """The whole picture. names: the legend."""
     body: list[str] = []
-    place = 0
+    entries, rows = legend(names, 16, 44, WIDTH * columns - 16)
+    head, place = HEAD + ROW * (rows - 1), 0
     for panel in panels:
         if panel.wide and place % columns:
             place += columns - place % columns
         width = WIDTH * (columns if panel.wide else 1)
-        x, y = WIDTH * (place % columns), HEAD + HEIGHT * (place // columns)
+        x, y = WIDTH * (place % columns), head + HEIGHT * (place // columns)
         body.append(f"<g transform='translate({x} {y})'>\n{draw(panel, width)}\n</g>")
         place += columns if panel.wide else 1
-    wide, high = WIDTH * columns, HEAD + HEIGHT * -(-place // columns) + FOOT
+    wide, high = WIDTH * columns, head + HEIGHT * -(-place // columns) + FOOT
     top = [
         f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {wide} {high}' width='{wide}' height='{high}' {FONT}>",
         f"<title>{escape(title)}</title>",
         f"<rect width='{wide}' height='{high}' fill='#ffffff'/>",
         text(16, 22, title, 16, weight="bold"),
         text(wide - 16, 22, subtitle, 11, anchor="end", fill="#555555"),
-        legend(names, 16, 44),
+        entries,
     ]
     return "\n".join([*top, *body, "</svg>"]) + "\n"
 
@@ -116,14 +117,17 @@ def draw(panel: Panel, width: int) -> str:
     return "\n".join([text(LEFT, TOP - 12, panel.title, 12, weight="bold"), *inner])
 
 
-def legend(names: Sequence[str], x: float, y: float) -> str:
-    """A sample of each line and its name, side by side."""
-    parts: list[str] = []
+def legend(names: Sequence[str], left: float, y: float, right: float) -> tuple[str, int]:
+    """A sample of each line and its name, side by side in as many rows as that takes."""
+    parts, x, rows = list[str](), left, 1
     for k, name in enumerate(names):
+        width = 34 + 7 * len(name)
+        if x > left and x + width > right:
+            x, y, rows = left, y + ROW, rows + 1
         parts.append(stroke([(x, y - 4), (x + 28, y - 4)], k))
         parts.append(text(x + 34, y, name, 12))
-        x += 34 + 7 * len(name) + 24
-    return "\n".join(parts)
+        x += width + 24
+    return "\n".join(parts), rows
 
 
 def lines(panel: Lines, width: int) -> list[str]:
@@ -181,8 +185,9 @@ def frame(x: str, y: str, across: Scale, upward: Scale, width: int) -> list[str]
         at = upward.at(tick)
         found += [rule(LEFT, at, right, at, "#e4e4e4"), text(LEFT - 6, at + 4, number(tick), 10, anchor="end")]
     for tick in across.ticks():
-        at = across.at(tick)
-        found += [rule(at, bottom, at, bottom + 4, "#333333"), text(at, bottom + 16, number(tick), 10, anchor="middle")]
+        at, name = across.at(tick), number(tick)
+        inside = min(at, width - 3.2 * len(name))  # the last one may be long
+        found += [rule(at, bottom, at, bottom + 4, "#333333"), text(inside, bottom + 16, name, 10, anchor="middle")]
     middle = (TOP + bottom) / 2
     turned = f"transform='rotate(-90 14 {middle})'"
     return [

@@ -98,6 +98,23 @@ def test_a_figure_is_valid_and_says_everything(tmp_path: Path) -> None:
     assert "nan" not in path.read_text()
 
 
+def test_nothing_of_a_figure_is_outside_of_it(tmp_path: Path) -> None:
+    """Many long names take several rows; the last tick may be long."""
+    path, names = tmp_path / "figure.svg", [f"a mechanism with a long name, {k}" for k in range(8)]
+    line = Lines("one", "steps", "error", (Series(7, ((0.0, 1.0), (150_000.0, 0.5))),), wide=True)
+    path.write_text(figure("title", "", names, [line], columns=2))
+    root = ElementTree.parse(path).getroot()
+    width, height = (float(root.attrib[name]) for name in ("width", "height"))
+    ends = {e.text or "": (float(e.attrib["x"]), float(e.attrib["y"])) for e in root.iter() if e.tag.endswith("text")}
+    for name in names:
+        assert ends[name][0] + 6 * len(name) < width
+        assert ends[name][1] < height
+    panel = root.find("{*}g")
+    assert panel is not None
+    assert float(panel.attrib["transform"].split()[1].strip(")")) + 22 > max(ends[name][1] for name in names)
+    assert ends["150,000"][0] + 3 * len("150,000") < width
+
+
 def test_ticks_are_round() -> None:
     assert Scale(0, 1, 0, 100).ticks() == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
     assert Scale(1e-6, 1, 0, 100, log=True).ticks() == pytest.approx([1e-6, 1e-4, 1e-2, 1])
