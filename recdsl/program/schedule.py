@@ -80,7 +80,8 @@ def _dependants(nodes: tuple[TNode, ...], wanted: set[int], starts: Sequence[int
         for arg in nodes[k].args if nodes[k].op != "trace" else ():
             if arg in users:
                 users[arg].append(k)
-    tallies = [k for k in wanted if nodes[k].op == "tally"]
+    # A recurrence that runs backwards is done before the loop, which runs forwards, begins.
+    tallies = [k for k in wanted if nodes[k].op in ("tally", "next")]
     early = sampled(nodes) | needed(nodes, tallies, frozenset())
     wide = [k for k in wanted - early if nodes[k].time and any(is_lane(axis) for axis in nodes[k].type.axes)]
     wide += sorted(pooled(nodes) & wanted)

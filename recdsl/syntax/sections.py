@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 from recdsl.diagnostics import Problems, suggest
 from recdsl.errors import keys as errors
+from recdsl.errors.syntax import BadNumber
 from recdsl.source import Span
 from recdsl.syntax.ast import Expression, Name, Node
 from recdsl.syntax.edit import set_keyword
@@ -145,7 +147,10 @@ def literal(node: Scalar) -> Expression:
 
 
 def expression(node: YamlNode, key: str, problems: Problems, expected: str, example: str) -> Expression | None:
-    """A scalar in the language of equations."""
+    """A scalar in the language of equations, which has no infinities."""
+    if isinstance(node, Scalar) and isinstance(node.value, float) and not math.isfinite(node.value):
+        problems.add(BadNumber(node.span, node.text.value, "is not finite"))
+        return None
     if isinstance(node, Scalar) and isinstance(node.value, int | float) and not isinstance(node.value, bool):
         return literal(node)
     found = text(node, key, problems, expected, example)

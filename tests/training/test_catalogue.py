@@ -21,7 +21,7 @@ CASES = [
     ("data: copy(delay=0)", "RD0603", 1, 18, "a whole number of at least 1"),
     ("data: copy(delay=two)", "RD0603", 1, 18, "`two`"),
     ("data: copy(delay=2.5)", "RD0603", 1, 18, "`2.5`"),
-    ("data: copy(1, 2, 3, 4, 5)", "RD0605", 1, 24, "4 values"),
+    ("data: copy(1, 2, 3, 4, 5, 6)", "RD0605", 1, 27, "5 values"),
     ("data: copy(1, delay=2)", "RD0606", 1, 21, "given twice"),
     ("data: [1, 2]", "RD0612", 1, 7, "takes a call"),
     ("data: images(source=cifar)", "RD0603", 1, 21, "fashion-mnist"),
