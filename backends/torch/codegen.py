@@ -433,11 +433,12 @@ def span_of(body: Sequence[Stmt]) -> Range:
     for statement in body:
         if isinstance(statement, For):
             return Range(statement.lo, statement.hi)
-    found = [i for s in body if isinstance(s, Load | Store) for i in s.index if isinstance(i, Range)]
-    for part in found:
-        if part.lo.kind == "max" and len(part.lo.parts) > 1 and len(part.hi.parts) > 1:
-            return unshifted(part)  # a range from a "min" on is what stands behind the window
-    return Range(Bound("max", (Affine(),)), Bound("min", (Affine(0, (("T", 1),)),)))
+    ranges = [i for s in body if isinstance(s, Load | Store) for i in s.index if isinstance(i, Range)]
+    # a range from a "min" on is what stands behind the window
+    windows = [p for p in ranges if p.lo.kind == "max" and len(p.lo.parts) > 1 and len(p.hi.parts) > 1]
+    if not windows:
+        return Range(Bound("max", (Affine(),)), Bound("min", (Affine(0, (("T", 1),)),)))
+    return min(map(unshifted, windows), key=lambda part: part.lo.parts[-1].const)  # shorter ones share its pass
 
 
 def unshifted(part: Range) -> Range:
