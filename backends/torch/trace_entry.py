@@ -66,8 +66,9 @@ class TraceEntry(Entry):
             self.values.update({name: full(self.values[name]) for name in op.args if name in self.values})
 
     def carry(self, storage: Storage, value: Operand) -> None:
-        """What a trace begins with; vectors that go back through the steps begin with a number."""
-        if value.number:
+        """What a trace begins with; vectors that go back through the steps begin with a number, or with one for all
+        samples, and are written in place."""
+        if value.number or (storage.type.lead and not value.lead):
             super().carry(storage, value)
             return
         self.allocated.add(storage.name)
