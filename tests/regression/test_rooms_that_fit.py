@@ -21,17 +21,33 @@ step: |
 loss: cross_entropy(v, y)
 credit: {q: "FIRST", default: "tbptt(window=4, every=2)"}
 """
-UNSEEN = """
+FED_BACK = """
 recdsl: 1
-sizes: {n: 3}
-inputs: {x: "float[n]"}
-targets: {y: "float[n]"}
-params: {M: "float[n, n] ~ normal(0, 0.7) sparse(0.5)"}
+sizes: {a: 9}
+inputs: {x: "float[a]"}
+targets: {z1: "class[a]"}
+params:
+  p1: float ~ normal(0.0, 0.7)
+  p2: float[a] ~ normal(0.0, 0.7)
+  p3: float[a, a] ~ normal(0.0, 0.7) sparse(0.7)
+  m19: float[a, a] ~ normal(0.0, 0.7) sparse(0.4)
+  m20: float[a, a] ~ normal(0.0, 0.7)
+  m28: float[a, a] ~ normal(0.0, 0.7) sparse(0.4)
+  m30: float[a, a] ~ normal(0.0, 0.7) sparse(0.4)
+states: {h1: float = 0.0}
+memory:
+  past:
+    slots: 1
+    life: sequence
+    evict: least_used(decay=0.5)
+    write: {value: y1, key: "m19 @ y1", every: 2}
+    read: {query: "m20 @ x", score: separable, select: topk(3), normalise: softmax}
 step: |
-  cell = gru(x, size=n)
-  v = M @ cell
-loss: mse(v, y)
-credit: {"cell.Ur": columns(drift=reset), default: snap(1)}
+  h1 = tanh((abs(p1) * h1[t-1]))
+  y1 = ((p2 * h1) + (p3 @ x[t-1])) + m28 @ past.read + m30 @ cell
+  cell = gru(x, size=a)
+loss: cross_entropy(y1, z1)
+credit: {past: stop, "cell.Ur": columns(drift=reset), default: snap(1)}
 """
 
 
@@ -48,4 +64,4 @@ def test_windows_that_share_a_pass_without_a_loop(first: str) -> None:
 
 
 def test_vectors_that_go_back_begin_for_each_sample() -> None:
-    check(UNSEEN)
+    check(FED_BACK)
