@@ -1,7 +1,8 @@
 """`python -m benchmarks run --suite bptt|traces|stream|online|memory|store|peers|compile [--quick] [--cell NAME]
 [--out FILE]`, or `python -m benchmarks alignment [--seeds N] [--out FILE] [--figure FILE.svg]`, or
 `python -m benchmarks trace-patterning [--updates N] [--seeds N] [--out FILE] [--figure FILE.svg]`, or
-`python -m benchmarks images [--updates N] [--seeds N] [--out FILE] [--figure FILE.svg] [KEY=VALUE ...]`."""
+`python -m benchmarks images [--updates N] [--seeds N] [--out FILE] [--figure FILE.svg] [KEY=VALUE ...]`, or
+`python -m benchmarks copying [--delay N] [--updates N] [--seeds N] [--out FILE] [PART OF A MODEL'S NAME ...]`."""
 
 from __future__ import annotations
 
@@ -104,6 +105,12 @@ def main() -> None:
     images.add_argument("--out", type=Path, help="write the results there as JSON")
     images.add_argument("--figure", type=Path, help="write the picture there as SVG")
     images.add_argument("changes", nargs="*", help="overrides of the spec, such as data.source=mnist")
+    copies = commands.add_parser("copying", help="copying over a delay: sparse attentive backtracking and others")
+    copies.add_argument("--delay", type=int, default=100)
+    copies.add_argument("--updates", type=int, default=10_000, help="at most; a run ends when the task is solved")
+    copies.add_argument("--seeds", type=int, default=3)
+    copies.add_argument("--out", type=Path, help="write the results there as JSON")
+    copies.add_argument("models", nargs="*", help="only models in whose names this stands")
     args = parser.parse_args()
     if args.command == "alignment":
         align(args)
@@ -111,6 +118,10 @@ def main() -> None:
         from benchmarks.images import report as classify
 
         classify(args.updates, args.seeds, tuple(args.changes), args.out, args.figure)
+    elif args.command == "copying":
+        from benchmarks.copying import report as copied
+
+        copied(args.delay, args.updates, args.seeds, args.models, args.out)
     elif args.command == "trace-patterning":
         from benchmarks.trace_patterning import report
 
