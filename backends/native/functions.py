@@ -6,6 +6,7 @@ The text of this file is part of every model that is shipped as C; it needs torc
 from __future__ import annotations
 
 import ctypes
+import importlib
 from collections.abc import Callable, Sequence
 from operator import mul
 from typing import Any
@@ -26,10 +27,9 @@ def gemm(single: bool) -> int | None:
         except (OSError, AttributeError):
             continue
     try:
-        from scipy.linalg import cython_blas  # type: ignore[import-not-found]
+        capsule = importlib.import_module("scipy.linalg.cython_blas").__pyx_capi__[name]
     except ImportError:
         return None
-    capsule = cython_blas.__pyx_capi__[name]
     ctypes.pythonapi.PyCapsule_GetName.restype = ctypes.c_char_p
     ctypes.pythonapi.PyCapsule_GetName.argtypes = (ctypes.py_object,)
     ctypes.pythonapi.PyCapsule_GetPointer.restype = ctypes.c_void_p

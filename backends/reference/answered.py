@@ -32,14 +32,14 @@ class Lesson:
     counts: Tensor
 
 
-class _Window(Unroll):
+class Window(Unroll):
     """The network up to a window, where what is carried into step `first` is a leaf."""
 
     def __init__(
         self, graph: StepGraph, params: Tensors, call: Call, routing: RoutingClass, dtype: torch.dtype, first: int
     ) -> None:
         super().__init__(graph, params, call, routing.cuts, dtype, routing)
-        self.first, self.entering = first, dict[str, Tensor]()
+        self.routing, self.first, self.entering = routing, first, dict[str, Tensor]()
 
     def _step(self, t: int, carried: Tensors) -> tuple[Values, dict[str, Tensor]]:
         if t == self.first and (t > 0 or self.call.state is not None):
@@ -66,7 +66,7 @@ def answered_gradients(
     lessons: list[Lesson] = []
     for first in range(0, call.steps, size):
         leaves = {name: params[name].clone().requires_grad_() for name in routing.parameters}
-        unroll = _Window(graph, {**params, **leaves}, call, routing, dtype, first)
+        unroll = Window(graph, {**params, **leaves}, call, routing, dtype, first)
         window = range(first, min(first + size, call.steps))
         steps, leaving = unroll.run(window.stop, 0)
         total = objective(steps, window)

@@ -5,32 +5,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from recdsl.backends.reference.answered import Objective, Tensors, answer, column, flat, followed, read, split
+from recdsl.backends.reference.answered import Objective, Tensors, Window, answer, column, flat, followed, read, split
 from recdsl.backends.reference.result import Call
-from recdsl.backends.reference.unroll import Unroll, Values
+from recdsl.backends.reference.unroll import Values
 from recdsl.credit.plan import RoutingClass
 from recdsl.graph.step import StepGraph
 
 
-class _Return(Unroll):
-    """The network from step `first` on: what is carried into it is a leaf, and credit is scaled on its way over the
-    boundaries behind it."""
-
-    def __init__(
-        self, graph: StepGraph, params: Tensors, call: Call, routing: RoutingClass, dtype: torch.dtype, first: int
-    ) -> None:
-        super().__init__(graph, params, call, routing.cuts, dtype, routing)
-        assert routing.head is not None
-        self.first, self.every, self.scale = first, routing.window.every, routing.head.asked.scale
-        self.entering = dict[str, Tensor]()
+class _Return(Window):
+    """The network from a boundary on, where credit is scaled on its way over those behind it."""
 
     def _step(self, t: int, carried: Tensors) -> tuple[Values, dict[str, Tensor]]:
-        if t == self.first:
-            self.entering = {n: v.detach().requires_grad_(v.is_floating_point()) for n, v in carried.items()}
-            carried = self.entering
-        elif t > self.first and t % self.every == 0:
-            floats = {n: v for n, v in carried.items() if v.is_floating_point()}
-            carried = {**carried, **{n: v.detach() + self.scale * (v - v.detach()) for n, v in floats.items()}}
+        assert self.routing.head is not None
+        if t > self.first and t % self.routing.window.every == 0:
+            scale, floats = self.routing.head.asked.scale, {n: v for n, v in carried.items() if v.is_floating_point()}
+            carried = {**carried, **{n: v.detach() + scale * (v - v.detach()) for n, v in floats.items()}}
         return super()._step(t, carried)
 
 

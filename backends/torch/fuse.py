@@ -56,6 +56,19 @@ def slotwise(op: Op) -> bool:
     return len(op.types[0].lead) > 1 or op.op == "view"
 
 
+def searched(body: Sequence[Stmt]) -> dict[str, int]:
+    """Values of slots that only a search looks at, each with how many steps lie between two slots."""
+    made = {op.results[0]: op for op in body if isinstance(op, Op)}
+    found: dict[str, int] = {}
+    for op in made.values():
+        stack = [*op.args[:2]] if op.op == "search" else []
+        while stack:
+            name = stack.pop()
+            found[name] = dict(op.attrs)["every"]
+            stack += made[name].args if name in made and slotwise(made[name]) else ()
+    return found
+
+
 def _single(name: str, kind: str, made: dict[str, Op], uses: dict[str, int], gone: set[str]) -> Op | None:
     op = made.get(name)
     return op if op is not None and op.op == kind and uses.get(name) == 1 and name not in gone else None

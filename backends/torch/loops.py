@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from recdsl.backends.torch.fuse import slotwise
+from recdsl.backends.torch.fuse import searched, slotwise
 from recdsl.backends.torch.hosting import Cut, Region, Slices, slices
 from recdsl.backends.torch.inplace import changed, fused_in_place, sent_back
 from recdsl.backends.torch.operations import VIEWS, Operand, expression, in_place
@@ -497,16 +497,3 @@ class LoopWriter:
         self.entry.rebound[carry] = room
         self.entry.lodgers.setdefault(room, []).append(carry)
         return True
-
-
-def searched(body: Sequence[Stmt]) -> dict[str, int]:
-    """Values of slots that only a search looks at, each with how many steps lie between two slots."""
-    made = {op.results[0]: op for op in body if isinstance(op, Op)}
-    found: dict[str, int] = {}
-    for op in made.values():
-        stack = [*op.args[:2]] if op.op == "search" else []
-        while stack:
-            name = stack.pop()
-            found[name] = dict(op.attrs)["every"]
-            stack += made[name].args if name in made and slotwise(made[name]) else ()
-    return found

@@ -33,7 +33,8 @@ def for_calls(compilation: Compilation, asked: str) -> Choice:
 def _work(compilation: Compilation, steps: int | None, updates: int, device: str) -> Work:
     forward = any(routing.tracing is not None for routing in compilation.plan.classes)
     sides = [min(p.type.shape) for p in compilation.graph.parameters if len(p.type.shape) > 1]
-    return Work(steps, updates, forward, max(sides, default=0), device)
+    search = any(node.op == "nearest" for node in compilation.graph.nodes)
+    return Work(steps, updates, forward, max(sides, default=0), device, search)
 
 
 def built(compilation: Compilation, dtype: torch.dtype | None, choice: Choice) -> torch.nn.Module:

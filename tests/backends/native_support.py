@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import Any
 
-import pytest
 import torch
 
 from recdsl.backends.native import native_module
@@ -13,9 +11,6 @@ from recdsl.backends.native.ops import ON_TORCH
 from recdsl.backends.torch.module import generate
 from recdsl.testing import Case
 
-NEEDS_COMPILER = pytest.mark.skipif(
-    not any(shutil.which(name) for name in ("cc", "gcc", "clang")), reason="there is no C compiler"
-)
 QUICK = ("-O0",)  # vectorised code takes three times as long to compile; some tests do without
 
 

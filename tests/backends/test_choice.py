@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from backend_support import normal
-from native_support import NEEDS_COMPILER
 
 from recdsl.backends.choose import Choice, Work, choose
 from recdsl.driver import analyse
@@ -34,10 +34,19 @@ train: {batch: 3, steps: 8, log: 4, checkpoint: 4, seed: 3, dtype: float64}
 LONG = Work(10**6, 0, forward=False, width=64)
 
 
-@NEEDS_COMPILER
+@pytest.mark.compiler
 def test_long_runs_of_small_models_are_compiled() -> None:
     assert choose(LONG).backend == "native"
     assert choose(Work(None, 0, False, 64)).backend == "native"
+
+
+@pytest.mark.compiler
+def test_searches_of_a_growing_memory_are_worth_compiling() -> None:
+    work = Work(50_000, 0, forward=False, width=512)
+    assert choose(work).backend == "torch"
+    assert choose(replace(work, search=True)).reason == "reverse rules, searches of a memory, matrices up to 512 wide"
+    copying = Path(__file__).parents[2] / "specs" / "sab_copy.yaml"
+    assert chosen(analyse(copying.read_text())).backend == "native"
 
 
 @pytest.mark.parametrize(
@@ -66,14 +75,14 @@ def test_a_backend_that_is_asked_for_is_taken() -> None:
     assert chosen(analyse(SPEC, ["train.backend=torch", "train.steps=1_000_000"])).backend == "torch"
 
 
-@NEEDS_COMPILER
+@pytest.mark.compiler
 def test_auto_looks_at_the_run() -> None:
     assert chosen(analyse(SPEC)).backend == "torch"
     assert chosen(analyse(SPEC, ["train.steps=1_000_000"])).backend == "native"
     assert chosen(analyse(SPEC, ["train.steps=20_000", "credit=snap(1)"])).backend == "native"
 
 
-@NEEDS_COMPILER
+@pytest.mark.compiler
 def test_modules_of_auto() -> None:
     found: Any = compile_spec(SPEC, "auto")
     assert found.recdsl_runs == "native"
@@ -85,7 +94,7 @@ def run(root: Path, *overrides: str) -> Any:
     return train(SPEC, overrides, root=root, progress="silent")
 
 
-@NEEDS_COMPILER
+@pytest.mark.compiler
 @pytest.mark.parametrize(("first", "then"), [("torch", "native"), ("native", "torch")])
 def test_a_run_goes_on_with_another_backend(tmp_path: Path, first: str, then: str) -> None:
     """Checkpoints are the same: names, shapes, and the numbers to rounding."""
@@ -99,7 +108,7 @@ def test_a_run_goes_on_with_another_backend(tmp_path: Path, first: str, then: st
     assert json.loads((rest.folder / "environment.json").read_text())["backend"] == first
 
 
-@NEEDS_COMPILER
+@pytest.mark.compiler
 def test_batches_mean_the_same() -> None:
     models: list[Any] = [compile_spec(SPEC, name, torch.float64) for name in ("torch", "native")]
     batch = {"x": normal(1, 7, 3).abs().long().clamp(max=4), "y": torch.zeros(7, 3, dtype=torch.long)}

@@ -14,13 +14,12 @@ from typing import Any
 import pytest
 import torch
 from backend_support import normal
-from native_support import NEEDS_COMPILER
 
 from recdsl.backends.native import build
 from recdsl.backends.native.build import BuildError, NativeWarning
 from recdsl.driver import compile as compile_spec
 
-pytestmark = NEEDS_COMPILER
+pytestmark = pytest.mark.compiler
 TEXT = '__attribute__((visibility("default"))) long answer(void) { return 42; }\n'
 SPEC = """recdsl: 1
 sizes: {n: 2}

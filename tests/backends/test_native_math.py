@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy
 import pytest
-from native_support import NEEDS_COMPILER
 
 from recdsl.backends.native.build import library
 from recdsl.backends.native.lower import head
 from recdsl.resources import read_text
 
-pytestmark = NEEDS_COMPILER
+pytestmark = pytest.mark.compiler
 NAMES = ("exp", "tanh", "sigmoid")
 BOUNDS = {"exp": 2.0, "tanh": 4.0, "sigmoid": 3.0}
 TYPES = {"float32": numpy.float32, "float64": numpy.float64}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from native_support import NEEDS_COMPILER, QUICK
+from native_support import QUICK
 
 from recdsl.backends.native import kernel, nests, products
 from recdsl.backends.native.call import CFunction, Library, described
@@ -14,7 +14,7 @@ from recdsl.program.interface import Assembled, Interface
 from recdsl.program.interpreter import Machine
 from recdsl.program.parse import parse
 
-pytestmark = NEEDS_COMPILER
+pytestmark = pytest.mark.compiler
 OVERWRITTEN = """program overwritten
 
 storage x: input float[B; n=4, m=4] call

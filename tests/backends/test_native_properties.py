@@ -9,7 +9,7 @@ import pytest
 import torch
 from backend_support import GOOD, PROFILE, compiled, corpus, disturbed, gradients, normal, seeded
 from hypothesis import given, settings
-from native_support import NEEDS_COMPILER, native
+from native_support import native
 
 from recdsl.diagnostics import SpecError
 from recdsl.driver import analyse
@@ -17,7 +17,7 @@ from recdsl.driver import compile as compile_spec
 from recdsl.ops import catalogue
 from recdsl.testing import Case, assert_close_gradients, assert_matches, cases, random_case, reference
 
-pytestmark = NEEDS_COMPILER
+pytestmark = pytest.mark.compiler
 FORWARD = ("rtrl", "columns", "snap(1)", "snap(2)", "rflo", "eprop")
 WINDOWED = ("columns(window=3)", "columns(window=4, every=2)", "snap(2, window=4, every=3)")
 

@@ -8,11 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from native_support import NEEDS_COMPILER
 
 from recdsl.backends.native import build
 
-pytestmark = NEEDS_COMPILER
+pytestmark = pytest.mark.compiler
 HERE = Path(__file__).parent
 SCRIPT = """
 import sys

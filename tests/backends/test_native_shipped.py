@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from native_support import NEEDS_COMPILER
 
 from recdsl.backends.native import build
 from recdsl.backends.native.build import BuildError
@@ -17,7 +16,7 @@ from recdsl.backends.native.emit import emit
 from recdsl.driver import analyse
 from recdsl.driver import compile as compile_spec
 
-pytestmark = NEEDS_COMPILER
+pytestmark = pytest.mark.compiler
 SPEC = """recdsl: 1
 name: shipped
 sizes: {inp: 3, hid: 4}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from backend_support import call_of
-from native_support import NEEDS_COMPILER, QUICK, native
+from native_support import QUICK, native
 from test_tape_rules import SAB, TWO_READS
 
 from recdsl.backends.native.lower import lower
@@ -19,7 +19,7 @@ from recdsl.backends.torch.module import generate, programs
 from recdsl.driver import analyse
 from recdsl.testing import Case, assert_close_gradients
 
-pytestmark = NEEDS_COMPILER
+pytestmark = pytest.mark.compiler
 RULES = ("bptt", "sab(truncate=3)", "tbptt(window=4, every=2)")
 
 

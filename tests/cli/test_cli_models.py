@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -181,7 +180,7 @@ def test_doctor() -> None:
     assert "all is well" in run("doctor").out
 
 
-@pytest.mark.skipif(not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="there is no C compiler")
+@pytest.mark.compiler
 def test_the_written_library_runs_without_recdsl(tmp_path: Path) -> None:
     path = tmp_path / "model.py"
     done = run("compile", tiny(tmp_path), "--emit", "c", "-o", str(path))

@@ -85,7 +85,10 @@ def test_faults_of_through_are_seen(fault: Any, owner: str, name: str, monkeypat
     space = type(module(spec(THROUGH[1]))).forward.__globals__
     home = space[owner] if owner else space
     old = getattr(home, name) if owner else home[name]
-    (monkeypatch.setattr if owner else monkeypatch.setitem)(home, name, fault(space, old))  # type: ignore[operator]
+    if owner:
+        monkeypatch.setattr(home, name, fault(space, old))
+    else:
+        monkeypatch.setitem(space, name, fault(space, old))
     with pytest.raises((AssertionError, RuntimeError)):
         recurrent(THROUGH[1], ragged=False)
 

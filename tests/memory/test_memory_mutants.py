@@ -84,7 +84,7 @@ def writes_a_step_early(patch: pytest.MonkeyPatch) -> None:
         t = ev.b.leaf("step_number", "t", slots.FLOAT)
         return ev.b.op("eq", ev.b.op("mod", t, ev.b.const(n, t)), ev.b.const(0.0, t))
 
-    patch.setattr(slots, "_every", every)
+    patch.setattr(slots, "at_steps", every)
 
 
 def stop_forgets_the_keys(patch: pytest.MonkeyPatch) -> None:

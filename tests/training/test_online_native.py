@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,9 +19,7 @@ from recdsl.training.run import setup, train
 from .test_online import FORWARD, SPEC, TD
 from .test_run import lines
 
-pytestmark = pytest.mark.skipif(
-    not any(shutil.which(name) for name in ("cc", "gcc", "clang")), reason="there is no C compiler"
-)
+pytestmark = pytest.mark.compiler
 UPDATES = 300
 
 

@@ -15,13 +15,13 @@ from recdsl.graph.calls import Call
 from recdsl.graph.context import Context
 from recdsl.graph.emit import UNKNOWN
 from recdsl.graph.expressions import Evaluator
+from recdsl.graph.memory.attended import Attended, attended, fetched
 from recdsl.graph.memory.common import Common
-from recdsl.graph.memory.scores import Compared, scored
-from recdsl.graph.memory.slots import due, given, uses
+from recdsl.graph.memory.scores import Compared
+from recdsl.graph.memory.slots import given
 from recdsl.graph.memory.store import Read, Store
-from recdsl.graph.memory.weights import Weighing, weighed
 from recdsl.graph.scope import Item, Ref, Results, Silent, Stop
-from recdsl.graph.step import Memory, Recall, Written
+from recdsl.graph.step import Memory, Written
 from recdsl.graph.types import Axis, Type
 from recdsl.syntax.ast import Equation, Name
 
@@ -62,24 +62,8 @@ class Searched(Common):
         place = self._search(ev, read, values, keyed, query)
         rows = b.op("gather_rows", table, place, axis=axis)
         keys = rows if keyed == table else b.op("gather_rows", keyed, place, axis=axis)
-        first = len(b.nodes)
-        scores = scored(Compared(ev.ctx, read, self.store.name, keys, query))
-        last = len(b.nodes)
-        number = b.op("to_float", place)
-        held = b.op("ge", number, b.const(0.0, number))
-        order = b.constant(tuple(float(k) for k in range(axis.size)), Type("float", (axis,)))
-        weights = due(ev, read.every, weighed(Weighing(b, read, scores, held, lambda: order)), axis)
-        start, rest = len(b.nodes), tuple(range(1, len(b.type(rows).axes)))
-        item = b.op("contract", weights, rows, x=(0,), y=(0, *rest), out=rest)
-        found = Recall(
-            read.name,
-            values=uses(ev, rows, start, len(b.nodes)),
-            keys=uses(ev, keys, first, last),
-            queries=uses(ev, query, first, last),
-            selective=True,
-            score=read.score.kind,
-        )
-        ev.ctx.recalls.setdefault(self.store.name, []).append(found)
+        made = Attended(self.store.name, read, rows, keys, query)
+        item, weights = attended(ev, made, lambda: fetched(b, place))
         return Results((item, weights, place)) if self.used else Ref(item)
 
     def _search(self, ev: Evaluator, read: Read, values: Mapping[str, int], keys: int, query: int) -> int:

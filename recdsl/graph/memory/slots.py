@@ -16,12 +16,11 @@ from recdsl.graph.calls import Call
 from recdsl.graph.context import Context
 from recdsl.graph.emit import UNKNOWN
 from recdsl.graph.expressions import Evaluator
+from recdsl.graph.memory.attended import Attended, at_steps, attended
 from recdsl.graph.memory.evict import Slots, state_types
-from recdsl.graph.memory.scores import Compared, scored
 from recdsl.graph.memory.store import Read, Store
-from recdsl.graph.memory.weights import Weighing, weighed
 from recdsl.graph.scope import Item, Ref, Results, Silent, Stop
-from recdsl.graph.step import Memory, Recall
+from recdsl.graph.step import Memory
 from recdsl.graph.types import BOOL, FLOAT, Axis, Type
 from recdsl.source import Span
 from recdsl.syntax.ast import Equation, Expression, Name, Node
@@ -101,24 +100,9 @@ class Lowering:
         query = ev.floats(values["query"], "the query", read.query.span)
         keys = values["value"] if self.store.write.key is None else values["key"]
         b.span = read.span
-        first = len(b.nodes)
-        scores = scored(Compared(ev.ctx, read, self.store.name, keys, query))
-        last = len(b.nodes)
         slots = Slots(b, self.store, self.slot, values)
-        weights = weighed(Weighing(b, read, scores, slots.held(null=read.null_slot), slots.order))
-        weights = due(ev, read.every, weights, self.slot)
-        start = len(b.nodes)
-        rest = tuple(range(1, len(b.type(held).axes)))
-        item = b.op("contract", weights, held, x=(0,), y=(0, *rest), out=rest)
-        found = Recall(
-            read.name,
-            values=uses(ev, held, start, len(b.nodes)),
-            keys=uses(ev, keys, first, last),
-            queries=uses(ev, query, first, last),
-            selective=read.selective,
-            score=read.score.kind,
-        )
-        ev.ctx.recalls.setdefault(self.store.name, []).append(found)
+        made = Attended(self.store.name, read, held, keys, query)
+        item, weights = attended(ev, made, lambda: (slots.held(null=read.null_slot), slots.order))
         return Results((item, weights)) if self.used else Ref(item)
 
     # -- writing --------------------------------------------------------------------------------------------------
@@ -162,7 +146,7 @@ class Lowering:
     def _condition(self, ev: Evaluator, values: Mapping[str, int]) -> int | None:
         """bool: whether the step writes; None: each one does."""
         write = self.store.write
-        due = None if write.every == 1 else _every(ev, write.every)
+        due = None if write.every == 1 else at_steps(ev, write.every)
         when = self._scalar(ev, values, "when", BOOL, write.when)
         return ev.b.op("and", due, when) if due is not None and when is not None else due if when is None else when
 
@@ -216,30 +200,9 @@ def _notes(read: Read) -> list[str]:
     return []
 
 
-def due(ev: Evaluator, every: int, weights: int, axis: Axis) -> int:
-    """The weights at the steps of a read, 0 at the others."""
-    if every == 1:
-        return weights
-    wide = ev.b.op("broadcast", _every(ev, every), axes=(axis,), at=())
-    return ev.b.op("where", wide, weights, ev.b.const(0.0, weights))
-
-
-def _every(ev: Evaluator, every: int) -> int:
-    """bool: whether the step is one of every - 1, 2 every - 1, ..."""
-    b = ev.b
-    t = b.leaf("step_number", "t", FLOAT)
-    passed = b.op("mod", b.op("add", t, b.const(1.0, t)), b.const(every, t))
-    return b.op("eq", passed, b.const(0.0, passed))
-
-
 def given(ev: Evaluator, call: Call) -> dict[str, int]:
     """The operands of a read or write, by name."""
     return {name: ev.node(item, call.span) for name, item in call.keywords.items()}
-
-
-def uses(ev: Evaluator, source: int, first: int, last: int) -> tuple[tuple[int, int], ...]:
-    """The edges from a value into a run of nodes."""
-    return tuple((source, node.id) for node in ev.b.nodes[first:last] if source in node.args)
 
 
 def leaf(kind: str, value: str | tuple[str, int], span: Span) -> Expression:

@@ -16,13 +16,13 @@ from recdsl.graph.calls import Call
 from recdsl.graph.context import Context
 from recdsl.graph.emit import UNKNOWN
 from recdsl.graph.expressions import Evaluator
+from recdsl.graph.memory.attended import Attended, attended, fetched
 from recdsl.graph.memory.cached import cached, compared
-from recdsl.graph.memory.scores import Compared, scored
-from recdsl.graph.memory.slots import Lowering, due, equation, given, leaf, notes_on, uses
+from recdsl.graph.memory.scores import Compared
+from recdsl.graph.memory.slots import Lowering, equation, given, leaf, notes_on
 from recdsl.graph.memory.store import Read, Store
-from recdsl.graph.memory.weights import Weighing, weighed
 from recdsl.graph.scope import Item, Ref, Results, Silent, Stop
-from recdsl.graph.step import Memory, Recall
+from recdsl.graph.step import Memory
 from recdsl.graph.types import FLOAT, Axis, Type
 from recdsl.syntax.ast import Equation, Expression
 
@@ -105,24 +105,7 @@ class Tape(Lowering):
         place = b.op("nearest", *known, axis=axis, body=body, every=every)
         rows = b.op("fetch", tape, place, axis=axis)
         keys = rows if keyed == tape else b.op("fetch", keyed, place, axis=axis)
-        first = len(b.nodes)
-        scores = scored(Compared(ev.ctx, read, self.store.name, keys, query))
-        last = len(b.nodes)
-        number = b.op("to_float", place)
-        held = b.op("ge", number, b.const(0.0, number))
-        order = b.constant(tuple(float(k) for k in range(axis.size)), Type("float", (axis,)))
-        weights = due(ev, read.every, weighed(Weighing(b, read, scores, held, lambda: order)), axis)
-        start, rest = len(b.nodes), tuple(range(1, len(b.type(rows).axes)))
-        item = b.op("contract", weights, rows, x=(0,), y=(0, *rest), out=rest)
-        found = Recall(
-            read.name,
-            values=uses(ev, rows, start, len(b.nodes)),
-            keys=uses(ev, keys, first, last),
-            queries=uses(ev, query, first, last),
-            selective=True,
-            score=read.score.kind,
-        )
-        ev.ctx.recalls.setdefault(self.store.name, []).append(found)
+        item, _ = attended(ev, Attended(self.store.name, read, rows, keys, query), lambda: fetched(b, place))
         return Ref(item)
 
     # -- writing --------------------------------------------------------------------------------------------------

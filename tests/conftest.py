@@ -1,0 +1,18 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import pytest
+
+from recdsl.backends.native.build import BuildError, compiler
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked `compiler` are skipped where no C compiler is found."""
+    try:
+        compiler()
+    except BuildError:
+        skipped = pytest.mark.skip(reason="there is no C compiler")
+        for item in items:
+            if item.get_closest_marker("compiler"):
+                item.add_marker(skipped)
