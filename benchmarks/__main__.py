@@ -17,8 +17,9 @@ from benchmarks.table import Row, table
 
 COLUMNS = {
     "bptt": (
-        "cell", "config", "ours_min_ms", "native_min_ms", "naive_min_ms", "nn_min_ms", "native/ours", "naive/ours",
-        "nn/ours", "naive/ours_median", "nn/ours_median",
+        "cell", "config", "native_min_ms", "ours_min_ms", "naive_min_ms", "nn_min_ms", "compile_min_ms", "jax_min_ms",
+        "naive/native_median", "nn/native_median", "compile/native_median", "jax/native_median", "naive/ours_median",
+        "nn/ours_median", "one_step_ms", "empty_ms", "roof_ms", "native/roof",
         "ours_MiB", "native_MiB", "naive_MiB", "nn_MiB", "compile_s",
     ),
     "traces": (
@@ -76,7 +77,8 @@ def rows(args: argparse.Namespace) -> Iterator[Row]:
     else:
         from benchmarks import bptt
 
-        yield from bptt.run(args.quick, args.cell, not args.no_memory, args.repeats)
+        setting = bptt.Setting(not args.no_memory, args.repeats, args.threads, args.peer_python, args.torch_compile)
+        yield from bptt.run(args.quick, args.cell, setting)
 
 
 def main() -> None:
@@ -88,8 +90,16 @@ def main() -> None:
     run.add_argument("--cell", action="append", default=[], help="only this cell; may be given several times")
     run.add_argument("--repeats", type=int, default=7)
     run.add_argument("--no-memory", action="store_true", help="leave out the measurements of peak memory")
-    run.add_argument("--peer-python", help="a Python with braintrace and jax, for the suite peers")
+    run.add_argument("--peer-python", help="a Python with jax, and for the suite peers braintrace")
+    run.add_argument("--threads", type=int, choices=(1, 2), default=1, help="of bptt; with 2, times are wall times")
+    run.add_argument(
+        "--torch-compile", action="store_true", help="bptt: beside torch.compile of the cell (slow to compile)"
+    )
     run.add_argument("--out", type=Path, help="write the results there as JSON")
+    run.add_argument("--figure", type=Path, help="bptt: write the picture there as SVG")
+    draw = commands.add_parser("draw", help="the picture of the suite bptt, from its JSON")
+    draw.add_argument("results", type=Path)
+    draw.add_argument("--figure", type=Path, required=True)
     bed = commands.add_parser("alignment", help="columnar rules against full BPTT as edges between columns grow")
     bed.add_argument("--seeds", type=int, default=20)
     bed.add_argument("--out", type=Path, help="write the results there as JSON")
@@ -114,6 +124,10 @@ def main() -> None:
     args = parser.parse_args()
     if args.command == "alignment":
         align(args)
+    elif args.command == "draw":
+        from benchmarks.picture import drawn
+
+        args.figure.write_text(drawn(json.loads(args.results.read_text())["rows"]))
     elif args.command == "images":
         from benchmarks.images import report as classify
 
@@ -136,8 +150,13 @@ def measure(args: argparse.Namespace) -> None:
     for row in rows(args):
         found.append(row)
         print(f"{row.get('cell', row.get('spec'))} {row.get('config', '')}", flush=True)
-        keep(args.out, {"suite": args.suite}, found)  # a long suite may be interrupted
-    print("\n" + table(found, COLUMNS[args.suite]) if found else "nothing was measured")
+        keep(args.out, {"suite": args.suite, "threads": args.threads}, found)  # a long suite may be interrupted
+    columns = [name for name in COLUMNS[args.suite] if any(name in row for row in found)]
+    print("\n" + table(found, columns) if found else "nothing was measured")
+    if args.suite == "bptt" and args.figure is not None:
+        from benchmarks.picture import drawn
+
+        args.figure.write_text(drawn(found))
 
 
 def align(args: argparse.Namespace) -> None:
@@ -155,8 +174,8 @@ def align(args: argparse.Namespace) -> None:
 def keep(out: Path | None, about: Mapping[str, str | int], found: Sequence[Row]) -> None:
     """Rows as JSON, with what they were measured on."""
     if out is not None:
-        versions = {"python": platform.python_version(), "torch": version("torch"), "threads": 1}
-        out.write_text(json.dumps({"about": {**about, **versions}, "rows": found}, indent=1) + "\n")
+        versions = {"python": platform.python_version(), "torch": version("torch")}
+        out.write_text(json.dumps({"about": {"threads": 1, **about, **versions}, "rows": found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Run by another Python, which has jax and braintrace (0.2.6 with jax 0.10 works): D-RTRL of a recurrent layer and a
 linear readout. `python braintrace_peer.py CELL SIZE BATCH STEPS`. The first line that it prints names the weights that
-get no gradient at all; each line on standard input is then answered with the CPU seconds of one call: forward, loss and
-gradients. It imports neither torch nor recdsl.
+get no gradient at all; each number on standard input is then answered with the CPU and wall seconds of as many calls:
+forward, loss and gradients. It imports neither torch nor recdsl.
 """
 
 from __future__ import annotations
@@ -71,8 +71,9 @@ def main() -> None:
     ways = calls(cell, *map(int, numbers))
     print(" ".join(["without", *(name.replace(" ", "") for name in without_gradient(ways[0]()))]), flush=True)
     best = min(ways, key=timed) if len(ways) > 1 else ways[0]
-    for _ in sys.stdin:
-        print(timed(best), flush=True)
+    for line in sys.stdin:
+        wall = time.perf_counter()
+        print(sum(timed(best) for _ in range(int(line))), time.perf_counter() - wall, flush=True)
 
 
 def timed(call: Any) -> float:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
-import threading
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 
 from benchmarks.braintrace_peer import INPUTS, OUTPUTS
+from benchmarks.elsewhere import missing, peer
 from benchmarks.table import Row
 from recdsl.diagnostics import SpecError
 from recdsl.driver import analyse
@@ -27,8 +24,6 @@ RULES = ("columns", "snap(1)")
 BACKENDS = ("torch", "native")
 MOST = 2**27
 """Bytes of traces above which a rule of ours is left out."""
-LIMIT = 300
-"""Seconds that the peer has for compiling and its first call."""
 SPEC = """\
 recdsl: 1
 sizes: {inp: INPUTS, hid: SIZE, out: OUTPUTS}
@@ -44,7 +39,7 @@ credit: RULE
 
 def run(python: str | None, only: list[str], repeats: int) -> Iterator[Row]:
     """One row a cell and size; nothing, and why, where the other Python has no braintrace."""
-    why = missing(python)
+    why = missing(python, "braintrace")
     if why:
         print(f"peers: skipped: {why}")
         return
@@ -55,17 +50,6 @@ def run(python: str | None, only: list[str], repeats: int) -> Iterator[Row]:
             yield measure(python, cell, size, batch, steps, repeats)
 
 
-def missing(python: str | None) -> str:
-    """Why the peer cannot be run, or ""."""
-    if python is None:
-        return "--peer-python PATH names no Python with braintrace and jax"
-    try:
-        done = subprocess.run([python, "-c", "import braintrace"], capture_output=True, text=True, check=False)
-    except OSError as error:
-        return f"{python}: {error.strerror}"
-    return done.stderr.strip().splitlines()[-1] if done.returncode else ""
-
-
 def measure(python: str, cell: str, size: int, batch: int, steps: int, repeats: int) -> Row:
     """Least CPU microseconds a step of each rule and of the peer, in turns."""
     wanted = {f"{rule} {backend}": (rule, backend) for rule in RULES for backend in BACKENDS}
@@ -73,49 +57,20 @@ def measure(python: str, cell: str, size: int, batch: int, steps: int, repeats: 
     calls = {name: call for name, call in made.items() if call is not None}
     best = dict.fromkeys([*calls, "peer"], float("inf"))
     row: Row = {"cell": cell, "config": f"B={batch} H={size} T={steps}"}
-    with peer(python, CELLS[cell][0], size, batch, steps) as (ask, without):
+    with peer(python, "braintrace_peer.py", (CELLS[cell][0], size, batch, steps)) as other:
         for _ in range(repeats):
             for name, call in calls.items():
                 start = time.process_time()
                 call()
                 best[name] = min(best[name], time.process_time() - start)
-            best["peer"] = min(best["peer"], ask())
+            best["peer"] = min(best["peer"], other.ask())
     for name, seconds in best.items():
         if seconds < float("inf"):
             row[f"{name}_us"] = round(1e6 * seconds / steps, 1)
             if name != "peer" and best["peer"] < float("inf"):
                 row[f"peer/{name}"] = round(best["peer"] / seconds, 2)
-    row["peer_without_gradient"] = without or "-"
+    row["peer_without_gradient"] = " ".join(other.said.split()[1:]) or "-"
     return row
-
-
-@contextmanager
-def peer(python: str, cell: str, size: int, batch: int, steps: int) -> Generator[tuple[Callable[[], float], str]]:
-    """(CPU seconds of one more call, the weights without a gradient); no time at all where it takes too long."""
-    words = [str(Path(__file__).with_name("braintrace_peer.py")), cell, *map(str, (size, batch, steps))]
-    run = subprocess.Popen(
-        [python, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-    given, taken = run.stdin, run.stdout
-    assert given is not None
-    assert taken is not None
-    clock = threading.Timer(LIMIT, run.kill)
-    clock.start()
-    words = taken.readline().split()
-    clock.cancel()
-
-    def ask() -> float:
-        if run.poll() is not None:
-            return float("inf")
-        print("run", file=given, flush=True)
-        return float(taken.readline() or "inf")
-
-    try:
-        yield ask, " ".join(words[1:])
-    finally:
-        if run.poll() is None:
-            given.close()
-            run.wait()
 
 
 def ours(cell: str, size: int, batch: int, steps: int, rule: str, backend: str) -> Callable[[], None] | None:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import tempfile
+import time
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor
 
-from benchmarks.cells import Cell
+from benchmarks.cells import Cell, Step
+from benchmarks.elsewhere import Peer, peer
 from recdsl.driver import compile as compile_spec
 
-NAMES = ("ours", "native", "naive", "nn")
+NAMES = ("ours", "native", "naive", "nn", "compile", "jax")
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,14 @@ class Variant:
         loss.backward()
         return loss
 
+    def seconds(self, count: int, *, wall: bool = False) -> float:
+        """CPU (or wall) seconds of `count` runs together."""
+        clock = time.perf_counter if wall else time.process_time
+        start = clock()
+        for _ in range(count):
+            self.run()
+        return clock() - start
+
 
 def data(config: Config) -> tuple[Tensor, Tensor]:
     """Inputs and targets, the same at each call."""
@@ -72,8 +86,9 @@ def native(cell: Cell, config: Config) -> Variant:
     return ours(cell, config, "native")
 
 
-def naive(cell: Cell, config: Config) -> Variant:
-    """The cell's equations in a Python loop, input projections inside it."""
+def naive(cell: Cell, config: Config, step: Step | None = None, name: str = "naive") -> Variant:
+    """The cell's equations in a Python loop, input projections inside it. step: the cell's, or one that is compiled."""
+    step = step or cell.step
     x, y = data(config)
     params = weights(cell, config)
     zeros = torch.zeros(config.batch, config.size)
@@ -82,13 +97,65 @@ def naive(cell: Cell, config: Config) -> Variant:
         state = (zeros,) * cell.states
         outputs: list[Tensor] = []
         for row in x.unbind(0):
-            state = cell.step(params, row, state)
+            state = step(params, row, state)
             outputs.append(state[0])
         return torch.nn.functional.mse_loss(torch.stack(outputs), y)
 
-    return Variant(
-        "naive", loss, tuple(params.values()), lambda: {name: _grad(value) for name, value in params.items()}
-    )
+    return Variant(name, loss, tuple(params.values()), lambda: {key: _grad(value) for key, value in params.items()})
+
+
+def compiled(cell: Cell, config: Config) -> Variant:
+    """The loop around `torch.compile` of the step; compiling takes some ten seconds."""
+    torch.compiler.reset()
+    step: Any = torch.compile(cell.step, dynamic=False)
+    return naive(cell, config, step, "compile")
+
+
+def empty(cell: Cell, config: Config) -> Variant:
+    """An autograd function that does nothing, with as many parameters: what a call costs at least."""
+    params = tuple(weights(cell, config).values())
+    zeros = tuple(torch.zeros_like(value) for value in params)
+
+    class Nothing(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *given: Tensor) -> Tensor:
+            return torch.zeros(())
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Any) -> tuple[Tensor, ...]:
+            return zeros
+
+    apply: Any = Nothing.apply
+    return Variant("empty", lambda: apply(*params), params, dict)
+
+
+@dataclass(frozen=True)
+class Elsewhere(Variant):
+    """A variant in another process."""
+
+    peer: Peer
+
+    def run(self) -> Tensor:
+        self.peer.ask()
+        return self.loss()
+
+    def seconds(self, count: int, *, wall: bool = False) -> float:
+        return self.peer.ask(count, wall=wall)
+
+
+@contextmanager
+def jax(cell: Cell, config: Config, python: str, threads: int) -> Generator[Variant]:
+    """`jit(value_and_grad(lax.scan))` in a Python that has jax, on the same weights and data."""
+    with tempfile.TemporaryDirectory() as folder:
+        x, y = data(config)
+        file = Path(folder) / "given.npz"
+        given = {"x": x, "y": y, **{name: value.detach() for name, value in weights(cell, config).items()}}
+        arrays: dict[str, Any] = {name: value.numpy() for name, value in given.items()}
+        numpy.savez(file, **arrays)
+        with peer(python, "jax_peer.py", (cell.name, threads, str(file))) as other:
+            found = {name: torch.from_numpy(value) for name, value in numpy.load(f"{file}.out.npz").items()}
+            loss = found.pop("loss")
+            yield Elsewhere("jax", lambda: loss, (), lambda: found, other)
 
 
 def nn(cell: Cell, config: Config) -> Variant:

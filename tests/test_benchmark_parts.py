@@ -1,0 +1,52 @@
+"""Parts of the benchmarks that need no measurement: what a call must do, the picture, and peers that are not there."""
+
+from __future__ import annotations
+
+import sys
+from xml.etree import ElementTree
+
+from benchmarks.cells import CELLS
+from benchmarks.elsewhere import missing
+from benchmarks.picture import drawn
+from benchmarks.roofline import work
+from benchmarks.variants import Config
+
+GRU = next(cell for cell in CELLS if cell.name == "gru")
+
+
+def test_operations_of_a_call_are_those_of_its_products() -> None:
+    """Counted by hand: three gates, two products of 8 x 8 forward, one back, two for the gradients of weights."""
+    found = work(GRU, Config(batch=2, size=8, steps=5))
+    assert found.flops == 2 * (5 * 2) * (3 * 8 * 8) * 5
+    assert found.weights == 4 * (3 * 8 * 8) * 5 * 2
+    assert found.least_ms(gemm=1e9, stream=1e30, reread=1e30) == 1e3 * found.flops / 1e9
+    assert found.least_ms(gemm=1e30, stream=1e9, reread=2e9) == 1e3 * (found.streamed / 1e9 + found.weights / 2e9)
+
+
+def test_the_picture_has_a_panel_for_each_cell_and_batch() -> None:
+    rows = [
+        {
+            "cell": cell,
+            "batch": batch,
+            "size": size,
+            "steps": steps,
+            "naive/native_median": 5.0,
+            "jax/native_median": 2.0,
+        }
+        for cell in ("gru", "lstm")
+        for batch in (1, 32)
+        for size in (64, 256)
+        for steps in (100, 500)
+    ]
+    text = drawn(rows)
+    ElementTree.fromstring(text)
+    assert [f"{cell}, batch {batch}" in text for cell in ("gru", "lstm") for batch in (1, 32)] == [True] * 4
+    assert "eager loop" in text
+    assert "torch.nn" not in text
+
+
+def test_a_peer_that_is_not_there_says_why() -> None:
+    assert "no_such_package" in missing(sys.executable, "no_such_package")
+    assert "names no Python" in missing(None, "jax")
+    assert missing("/nowhere/python", "jax").startswith("/nowhere/python: ")
+    assert missing(sys.executable, "torch") == ""
