@@ -81,7 +81,7 @@ class Calls:
                     found[name] = found[name] + gradient
         for values in steps:
             shown = {made.part: values[made.item] for made in self._written}
-            wide = {part: v.expand(shape[1], *v.shape) if self._fixed(part) else v for part, v in shown.items()}
+            wide = {part: value.expand(shape[1], *self._shape(part)) for part, value in shown.items()}
             self.items += [{part: value[b] for part, value in wide.items()} for b in range(shape[1])]
         return total, found
 
@@ -89,9 +89,9 @@ class Calls:
     def _written(self) -> tuple[Any, ...]:
         return self.graph.memories[0].rows
 
-    def _fixed(self, part: str) -> bool:
-        """Whether what is written does not vary."""
-        return next(made.item for made in self._written if made.part == part) not in self.graph.varying
+    def _shape(self, part: str) -> tuple[int, ...]:
+        """Of one item; a value that is the same for all samples may come as one."""
+        return self.graph.nodes[next(made.item for made in self._written if made.part == part)].type.shape
 
     def _gradients(self, part: Tensor) -> Iterator[tuple[str, Tensor]]:
         leaves = {name: p for name, p in self.params.items() if p.requires_grad}

@@ -39,6 +39,11 @@ def test_claims_about_stores_of_the_model_hold_in_calls_in_a_row() -> None:
     assert count.exact > count.vanishing
 
 
+def test_stored_items_may_be_the_same_for_all_samples() -> None:
+    """A state that is a parameter is what the model of this seed stores."""
+    assert claims.run(range(30_003, 30_004), ["through & bptt"]).failures == []
+
+
 def test_a_wrong_whole_gradient_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """By differences, which need none."""
     right = claims.whole_gradients
