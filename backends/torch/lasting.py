@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from recdsl.backends.torch.merging import Table
+
 if TYPE_CHECKING:
     from recdsl.backends.torch.call import Call
 
@@ -109,10 +111,11 @@ def write(call: Call, name: str, info: Mapping[str, Any]) -> tuple[Tensor, Tenso
     if info["used"]:
         items["used"] = used(call, info)
     kept = {part: model.recdsl_tensor(f"{name}.{part}") for part in info["kept"]}
-    slots, order, fresh = CHOOSERS[info["evict"]](kept, items, info)
+    keeper = model.recdsl_keepers[name]
+    table = tabled(call, name, info, items) if info["merge"] else None
+    slots, order, fresh = CHOOSERS[info["evict"]](kept, items, info, table)
     if info["searched"]:
         rows = {part: items[part].index_select(0, order) for part in info["rows"]}
-        keeper = model.recdsl_keepers[name]
         keeper.overwrite(call, slots, rows | {"serial": fresh.pop("serial")}, keeper.columns)
     else:
         for part in info["rows"]:
@@ -121,7 +124,17 @@ def write(call: Call, name: str, info: Mapping[str, Any]) -> tuple[Tensor, Tenso
         fresh["serial"] = kept["serial"].index_copy(0, slots, fresh["serial"])
     for part, value in fresh.items():
         model.recdsl_replace(f"{name}.{part}", value)
+    if table is not None:
+        changed, values = table.revised()
+        keeper.revise(call, changed, {"value": values})
     return slots, items["place"].index_select(0, order)
+
+
+def tabled(call: Call, name: str, info: Mapping[str, Any], items: Mapping[str, Tensor]) -> Table:
+    """What becomes of items whose keys are stored."""
+    keys, values, serial = (call.model.recdsl_tensor(f"{name}.{part}") for part in ("key", "value", "serial"))
+    some = slice(0, info["slots"])  # behind them there may be the slot of zeros
+    return Table(info["merge"], keys[some], values[some], serial, {part: items[part] for part in ("key", "value")})
 
 
 def used(call: Call, info: Mapping[str, Any]) -> Tensor:
@@ -140,28 +153,41 @@ Chosen = tuple[Tensor, Tensor, dict[str, Tensor]]
 """Slots that are written; which item goes to each; what is new beside rows: `serial` of these slots, else of all."""
 
 
-def _oldest(kept: Mapping[str, Tensor], items: Mapping[str, Tensor], info: Mapping[str, Any]) -> Chosen:
-    """A queue: of more items than slots the last stay. `count` is as a program reads it, below twice the slots."""
-    size, number = info["slots"], len(items["place"])
-    serial, count = kept["serial"], kept["count"]
+def _oldest(
+    kept: Mapping[str, Tensor], items: Mapping[str, Tensor], info: Mapping[str, Any], table: Table | None
+) -> Chosen:
+    """A queue: of more items than slots the last stay. `count` is as a program reads it, below twice the slots. An item
+    that another is merged with keeps its place in it."""
+    size, serial, count = info["slots"], kept["serial"], kept["count"]
     first, start = int(serial.max()) + 1, int(count)
-    order = torch.arange(max(0, number - size), number, device=serial.device)
-    slots = (order + start) % size
-    total = start + number
+    every = torch.arange(len(items["place"]), device=serial.device)
+    new = every if table is None else table.taking(lambda n: (start + n) % size)
+    last = every[: len(new)][-size:]
+    total = start + len(new)
     count = torch.full_like(count, total if total < 2 * size else size + total % size)
-    return slots, order, {"serial": first + order, "count": count}
+    return (last + start) % size, new[-size:], {"serial": first + last, "count": count}
 
 
-def _by_worth(kept: Mapping[str, Tensor], items: Mapping[str, Tensor], info: Mapping[str, Any]) -> Chosen:
+def _by_worth(
+    kept: Mapping[str, Tensor], items: Mapping[str, Tensor], info: Mapping[str, Any], table: Table | None
+) -> Chosen:
     """One item after the other takes a free slot, or that of least worth (the older of equal ones). An item with a
-    priority below all others is not kept."""
+    priority below all others is not kept. One that is merged with another counts as one more use of it, or gives it its
+    own priority."""
     size, ranked = info["slots"], info["evict"] == "lowest"
     part = "priority" if ranked else "use"
     serial, worth = kept["serial"].clone(), kept[part].clone()
     new = items["priority"].tolist() if ranked else [1.0] * len(items["place"])
     held: dict[int, int] = {}
     count, last = min(int(kept["count"]), size), int(serial.max())
+    merged = torch.zeros_like(worth)
     for k, own in enumerate(new):
+        same = None if table is None else table.slot(k)
+        if table is not None and same is not None:
+            table.merge(k, same)
+            merged[same] += 1
+            worth[same] = own if ranked else worth[same] + 1
+            continue
         if count < size:
             slot, count = count, count + 1
         else:
@@ -170,12 +196,14 @@ def _by_worth(kept: Mapping[str, Tensor], items: Mapping[str, Tensor], info: Map
             if ranked and own < float(worth[slot]):
                 continue
         last += 1
-        held[slot], worth[slot], serial[slot] = k, own, last
+        held[slot], worth[slot], serial[slot], merged[slot] = k, own, last, 0
+        if table is not None:
+            table.put(k, slot)
     slots = torch.tensor(list(held), dtype=torch.long, device=serial.device)
     order = torch.tensor(list(held.values()), dtype=torch.long, device=serial.device)
     if not ranked:
         faded = info["fading"] * kept[part] + items["used"]
-        worth = faded.index_copy(0, slots, torch.ones_like(faded[slots]))
+        worth = faded.index_copy(0, slots, torch.ones_like(faded[slots])) + merged
     age = torch.zeros_like(kept["age"])
     age[:size] = (last - serial).to(age.dtype)
     age[size:] = last + 1.0  # the slot of zeros is the oldest

@@ -19,7 +19,8 @@ from recdsl.program.interface import Assembled
 from recdsl.resources import read_text
 
 TEXTS = (
-    "ranks", "slots", "searches", "arena", "chunks", "disk", "lasting", "reinstate", "replay", "call", "runtime",
+    "ranks", "slots", "searches", "merging", "arena", "chunks", "disk", "lasting", "reinstate", "replay", "call",
+    "runtime",
 )  # fmt: skip
 RUNTIME = (
     ("init.py",),
@@ -227,6 +228,7 @@ def lasting(graph: StepGraph, memory: Memory) -> dict[str, Any]:
     return {
         "slots": memory.slots,
         "evict": memory.evict,
+        "merge": memory.merge,
         "fading": memory.fading,
         "evaluated": memory.evaluated,
         "rows": [made.part for made in memory.rows],

@@ -172,6 +172,14 @@ class Keeper:
         for part, value in rows.items():
             self.place(call, part, slots, value)
 
+    def revise(self, call: Call, slots: Tensor, rows: Tensors) -> None:
+        """Other rows of items that stay."""
+        if self.searched:
+            self.overwrite(call, slots, rows, list(rows))
+            return
+        for part, value in rows.items():
+            self.place(call, part, slots, value)
+
     def place(self, call: Call, part: str, slots: Tensor, rows: Tensor) -> None:
         """Other rows at some slots."""
         old = self.held(call, part)

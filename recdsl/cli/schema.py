@@ -96,12 +96,13 @@ def store() -> JSON:
         "query": TEXT,
         "score": TEXT | {"description": "dot, cosine(sharpness), mlp(width), inverse_distance(delta), separable"},
         "select": TEXT | {"description": "all, topk(k), threshold(x)"},
-        "normalise": {"enum": ["softmax", "shifted_relu", "sum"]},
+        "normalise": TEXT | {"description": "softmax, shifted_relu, sum, mean(hit)"},
         "every": count,
         **words,
         "null_slot": {"type": "boolean"},
     }
     write = {"key": TEXT, "value": TEXT, "every": count, "when": TEXT, "eval": {"type": "boolean"}}
+    write["merge"] = TEXT | {"description": "max(within), step(rate, within)"}
     known = {
         "slots": count | {"description": "how many items it holds"},
         "evict": TEXT | {"description": "oldest, least_used(decay), lowest(x)"},

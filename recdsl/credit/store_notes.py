@@ -32,6 +32,8 @@ def memory_remarks(graph: StepGraph, stores: tuple[StoreCredit, ...]) -> Iterabl
         line = None if memory.span is None else memory.span.line
         yield Remark(f"memory `{memory.name}`: {_size(graph, memory, credits.get(memory.name))}", line)
         yield from (Remark(note, line) for note in memory.notes)
+        if memory.merge is not None:
+            yield Remark(f"memory `{memory.name}`: {_merging(*memory.merge)}", line)
     for store in stores:
         line = None if store.span is None else store.span.line
         memory = next(memory for memory in graph.memories if memory.name == store.memory)
@@ -48,6 +50,11 @@ def _size(graph: StepGraph, memory: Memory, store: StoreCredit | None) -> str:
     if not memory.slots:
         return f"as many slots as a sequence has steps, {size:,} bytes each; it lasts a {memory.life}"
     return f"{memory.slots:,} slots of {size:,} bytes, {memory.slots * size:,} a sample; it lasts a {memory.life}"
+
+
+def _merging(kind: str, rate: float, within: float) -> str:
+    becomes = "the larger of both" if kind == "max" else f"{rate:g} of the way to the new one"
+    return f"where a key is no further than {within:g} from a stored one, the value there becomes {becomes}"
 
 
 def slot_bytes(graph: StepGraph, memory: Memory, store: StoreCredit) -> int:

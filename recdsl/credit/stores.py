@@ -74,7 +74,11 @@ class Call:
 def store_credit(graph: StepGraph, memory: Memory, decl: CreditDecl) -> StoreCredit:
     """What an entry for a store says. Raises Stop."""
     call = _called(decl, decl.rule.root)
-    return KINDS[call.word](graph, memory, call)
+    made = KINDS[call.word](graph, memory, call)
+    if memory.merge is not None and made.kind not in ("stop", "param") and "value" in made.parts:
+        reason = f"values of `{memory.name}` are merged (`merge`), so no one item has made them"
+        raise Stop(StoreCreditArgument(call.span, reason, "write `stop` or `param(lr=0.1)`, or leave `merge` out"))
+    return made
 
 
 def _called(decl: CreditDecl, root: Node) -> Call:

@@ -47,7 +47,8 @@ class UnknownWord(Problem):
     hint = "{suggestion}"
     explain = (
         "score: dot, cosine(sharpness), mlp(width), inverse_distance(delta), separable. select: all, topk(k), "
-        "threshold(x). normalise: softmax, shifted_relu, sum. evict: oldest, least_used(decay), lowest(x)."
+        "threshold(x). normalise: softmax, shifted_relu, sum, mean(hit). evict: oldest, least_used(decay), lowest(x). "
+        "merge: max(within), step(rate, within)."
     )
 
     what: str

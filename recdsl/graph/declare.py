@@ -66,6 +66,9 @@ def _store(ev: Evaluator, decl: StoreDecl) -> tuple[Equation, ...]:
     if store.life != "model" and decl.write is not None and decl.write.eval is False:
         advice = "a store of its own for each sample is written in evaluation too, or it would stay empty"
         raise Stop(NotSupported(decl.write.span, "eval: false", advice))
+    if decl.write is not None and decl.write.merge is not None and (store.life != "model" or store.slots is None):
+        advice = "values are merged in one store for all samples: `life: model`, with a number of slots"
+        raise Stop(NotSupported(decl.write.merge.span, f"merge` in a store whose life is a `{store.life}", advice))
     lowering = Tape(store) if store.slots is None else common(store) if store.life == "model" else Lowering(store)
     ev.ctx.stores.append(lowering)
     lowering.declare(ev.ctx)

@@ -147,7 +147,8 @@ class BlockDecl:
 
 @dataclass(frozen=True)
 class WriteDecl:
-    """What is written to a store. `key` None: the value; `every` None: each step; `when` None: always."""
+    """What is written to a store. `key` None: the value; `every` None: each step; `when` None: always; `merge` None:
+    an item with a key that is stored already takes a slot of its own."""
 
     key: Expression | None
     value: Expression
@@ -155,6 +156,7 @@ class WriteDecl:
     when: Expression | None
     eval: bool | None
     span: Span
+    merge: Expression | None = None
 
 
 @dataclass(frozen=True)

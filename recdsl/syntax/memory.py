@@ -13,7 +13,7 @@ from recdsl.syntax.sections import describe, expression, items, known_items, tex
 from recdsl.syntax.yaml_reader import Mapping, Scalar, YamlNode
 
 KEYS = ("slots", "evict", "life", "storage", "write", "read", "reads")
-WRITE_KEYS = ("key", "value", "every", "when", "eval")
+WRITE_KEYS = ("key", "value", "every", "when", "merge", "eval")
 OPTIONS: Entries[str, tuple[str, ...]] = {
     "threshold": ("next", "kth"),
     "tau": ("through", "stop"),
@@ -113,6 +113,7 @@ def _write(store: Name, node: YamlNode, problems: Problems) -> WriteDecl | None:
         _expression(found, "when", problems, "a condition", "x > 0"),
         None if chosen is None else chosen.text == "true",
         node.span,
+        _expression(found, "merge", problems, "what becomes of a value whose key is stored", "max"),
     )
 
 

@@ -215,6 +215,7 @@ def print_store(store: StoreDecl) -> list[str]:
     if store.write is not None:
         write = store.write
         inner = _optional(("key", write.key), ("value", write.value), ("every", write.every), ("when", write.when))
+        inner += _optional(("merge", write.merge))
         lines += _section("write", inner if write.eval is None else [*inner, f"eval: {str(write.eval).lower()}"])
     plain = [read for read in store.reads if read.name.text == "read"]
     lines += [line for read in plain[:1] for line in _section("read", _read(read))]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import inf
 
 from recdsl.diagnostics import suggest
 from recdsl.errors.memory import NoEffect, UnknownWord, WordArgument
 from recdsl.graph.calls import Given, bind
 from recdsl.graph.expressions import Evaluator
-from recdsl.graph.memory.store import Evict, Read, Score, Select, Shift, Store, Write
+from recdsl.graph.memory.store import Evict, Merge, Read, Score, Select, Shift, Store, Write
 from recdsl.graph.parameters import captured
 from recdsl.graph.scope import Item, Stop
 from recdsl.graph.sizes import Number
@@ -23,8 +24,16 @@ SCORES: Mapping[str, str] = {
     "separable": "separable()",
 }
 SELECTIONS: Mapping[str, str] = {"all": "all()", "topk": "topk(k)", "threshold": "threshold(x)"}
-NORMALISATIONS: Mapping[str, str] = {word: f"{word}()" for word in ("softmax", "shifted_relu", "sum")}
+NORMALISATIONS: Mapping[str, str] = {
+    "softmax": "softmax()",
+    "shifted_relu": "shifted_relu()",
+    "sum": "sum()",
+    "mean": "mean(hit=1e30)",
+}
 EVICTIONS: Mapping[str, str] = {"oldest": "oldest()", "least_used": "least_used(decay=0.95)", "lowest": "lowest(x)"}
+MERGES: Mapping[str, str] = {"max": "max(within=1e-4)", "step": "step(rate, within=1e-4)"}
+SAME = 1e-4
+"""How far apart keys may be that count as one: further than rounding moves them."""
 RELEASE_FLOOR = 1e-7
 """What the code released with Ke et al. (2018) adds to thresholds and sums (`10e-8`)."""
 
@@ -45,7 +54,24 @@ def _every(ev: Evaluator, every: Expression | None) -> int:
 
 
 def _write(ev: Evaluator, decl: WriteDecl) -> Write:
-    return Write(decl.key, decl.value, _every(ev, decl.every), decl.when, decl.span, decl.eval is True)
+    merge = _merge(ev, decl)
+    return Write(decl.key, decl.value, _every(ev, decl.every), decl.when, decl.span, decl.eval is True, merge)
+
+
+def _merge(ev: Evaluator, decl: WriteDecl) -> Merge | None:
+    if decl.merge is None:
+        return None
+    kind, given = _called(ev, "merge", decl.merge, MERGES)
+    span = decl.merge.span
+    if decl.key is None:
+        raise Stop(WordArgument(span, "`merge` compares keys, and `write` has none", "write `key:` beside `value:`"))
+    within = _number(ev, given.get("within", Number(SAME)), "`within`", span)
+    rate = _number(ev, given["rate"], "`rate`", span) if kind == "step" else 1.0
+    if within < 0:
+        raise Stop(WordArgument(span, f"`within` is {within:g}", "it is a distance, from 0 on"))
+    if not 0 < rate <= 1:
+        raise Stop(WordArgument(span, f"`rate` is {rate:g}", "it is above 0 and at most 1"))
+    return Merge(kind, rate, within)
 
 
 def _called(ev: Evaluator, what: str, expression: Expression, known: Mapping[str, str]) -> tuple[str, Given]:
@@ -107,7 +133,7 @@ def _read(ev: Evaluator, store: StoreDecl, decl: ReadDecl) -> Read:
     words = {name.text: word.text for name, word in decl.options}
     release = words.get("compat") == "release"
     normal = decl.normalise
-    how = "" if normal is None else _called(ev, "normalisation", normal, NORMALISATIONS)[0]
+    how, hit = ("", inf) if normal is None else _normalised(ev, normal)
     score = Score("separable") if release and decl.score is None else _score(ev, decl.score)
     how = how or ("shifted_relu" if release else "sum" if score.kind == "inverse_distance" else "softmax")
     select, null = _select(ev, decl.select), words.get("null_slot", "true" if release else "false") == "true"
@@ -116,7 +142,13 @@ def _read(ev: Evaluator, store: StoreDecl, decl: ReadDecl) -> Read:
     prefix = f"{store.name.text}.score" if own else f"{store.name.text}.{name}.score"
     every = _every(ev, decl.every)
     shift = _shift(words, release=release)
-    return Read(f"{store.name.text}.{name}", prefix, decl.query, score, select, how, shift, every, null, decl.span)
+    return Read(f"{store.name.text}.{name}", prefix, decl.query, score, select, how, shift, every, null, decl.span, hit)
+
+
+def _normalised(ev: Evaluator, expression: Expression) -> tuple[str, float]:
+    """How scores are normalised, and from which score on a slot is hit (infinite: none is)."""
+    how, given = _called(ev, "normalisation", expression, NORMALISATIONS)
+    return how, _number(ev, given["hit"], "`hit`", expression.span) if "hit" in given else inf
 
 
 def _shift(words: Mapping[str, str], *, release: bool) -> Shift:

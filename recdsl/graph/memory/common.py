@@ -107,8 +107,13 @@ class Common(Lowering):
         recalls, store = tuple(ctx.recalls.get(self.store.name, ())), self.store
         return Memory(
             store.name, self.slots, store.life, entries, tuple(rows), recalls, notes_on(store), store.span,
-            tuple(written), store.evict.kind, store.evict.decay, store.write.evaluated,
+            tuple(written), store.evict.kind, store.evict.decay, store.write.evaluated, merge=self.merge,
         )  # fmt: skip
+
+    @property
+    def merge(self) -> tuple[str, float, float] | None:
+        made = self.store.write.merge
+        return None if made is None else (made.kind, made.rate, made.within)
 
     @property
     def slots(self) -> int:

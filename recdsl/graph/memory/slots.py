@@ -197,6 +197,8 @@ def _notes(read: Read) -> list[str]:
         if shift.floor or shift.underfull in ("raw", "softmax"):
             return [f"at most one slot of `{read.name}` has a weight, about 1: scorer and query learn little from it"]
         return [f"the one slot that `{read.name}` gives has weight 1, so its scorer and query get no gradient"]
+    if read.normalise == "mean":
+        return [f"the weights of `{read.name}` are equal, so its keys and query get no gradient"]
     return []
 
 

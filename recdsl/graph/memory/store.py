@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf, isinf
 
 from recdsl.graph.sizes import Size
 from recdsl.source import Span
@@ -50,7 +51,7 @@ class Read:
     """One read. `name` is its place in the step ("past.read"), `scorer` the prefix of the scorer's parameters.
 
     null_slot: a slot of zeros can be selected too. every: it is made at steps every - 1, 2 every - 1, ..., and gives
-    zeros at the others.
+    zeros at the others. hit: under `mean`, slots with scores from there on are read alone, if there are any.
     """
 
     name: str
@@ -63,11 +64,25 @@ class Read:
     every: int
     null_slot: bool
     span: Span
+    hit: float = inf
 
     @property
     def selective(self) -> bool:
         """Whether which slots get credit depends on the data."""
-        return self.select.kind != "all" or self.normalise == "shifted_relu"
+        return self.select.kind != "all" or self.normalise == "shifted_relu" or not isinf(self.hit)
+
+
+@dataclass(frozen=True)
+class Merge:
+    """What becomes of the value of a stored item when another with its key is written, which then takes no slot.
+
+    kind: "max" (of each entry, Blundell et al. 2016) | "step" (by `rate` of the difference, Pritzel et al. 2017).
+    within: the distance up to which keys count as one; of several the nearest does.
+    """
+
+    kind: str
+    rate: float
+    within: float
 
 
 @dataclass(frozen=True)
@@ -81,6 +96,7 @@ class Write:
     when: Expression | None
     span: Span
     evaluated: bool = False
+    merge: Merge | None = None
 
 
 @dataclass(frozen=True)

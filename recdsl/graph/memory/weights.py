@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from math import isinf
 
 from recdsl.graph.emit import Emitter
 from recdsl.graph.memory.store import Read
@@ -71,9 +72,13 @@ class Weighing:
     @cached_property
     def equal(self) -> int:
         """Equal weights."""
-        count = self.counted(self.chosen)
+        return self.shared_by(self.chosen)
+
+    def shared_by(self, chosen: int) -> int:
+        """Equal weights of some slots."""
+        count = self.counted(chosen)
         share = self.b.op("div", self.b.const(1.0, count), self.b.op("maximum", count, self.b.const(1.0, count)))
-        return self.among(self.chosen, self.wide(share))
+        return self.among(chosen, self.wide(share))
 
     @cached_property
     def soft(self) -> int:
@@ -96,6 +101,15 @@ def _sum(made: Weighing) -> int:
     inside = made.among(made.chosen, made.scores)
     total = made.summed(inside)
     return _shared(made, inside, total, made.b.op("abs", total))
+
+
+def _mean(made: Weighing) -> int:
+    """Equal weights: of the slots with scores from `hit` on, if there are any, else of all that take part."""
+    if isinf(made.read.hit):
+        return made.equal
+    hits = made.b.op("and", made.chosen, made.compared("ge", made.scores, made.read.hit))
+    some = made.compared("gt", made.counted(hits), 0.0)
+    return made.b.op("where", made.wide(some), made.shared_by(hits), made.equal)
 
 
 def _shared(made: Weighing, values: int, total: int, size: int) -> int:
@@ -155,5 +169,6 @@ def _underfull(made: Weighing, weights: int) -> int:
 NORMALISERS: Mapping[str, Callable[[Weighing], int]] = {
     "softmax": _softmax,
     "sum": _sum,
+    "mean": _mean,
     "shifted_relu": _shifted_relu,
 }
