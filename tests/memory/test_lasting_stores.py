@@ -145,8 +145,8 @@ def masked_too(call: Any, info: Any) -> Any:
     return OFFERED(call, info)
 
 
-def newest_first(kept: Any, items: Any, info: Any) -> Any:
-    slots, order, fresh = OLDEST(kept, items, info)
+def newest_first(kept: Any, items: Any, info: Any, table: Any) -> Any:
+    slots, order, fresh = OLDEST(kept, items, info, table)
     return (slots + 1) % info["slots"], order, fresh
 
 
