@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from recdsl.credit.build import plan
 from recdsl.credit.plan import CreditPlan
 from recdsl.credit.report import Report
+from recdsl.credit.total import total
 from recdsl.graph.build import build
 from recdsl.graph.step import StepGraph
 from recdsl.graph.temporal import with_traces
@@ -45,6 +46,12 @@ class Compilation:
         """The rule as the spec writes it."""
         named = [f"{item.selector.text}: {print_expression(item.rule)}" for item in self.spec.credit]
         return ", ".join(named).removeprefix("default: ") if named else "bptt"
+
+    @cached_property
+    def report(self) -> Report:
+        """What `explain` says."""
+        names = [loss.name for loss in self.graph.losses]
+        return Report.of(self.plan, self.spec.name, names, total(self.graph, self.plan))
 
     @cached_property
     def program(self) -> Assembled:
@@ -106,6 +113,5 @@ def compile(
 
 
 def explain(path_or_text: str, overrides: Sequence[str] = ()) -> Report:
-    """Verdict, lags, dropped edges and cost of every parameter. Printable; `.rows`, `.to_dict()`."""
-    made = analyse(path_or_text, overrides)
-    return Report.of(made.plan, losses=[loss.name for loss in made.graph.losses])
+    """Verdict, lags, dropped edges and cost of every parameter, and of the model. Printable; `.rows`, `.to_dict()`."""
+    return analyse(path_or_text, overrides).report

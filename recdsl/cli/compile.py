@@ -147,10 +147,8 @@ def described(compilation: Compilation, stage: Stage, text: str) -> dict[str, An
     """The stage as data: its text, and for the plan the classes and rows."""
     found: dict[str, Any] = {"name": compilation.spec.name, "stage": stage.value, "text": text}
     if stage is Stage.PLAN:
-        from recdsl.credit.report import Report
-
         found["classes"] = classes(compilation)
-        found |= Report.of(compilation.plan, compilation.spec.name).to_dict()
+        found |= compilation.report.to_dict()
     return found
 
 
@@ -172,8 +170,6 @@ def classes(compilation: Compilation) -> list[dict[str, Any]]:
 
 def plan_text(compilation: Compilation) -> str:
     """Each reverse pass, then the table of verdicts."""
-    from recdsl.credit.report import Report
-
     lines: list[str] = []
     for number, routing in enumerate(classes(compilation)):
         window = "the whole call"
@@ -182,6 +178,4 @@ def plan_text(compilation: Compilation) -> str:
         lines.append(f"pass {number}: window {window}; losses {', '.join(routing['losses']) or 'none'}")
         lines += [f"  cut {source} -> {user}" for source, user in routing["cuts"]]
         lines.append(f"  for {', '.join(routing['parameters']) or 'no parameter'}")
-    return "\n".join(
-        [*lines, "", str(Report.of(compilation.plan, losses=[loss.name for loss in compilation.graph.losses])), ""]
-    )
+    return "\n".join([*lines, "", str(compilation.report), ""])

@@ -22,11 +22,10 @@ def add(app: typer.Typer) -> None:
         """Say for each parameter which credit it gets and what is dropped; or say more about an error."""
         if CODE.fullmatch(subject):
             return explain_code(subject.upper(), as_json)
-        from recdsl.credit.report import Report
         from recdsl.driver import analyse
 
         compilation = analyse(spec_text(subject), overrides or ())
-        found = Report.of(compilation.plan, compilation.spec.name, [loss.name for loss in compilation.graph.losses])
+        found = compilation.report
         from recdsl.training.backend import chosen
 
         runs = chosen(compilation)

@@ -72,9 +72,9 @@ class Flow:
         """Everything that the start reaches, itself included; `across` False: within one step."""
         return _closure(start, self.after, lambda a, b: (a, b) not in cuts, across)
 
-    def backward(self, end: Iterable[int], cuts: frozenset[Edge] = NO_CUTS) -> set[int]:
-        """Everything that reaches the end, itself included."""
-        return _closure(end, self.before, lambda b, a: (a, b) not in cuts, True)
+    def backward(self, end: Iterable[int], cuts: frozenset[Edge] = NO_CUTS, across: bool = True) -> set[int]:
+        """Everything that reaches the end, itself included; `across` False: within one step."""
+        return _closure(end, self.before, lambda b, a: (a, b) not in cuts, across)
 
     def shortest_cut(self, start: int, ends: frozenset[int], cuts: frozenset[Edge]) -> int | None:
         """The smallest lag of a path from start to one of the ends that uses a cut edge; None if there is none."""

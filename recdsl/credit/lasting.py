@@ -24,18 +24,25 @@ def across_calls(judge: Judge, case: Case, row: Row, stores: Sequence[StoreCredi
         return row
     credits = {store.memory: store for store in stores}
     reached = _reached(judge, start)
-    for memory, made in _live(judge, case):
-        if made.item in reached:
-            row = _through(judge, case, row, made, credits[memory.name], start)
-    return row
+    met = [(credits[memory.name], made) for memory, made in _live(judge, case) if made.item in reached]
+    for store, made in met:
+        row = _through(judge, case, row, made, store, start)
+    items = {made.item for store, made in met if _kept(store, made)}
+    flops, _ = judge.stored(start, items)
+    _, size = judge.stored(start, {made.item for store, made in met if _kept(store, made) and store.replay is None})
+    return replace(row, flops=row.flops + flops, bytes=row.bytes + size)
+
+
+def _kept(store: StoreCredit, made: Written) -> bool:
+    """Whether a part of a store's items gets credit at all."""
+    return made.part in store.parts and store.kind not in ("stop", "param")
 
 
 def _through(judge: Judge, case: Case, row: Row, made: Written, store: StoreCredit, start: int) -> Row:
     """What becomes of a verdict through one part of a store. A window drops what lies further back from the write, or
     between a read and a loss, so `through` is exact for the whole call alone. Where items are made of what was read, it
     drops what goes by way of items that have left."""
-    kept = made.part in store.parts and store.kind not in ("stop", "param")
-    if not kept:
+    if not _kept(store, made):
         return _dropped(judge, row, made, store)
     words = (*row.qualifiers, *_words(store, made), *_selected(judge, made))
     row = replace(row, qualifiers=tuple(dict.fromkeys(words)))

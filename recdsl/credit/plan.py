@@ -216,13 +216,15 @@ class Row:
 
     verdict: "exact" | "unbiased" | "biased" | "frozen". first_dropped_lag: smallest lag of a dropped path (None: no
     path is dropped). longest_kept_lag: largest lag of a kept path (None: unbounded, or no path is kept). flops and
-    bytes: a step and sample. Qualifiers: "declared-jacobian", where an op on the way is not smooth; "unmasked", where
-    the verdict needs that no masked step stands before a valid one of its sequence; "no-credit", where every path from
-    the parameter to a loss is dropped; "random-signs" and "random-truncation", where draws are right on average;
-    "decay", where paths over steps count less; "drift", where traces go on from call to call: if parameters change
-    between calls, the gradient is that by one shift of the parameters of all calls (semantics 5.1); "rerun", where that
-    is so for what is older than the steps that each update runs again; "reset-at-call"; "scaled" and "feedback", where
-    an edge on the way carries another derivative than its own; "learned", where a net answers for what is dropped.
+    bytes: a step and sample, of the parameter by itself (`recdsl.credit.total` has the model's), with what one item of
+    a store that lasts as long as the model takes. Qualifiers: "declared-jacobian", where an op on the way is not
+    smooth; "unmasked", where the verdict needs that no masked step stands before a valid one of its sequence;
+    "no-credit", where every path from the parameter to a loss is dropped; "random-signs" and "random-truncation", where
+    draws are right on average; "decay", where paths over steps count less; "drift", where traces go on from call to
+    call: if parameters change between calls, the gradient is that by one shift of the parameters of all calls
+    (semantics 5.1); "rerun", where that is so for what is older than the steps that each update runs again;
+    "reset-at-call"; "scaled" and "feedback", where an edge on the way carries another derivative than its own;
+    "learned", where a net answers for what is dropped.
     """
 
     parameter: str

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from recdsl.credit.notes import QUALIFIERS
 from recdsl.credit.plan import CreditPlan, Remark, Row
+from recdsl.credit.total import Total
 
 _HEAD = ("parameter", "rule", "verdict", "first dropped lag", "longest kept lag", "FLOPs", "bytes", "qualifiers")
 _NUMBERS = range(3, 7)
@@ -15,8 +16,8 @@ _NUMBERS = range(3, 7)
 
 @dataclass(frozen=True)
 class Report:
-    """What `explain` says. `str()` is the table, then the reverse passes, where there are several rules for them, then
-    the edges where credit is dropped, with their lines, then what the qualifiers mean, and remarks.
+    """What `explain` says. `str()` is the table, what the model costs as a whole, the reverse passes, where there are
+    several rules for them, the edges where credit is dropped, with their lines, what the qualifiers mean, and remarks.
 
     passes: the parameters of each reverse pass, those that stand for the rows of a store included. losses: of each
     pass, by name, where they are known. rules: how many ways parameters have to go back.
@@ -28,23 +29,28 @@ class Report:
     passes: tuple[tuple[str, ...], ...] = ()
     rules: int = 0
     losses: tuple[tuple[str, ...], ...] = ()
+    total: Total | None = None
 
     @classmethod
-    def of(cls, plan: CreditPlan, name: str = "", losses: Sequence[str] = ()) -> Report:
-        """losses: their names, in the order of the model."""
+    def of(cls, plan: CreditPlan, name: str = "", losses: Sequence[str] = (), total: Total | None = None) -> Report:
+        """losses: their names, in the order of the model. total: of the model, if it is to be shown."""
         ways = len(plan.passes) + sum(len(group) - 1 for group in plan.shared)
         named = tuple(tuple(losses[k] for k in seeds) for seeds in plan.seeds) if losses else ()
-        return cls(plan.rows, name, plan.remarks, plan.passes, ways, named)
+        return cls(plan.rows, name, plan.remarks, plan.passes, ways, named, total)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: {"name", "rows": [...], "passes": [...], "remarks": [...]}; a row has the keys of `Row`, an edge
-        {"edge", "line"}, a remark {"text", "line"}; a pass is a list of parameters."""
+        {"edge", "line"}, a remark {"text", "line"}; a pass is a list of parameters. Where it is known, "total":
+        {"flops", "forward", "backward", "traces", "item"}."""
         remarks = [{"text": item.text, "line": item.line} for item in self.remarks]
-        passes = [list(names) for names in self.passes]
-        return {"name": self.name, "rows": [_plain(row) for row in self.rows], "passes": passes, "remarks": remarks}
+        found = {"name": self.name, "rows": [_plain(row) for row in self.rows]}
+        found |= {"passes": [list(names) for names in self.passes], "remarks": remarks}
+        return found if self.total is None else found | {"total": {"flops": self.total.flops, **asdict(self.total)}}
 
     def __str__(self) -> str:
         lines = _table([_HEAD, *(_cells(row) for row in self.rows)])
+        if self.total is not None:
+            lines += ["", _all(self.total)]
         if self.rules > 1:
             lines += ["", *self._shown()]
         edges: dict[tuple[str, int | None], list[str]] = {}
@@ -74,6 +80,14 @@ class Report:
             origin = f"; from {', '.join(self.losses[k])}" if len(set(self.losses)) > 1 else ""
             lines.append(f"  {shown}{origin}")
         return lines
+
+
+def _all(total: Total) -> str:
+    """Rows share operations, so that they do not add up to this."""
+    parts = [(total.forward, "forward"), (total.backward, "back"), (total.traces, "for traces")]
+    words = ", ".join(f"{number:,} {word}" for number, word in parts if number or word == "forward")
+    item = f"; {total.item:,} more for each stored item that gets a gradient" if total.item else ""
+    return f"all parameters together: {total.flops:,} FLOPs a step and sample ({words}){item}"
 
 
 def _plain(row: Row) -> dict[str, Any]:

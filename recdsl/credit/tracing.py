@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import prod
 
 from recdsl.credit.flow import Edge, Flow
@@ -392,7 +393,14 @@ class Tracer:
         found = [block for k in sorted(own) for block in blocks_of(self.graph, self.flow, k, "")]
         kept = [prod(shapes[block.source][k] for k in block.kept) for block in found]
         summed = [prod(shapes[block.source][k] for k in block.summed) for block in found]
-        return sum(summed) + size * sum(kept), size * size * sum(kept)
+        return sum(summed) + size * sum(kept), self._dependences * sum(kept)
+
+    @cached_property
+    def _dependences(self) -> int:
+        """Entries of a step's Jacobian that are ever other than zero."""
+        axes, pairs = self.free.axes, self.free.carried.items()
+        found = [(axes[t], axes[name], key) for name, targets in pairs for t, keys in targets.items() for key in keys]
+        return sum(multiplications((rows, middle, ()), key, (), ()) for rows, middle, key in found)
 
     def work(self, routing: RoutingClass) -> tuple[int, int]:
         """(entries of the traces, products a step) of a class."""
@@ -419,10 +427,10 @@ class Tracer:
             return count + each + (place(parameter) < more), count
         carried = self._influence(routing.cuts).carried
         held = {(item.source, item.carry): item for item in routing.scopes if item.source in own}
-        products = 0
+        products, lines = 0, {carry.name for carry in states(self.graph) if carry.kind == "delay"}
         for (source, name), item in held.items():
             for target, outer in carried[name].items():
-                if (source, target) in held:
+                if (source, target) in held and target not in lines:  # a delay line hands on what it was given
                     axes = self.free.axes[target], self.free.axes[name], self.graph.nodes[source].type.axes
                     stored = held[source, target].stored
                     products += sum(

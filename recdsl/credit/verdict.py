@@ -11,16 +11,18 @@ is therefore qualified as "unmasked": it holds if no masked step stands before a
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
 
 from recdsl.credit.flow import NO_CUTS, Edge, Flow
 from recdsl.credit.lags import Walk
+from recdsl.credit.operations import flops
 from recdsl.credit.place import in_spec, spec_source
 from recdsl.credit.plan import Dropped, RoutingClass, Row, Window
 from recdsl.credit.select import label
-from recdsl.graph.step import LEAVES, Carry, Node, StepGraph
+from recdsl.graph.step import LEAVES, Carry, StepGraph
 from recdsl.ops import primitive
 
 FLOAT_BYTES = 4
@@ -50,7 +52,7 @@ class Judge:
     def __init__(self, graph: StepGraph) -> None:
         self.graph, self.flow, self.source = graph, Flow(graph), spec_source(graph)
         work = [node for node in graph.nodes if node.op not in LEAVES]
-        self._flops = {node.id: self._forward(node) for node in work}
+        self._flops = {node.id: flops(graph.nodes, node) for node in work}
         self._entries = {node.id: node.type.numel for node in work}
         self._rough = {node.id for node in work if not primitive(node.op).smooth}
         recalls = [recall for memory in graph.memories for recall in memory.recalls if recall.selective]
@@ -81,7 +83,7 @@ class Judge:
         first = min((lag for lag in (by_cut, by_window) if lag is not None), default=None)
         inside = self.flow.forward([start], case.cuts) if case.cuts else reached
         window = Window(case.budget + 1, 1) if case.budget else case.window
-        flops, size = self._cost(inside & kept.live, window)
+        work, size = self._cost(inside & kept.live, window)
         return Row(
             case.parameter,
             case.rule,
@@ -90,7 +92,7 @@ class Judge:
             first,
             longest,
             tuple(dict.fromkeys(dropped)),
-            flops,
+            work,
             size,
         )
 
@@ -222,6 +224,10 @@ class Judge:
             level = {target for k in level for target, lag in self.flow.after[k] if not lag}
         return f"%{node}"
 
+    def stored(self, start: int, items: Collection[int]) -> tuple[int, int]:
+        """(FLOPs, bytes) of a parameter's way to what a store keeps, for one item: forward, and twice reverse."""
+        return self._cost(self.flow.forward([start]) & self.flow.backward(items), Window(None, 1))
+
     def _cost(self, path: set[int], window: Window) -> tuple[int, int]:
         """(FLOPs, bytes) a step and sample.
 
@@ -233,7 +239,3 @@ class Judge:
         size = sum(self._entries.get(k, 0) for k in path)
         again = Fraction(1) if window.size is None else Fraction(window.size, window.every)
         return forward + ceil(2 * forward * again), FLOAT_BYTES * size
-
-    def _forward(self, node: Node) -> int:
-        types = [self.graph.nodes[arg].type for arg in node.args]
-        return primitive(node.op).flops(types, node.type, node.attrs)
