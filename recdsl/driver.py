@@ -20,6 +20,7 @@ from recdsl.graph.temporal import with_traces
 from recdsl.syntax.ast import Spec
 from recdsl.syntax.printer import print_expression
 from recdsl.syntax.spec import read_spec
+from recdsl.training import rates
 from recdsl.training.catalogue import check_settings, data_sizes
 from recdsl.training.stages import resolved
 
@@ -84,6 +85,7 @@ def analyse(path_or_text: str, overrides: Sequence[str] = (), update: int = 0) -
     spec = read_spec(path_or_text, overrides)
     settings = check_settings(spec)
     graph = with_traces(build(spec, data_sizes(spec)), settings.optimizer.options.get("trace", 0.0))
+    rates.check(settings.rates, graph)
     stages = resolved(settings.stages, graph, settings["steps"])
     stream = settings["stream"]
     if not update:

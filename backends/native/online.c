@@ -5,7 +5,7 @@ typedef struct { void **slot; char *base; long stride, ring, shift; } patch;
 typedef struct { long entry; void **p; const long *n; const patch *patches; long count; } step;
 typedef struct { const char *from; char *to; long bytes, times, stride, ring, shift; } copy;
 typedef struct { const real *value; real *w, *g; double weight; long at, every, stride; long flagged; const char *seen; } loss;
-typedef struct { real *value, *grad, *one, *two; double count; long size; } parameter;
+typedef struct { real *value, *grad, *one, *two; double count, rate; long size; } parameter;
 typedef struct {
     const step *steps[2]; /* without and with resets */
     long step_count[2];
@@ -20,7 +20,7 @@ typedef struct {
     long every, ring, rule;
     double option[8];
     double largest; /* of the gradient's norm; 0: any */
-    const double *rates;
+    const double *shares; /* by update, what the rates of parameters are multiplied by */
     const unsigned char *resets, *due;
     double *total, *parts, *norms;
 } learner;
@@ -193,7 +193,7 @@ static long updates(learner *o, long count) {
             if (!(o->norms[u] < INFINITY)) return u;
         }
         for (long k = 0; k < o->parameter_count; k++)
-            change(o, o->parameters + k, o->rates[u], o->rule == 4 ? 2 * (double)total / o->option[2] : 0);
+            change(o, o->parameters + k, o->parameters[k].rate * o->shares[u], o->rule == 4 ? 2 * (double)total / o->option[2] : 0);
     }
     return count;
 }

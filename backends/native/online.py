@@ -30,12 +30,14 @@ Tensors = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Moved:
-    """A parameter, and what the optimizer knows of it: at most two tensors and a count of updates."""
+    """A parameter, and what the optimizer knows of it: at most two tensors, a count of updates, and its learning rate
+    before a schedule."""
 
     name: str
     value: Tensor
     slots: tuple[Tensor, ...]
     count: float
+    rate: float
 
 
 @dataclass(frozen=True)
@@ -62,13 +64,13 @@ class Shape:
 @dataclass(frozen=True)
 class Stretch:
     """What some updates learn from. stream: inputs by name, [steps, batch, *axes]. reset: [steps, batch] or None.
-    states: those of the first `behind` + 1 calls. rates, due: of each update, learning rate and whether the norm is
-    asked for."""
+    states: those of the first `behind` + 1 calls. shares, due: of each update, what learning rates are multiplied by
+    and whether the norm is asked for."""
 
     stream: Tensors
     reset: Tensor | None
     states: Sequence[Tensors]
-    rates: Sequence[float]
+    shares: Sequence[float]
     due: Sequence[bool]
 
 
@@ -309,7 +311,7 @@ class Learner:
                 raise NotLoweredError(f"`{item.name}` does not lie in one piece")
             slots = [x.data_ptr() for x in item.slots] + [None] * (2 - len(item.slots))
             gradient = self.held[storage].data_ptr()
-            table.append(Parameter(item.value.data_ptr(), gradient, *slots, item.count, item.value.numel()))
+            table.append(Parameter(item.value.data_ptr(), gradient, *slots, item.count, item.rate, item.value.numel()))
             self.keep.append(tensors)
             self.learned.append(item.name)
         self.moved = array(Parameter, table)
@@ -325,17 +327,17 @@ class Learner:
     # -- updates --------------------------------------------------------------------------------------------------
     def learn(self, given: Stretch) -> Done:
         """Make the updates, up to the first one whose loss or gradient is not finite."""
-        count, losses = len(given.rates), len(self.about["losses"])
+        count, losses = len(given.shares), len(self.about["losses"])
         streams = self._streams(given, count)
         kept = self._outputs(count)
         for name, ring in self.states.items():
             for slot, state in enumerate(given.states):
                 ring[slot] = state.get(name, 0)
         total, norms = (ctypes.c_double * count)(), (ctypes.c_double * count)()
-        parts, rates = (ctypes.c_double * (count * losses))(), (ctypes.c_double * count)(*given.rates)
+        parts, shares = (ctypes.c_double * (count * losses))(), (ctypes.c_double * count)(*given.shares)
         resets = (ctypes.c_ubyte * count)(*self._resets(given.reset, count))
         due = (ctypes.c_ubyte * count)(*given.due)
-        tables = {"total": total, "norms": norms, "parts": parts, "rates": rates, "resets": resets, "due": due}
+        tables = {"total": total, "norms": norms, "parts": parts, "shares": shares, "resets": resets, "due": due}
         for name, value in tables.items():
             setattr(self.run, name, ctypes.addressof(value))
         self.run.time = float(given.states[0]["t"])

@@ -40,7 +40,7 @@ class Loss(ctypes.Structure):
 class Parameter(ctypes.Structure):
     """A parameter, its gradient, and the optimizer's state of it."""
 
-    _fields_ = [*_fields("pointer", "value grad one two"), *_fields("double", "count"), *_fields("long", "size")]
+    _fields_ = [*_fields("pointer", "value grad one two"), *_fields("double", "count rate"), *_fields("long", "size")]
 
 
 class Run(ctypes.Structure):
@@ -52,7 +52,7 @@ class Run(ctypes.Structure):
                 *_fields("pointer", "parameters"), *_fields("long", "parameter_count"),
                 *_fields("pointer", "clock"), *_fields("double", "time"), *_fields("long", "every ring rule"),
                 ("option", ctypes.c_double * 8), *_fields("double", "largest"),
-                *_fields("pointer", "rates resets due total parts norms")]  # fmt: skip
+                *_fields("pointer", "shares resets due total parts norms")]  # fmt: skip
 
 
 def array(kind: type[ctypes.Structure], items: list[Any]) -> Any:

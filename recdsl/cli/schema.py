@@ -158,13 +158,16 @@ def sources() -> list[str]:
 
 def train() -> JSON:
     """The settings of `train:`, from their declarations."""
+    from recdsl.syntax.training import RATES
     from recdsl.training.rules import CALLS, NUMBERS
 
     properties: JSON = {option.name: setting(option) for option in NUMBERS}
     for key, (example, known) in CALLS.items():
         names = ", ".join(item.name for item in known)
         properties[key] = CALL | {"description": f"{names}; such as {example}"}
-    properties["metrics"] = {"anyOf": [CALL, {"type": "array", "items": CALL}]}
+    properties |= {name: {"anyOf": [CALL, {"type": "array", "items": CALL}]} for name in ("metrics", "stages")}
+    rate: JSON = {"type": "number", "exclusiveMinimum": 0}
+    properties["lr"] = {"anyOf": [rate, {"type": "object", "additionalProperties": rate}], "description": RATES}
     return {"type": "object", "properties": properties, "additionalProperties": False}
 
 

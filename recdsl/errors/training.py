@@ -261,6 +261,34 @@ class StageIdle(Problem):
 
 
 @dataclass(frozen=True)
+class RateUnknown(Problem):
+    code = "RD0625"
+    message = "`lr`: `{selector}` names no parameter that is trained"
+    hint = "{known}"
+    explain = (
+        "`train: lr` gives parameters learning rates by selectors, as `credit` gives them rules: `dec.*`, a block, or "
+        "a parameter; `default` is the rate of the others."
+    )
+
+    selector: str
+    known: str
+
+
+@dataclass(frozen=True)
+class RateTwice(Problem):
+    """`first` and `second` are where the rates stand, in backticks."""
+
+    code = "RD0626"
+    message = "{what} has two learning rates, by {first} and by {second}"
+    hint = "leave one of them out"
+    explain = "A parameter has one learning rate: that of a selector of `train: lr`, or else the optimizer's."
+
+    what: str
+    first: str
+    second: str
+
+
+@dataclass(frozen=True)
 class NotSingle(Problem):
     code = "RD0623"
     message = "`idbd` {reason}"

@@ -224,6 +224,14 @@ class Setting:
 
 
 @dataclass(frozen=True)
+class RateDecl:
+    """The learning rate (`train: lr`) of the parameters that a selector names; "default": of those that none does."""
+
+    selector: Name
+    value: Expression
+
+
+@dataclass(frozen=True)
 class Spec:
     """A whole spec, checked for form but not yet for names, axes and types."""
 
@@ -244,3 +252,4 @@ class Spec:
     data: Expression | None
     train: tuple[Setting, ...]
     span: Span
+    rates: tuple[RateDecl, ...] = ()

@@ -48,6 +48,15 @@ class _Override:
             start += len(part) + 1
         return found
 
+    @property
+    def section(self) -> str:
+        return self.path.split(".")[0].strip()
+
+    @property
+    def depth(self) -> int:
+        """How many keys the path has."""
+        return self.path.count(".") + 1
+
     def fail(self, place: Span, reason: str, advice: str = "") -> None:
         self.problems.add(BadOverride(place, self.words, reason, advice))
 
@@ -85,6 +94,8 @@ def _set(node: YamlNode | None, keys: list[Scalar], override: _Override, closed:
         return node
     items = node.items if isinstance(node, Mapping) else ()
     span = node.span if isinstance(node, Mapping) else override.value.span
+    if override.section == "train" and override.depth == len(keys) + 1 and keys[0].text.value == "lr":
+        return _rate(Mapping(items, span), keys, override)
     for length in range(len(keys), 0, -1):
         # Selectors of `credit` hold dots themselves: `credit.enc.*=bptt`.
         name = ".".join(key.text.value for key in keys[:length])
@@ -99,8 +110,6 @@ def _add(node: Mapping, keys: list[Scalar], override: _Override, closed: bool) -
     names = [key.text.value for key, _ in node.items]
     word, path = keys[0].text.value, override.path.strip()
     top = path.split(".")[0]
-    if path == "train.lr" and word == "lr":
-        return _learning_rate(node, keys[0], override)
     if closed and path != top:
         advice = suggest(word, names) or (f"`{top}` has {', '.join(names)}" if names else f"the spec has no `{top}`")
         override.fail(keys[0].span, f"names `{word}`, which the spec does not have", advice)
@@ -113,15 +122,33 @@ def _add(node: Mapping, keys: list[Scalar], override: _Override, closed: bool) -
     return Mapping((*node.items, (keys[0], new)), node.span)
 
 
+def _rate(train: Mapping, keys: list[Scalar], override: _Override) -> Mapping:
+    """`train.lr`, the rate of all parameters that no selector names, or `train.lr.SELECTOR`."""
+    at = next((k for k, (key, _) in enumerate(train.items) if key.text.value == "lr"), len(train.items))
+    old = train.items[at][1] if at < len(train.items) else Mapping((), train.span)
+    default = _word("default", keys[0], override)
+    rates = old.items if isinstance(old, Mapping) else ((default, old),)
+    place = override.piece(keys[1].span.start, len(override.path)) if keys[1:] else default
+    index = next((k for k, (key, _) in enumerate(rates) if key.text.value == place.text.value), len(rates))
+    if place.text.value == "default" and index == len(rates):
+        return _learning_rate(train, keys[0], override)
+    made = Mapping((*rates[:index], (place, override.value), *rates[index + 1 :]), old.span)
+    return Mapping((*train.items[:at], (keys[0], made), *train.items[at + 1 :]), train.span)
+
+
+def _word(word: str, place: Scalar, override: _Override) -> Scalar:
+    """A word that stands where the user wrote another one, so that an error points there."""
+    return Scalar(Text(override.source, word, place.span.start, place.span.end), word)
+
+
 def _learning_rate(node: Mapping, key: Scalar, override: _Override) -> Mapping:
-    """`train.lr` where `train` has no `lr`: that of the optimizer."""
+    """The rate of the optimizer."""
     for index, (name, value) in enumerate(node.items):
         if name.text.value == "optimizer" and isinstance(value, Scalar):
-            new = replace(value, patches=(*value.patches, (key, override.value)))
+            new = replace(value, patches=(*value.patches, (_word("lr", key, override), override.value)))
             return Mapping((*node.items[:index], (name, new), *node.items[index + 1 :]), node.span)
-    # Both words stand where the user wrote `lr`, so that an error points there.
-    name, adam = (Scalar(Text(override.source, w, key.span.start, key.span.end), w) for w in ("optimizer", "adam"))
-    return Mapping((*node.items, (name, replace(adam, patches=((key, override.value),)))), node.span)
+    name, adam, lr = (_word(word, key, override) for word in ("optimizer", "adam", "lr"))
+    return Mapping((*node.items, (name, replace(adam, patches=((lr, override.value),)))), node.span)
 
 
 def _patch(node: Scalar, keys: list[Scalar], override: _Override) -> Scalar:

@@ -260,5 +260,6 @@ def print_spec(spec: Spec) -> str:
     rules = _map((item.selector, quoted(print_expression(item.rule))) for item in spec.credit)
     lines += _section("credit", rules + ([] if spec.require is None else [f"require: {quoted(spec.require.text)}"]))
     lines += [] if spec.data is None else [f"data: {quoted(print_expression(spec.data))}"]
-    lines += _section("train", _map((setting.name, _value(setting.value)) for setting in spec.train))
+    rates = _section("lr", _map((item.selector, _value(item.value)) for item in spec.rates))
+    lines += _section("train", [*_map((setting.name, _value(setting.value)) for setting in spec.train), *rates])
     return "\n".join(lines) + "\n"

@@ -17,7 +17,7 @@ from recdsl.syntax.files import open_source
 from recdsl.syntax.memory import read_memory
 from recdsl.syntax.overrides import apply
 from recdsl.syntax.sections import known_items, plain_text, require
-from recdsl.syntax.training import Credit, Losses, read_credit, read_data, read_losses, read_train
+from recdsl.syntax.training import Credit, Losses, Train, read_credit, read_data, read_losses, read_train
 from recdsl.syntax.yaml_reader import Mapping, YamlNode, read_mapping
 
 __all__ = ["find_block", "read_block_file", "read_source", "read_spec"]
@@ -76,7 +76,7 @@ class _Reader:
         sizes, inputs, targets = get("sizes"), get("inputs"), get("targets")
         params, states, blocks, step = get("params"), get("states"), get("blocks"), get("step")
         memory = get("memory")
-        losses, credit, data, train = self.losses(), self.credit(), get("data"), get("train")
+        losses, credit, data, train = self.losses(), self.credit(), get("data"), self.train()
         spec = Spec(
             self.name(),
             "" if (doc := get("doc")) is None else plain_text(doc, "doc", problems),
@@ -93,8 +93,9 @@ class _Reader:
             credit.items,
             credit.require,
             None if data is None else read_data(data, problems),
-            () if train is None else read_train(train, problems),
+            train.settings,
             self.root.span,
+            train.rates,
         )
         self.check(spec)
         return spec
@@ -106,6 +107,10 @@ class _Reader:
     def credit(self) -> Credit:
         node = self.get("credit")
         return Credit((), None) if node is None else read_credit(self.keys["credit"], node, self.problems)
+
+    def train(self) -> Train:
+        node = self.get("train")
+        return Train() if node is None else read_train(node, self.problems)
 
     def name(self) -> str:
         """`name:`, else the file's name. It becomes the name of a folder, so its characters are few."""

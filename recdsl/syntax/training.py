@@ -10,7 +10,7 @@ from recdsl.diagnostics import Problems
 from recdsl.errors import keys
 from recdsl.errors import syntax as errors
 from recdsl.source import Span
-from recdsl.syntax.ast import CreditDecl, Expression, LossDecl, Name, Setting
+from recdsl.syntax.ast import CreditDecl, Expression, LossDecl, Name, RateDecl, Setting
 from recdsl.syntax.names import bad_name, selector
 from recdsl.syntax.sections import describe, expression, items, known_items, names, text, value
 from recdsl.syntax.yaml_reader import Mapping, Scalar, YamlNode
@@ -18,6 +18,7 @@ from recdsl.syntax.yaml_reader import Sequence as YamlSequence
 
 LOSS_KEYS = ("value", "weight", "trains", "at")
 LATER_TRAIN = ("drift", "flush")
+RATES = "lr: {default: 1e-3, dec.*: 3e-3}"
 _EVERY = re.compile(r"every\(\s*([0-9]{1,15})\s*\)")
 _REQUIRE = re.compile(r"\s*(\w+)(?:\s+for\s+(.+?))?\s*", re.S)
 
@@ -178,10 +179,20 @@ def read_data(node: YamlNode, problems: Problems) -> Expression | None:
     return _call(node, "data", "a data set", "text(source=shakespeare, length=64)", problems)
 
 
-def read_train(node: YamlNode, problems: Problems) -> tuple[Setting, ...]:
-    """Settings by name; which there are, and what they may be, the trainer knows."""
+@dataclass(frozen=True)
+class Train:
+    settings: tuple[Setting, ...] = ()
+    rates: tuple[RateDecl, ...] = ()
+
+
+def read_train(node: YamlNode, problems: Problems) -> Train:
+    """Settings by name; which there are, and what they may be, the trainer knows. `lr` has its own form."""
     found: list[Setting] = []
+    rates: tuple[RateDecl, ...] = ()
     for key, item in items(node, "train", problems, "steps: 1_000"):
+        if key.text.value == "lr":
+            rates = _rates(key.span, item, problems)
+            continue
         if key.text.value in LATER_TRAIN:
             problems.add(keys.NotSupported(key.span, f"train: {key.text.value}", "leave it out"))
             continue
@@ -189,4 +200,18 @@ def read_train(node: YamlNode, problems: Problems) -> tuple[Setting, ...]:
         for name in names((key,), problems):
             if made is not None:
                 found.append(Setting(name, made))
+    return Train(tuple(found), rates)
+
+
+def _rates(key: Span, node: YamlNode, problems: Problems) -> tuple[RateDecl, ...]:
+    """One learning rate, or a map from selectors to rates."""
+    if not isinstance(node, Mapping):
+        made = value(node, "lr", problems, "a learning rate", RATES)
+        return () if made is None else (RateDecl(Name("default", key), made),)
+    found: list[RateDecl] = []
+    for name, item in node.items:
+        chosen = selector(name.text.value, name.span, problems)
+        made = value(item, name.text.value, problems, "a learning rate", "3e-3")
+        if chosen is not None and made is not None:
+            found.append(RateDecl(chosen, made))
     return tuple(found)

@@ -21,6 +21,7 @@ from recdsl.training.metrics import Tally, measure
 from recdsl.training.online_rules import IDBD
 from recdsl.training.optim import factor, flatten, optimizer, unflatten
 from recdsl.training.pipeline import Stages
+from recdsl.training.rates import by_parameter
 from recdsl.training.settings import Settings
 from recdsl.training.stores import hand_over
 
@@ -31,7 +32,7 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class Group:
-    """Parameters that are clipped together and have a learning rate of their own."""
+    """Parameters that are clipped together. rate: of those of them that have none of their own in `train: lr`."""
 
     named: list[tuple[str, nn.Parameter]]
     rate: float
@@ -50,6 +51,22 @@ def grouped(module: nn.Module, named: list[tuple[str, nn.Parameter]], rate: floa
         own = [item for item in named if item[0] in info["parameters"]]
         made.append(Group(own, rate if info["lr"] is None else info["lr"]))
     return made
+
+
+def split(groups: list[Group], own: Mapping[str, float]) -> list[tuple[float, list[int]]]:
+    """Rates, each with the places of its parameters among those of all groups, one group after the other.
+
+    Places do not depend on rates, so a checkpoint fits whatever the rates are.
+    """
+    found: list[tuple[float, list[int]]] = []
+    place = 0
+    for group in groups:
+        parts: dict[float, list[int]] = {} if group.named else {group.rate: []}
+        for name, _ in group.named:
+            parts.setdefault(own.get(name, group.rate), []).append(place)
+            place += 1
+        found += parts.items()
+    return found
 
 
 @dataclass
@@ -86,8 +103,12 @@ class Trainer:
         if not self.named:
             raise RunError(NothingToTrain())
         self.groups = grouped(module, self.named, self.rate)
-        groups = [{"params": [parameter for _, parameter in g.named], "lr": g.rate} for g in self.groups]
+        placed = [item for group in self.groups for item in group.named]
+        self.parts = split(self.groups, by_parameter(self.settings.rates, [name for name, _ in placed]))
+        self.rates = {placed[place][0]: rate for rate, places in self.parts for place in places}
+        groups = [{"params": [placed[k][1] for k in places], "lr": rate} for rate, places in self.parts]
         self.optimizer = optimizer(self.settings.optimizer, groups)
+        self.order = [place for _, places in self.parts for place in places]
 
     def _enter(self, update: int) -> None:
         """Begin the stage of an update: a module in which other parameters are trained takes over.
@@ -152,12 +173,12 @@ class Trainer:
         self.tell(loss)
 
     def _advance(self, loss: float) -> float:
-        """One step of the optimizer, at the rate of the schedule; the rate of the model's parameters."""
+        """One step of the optimizer, at the rates of the schedule; the rate of parameters without one of their own."""
         if isinstance(self.optimizer, IDBD):
             self.optimizer.loss, self.optimizer.scale = loss, self.settings.halves
         share = factor(self.settings.schedule, self.step, self.settings["steps"])
-        for group, own in zip(self.optimizer.param_groups, self.groups, strict=True):
-            group["lr"] = own.rate * share
+        for group, (rate, _) in zip(self.optimizer.param_groups, self.parts, strict=True):
+            group["lr"] = rate * share
         self.optimizer.step()
         return self.rate * share
 
@@ -197,7 +218,7 @@ class Trainer:
     # -- snapshots -------------------------------------------------------------------------------------------------
     def snapshot(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All tensors and all else: weights, optimizer, carried state, generators, place in the data, sums."""
-        slots, numbers = flatten(self.optimizer.state_dict())
+        slots, numbers = flatten(self.optimizer.state_dict(), self.order)
         tensors = {f"model/{name}": value for name, value in self.module.state_dict().items()}
         tensors |= {f"optimizer/{name}": value for name, value in slots.items()}
         tensors |= {f"state/{name}": value for name, value in (self.state or {}).items()}
@@ -227,7 +248,7 @@ class Trainer:
             self._enter(passed[-1])
         load_weights(self.module, parts.get("model", {}), str(checkpoint.path))
         state = checkpoint.state
-        unflatten(self.optimizer, parts.get("optimizer", {}), state["optimizer"])
+        unflatten(self.optimizer, parts.get("optimizer", {}), state["optimizer"], self.order)
         self.step, self.seconds, self.last_good = state["step"], state["seconds"], str(checkpoint.path)
         device = self.binding.device
         carried = {name: value.to(device) for name, value in parts.get("state", {}).items()}

@@ -116,7 +116,8 @@ class Online(Trainer):
         if self.learner is None and not self.alone and self.state is not None and len(self.seen) == self.kept:
             shape = stretch.Shape(self.kept * self.every, self.every, self.seen[-1].shape[1], self.kept - 1)
             try:
-                self.learner = stretch.learner(self.module, self.settings, self.named, self.optimizer, shape)
+                known = stretch.Known(self.named, self.optimizer, self.rates)
+                self.learner = stretch.learner(self.module, self.settings, known, shape)
             except (stretch.NotLoweredError, stretch.BuildError) as error:
                 self.alone = str(error)
         if self.learner is None or self.feed.masked() or any(steps.mask is not None for steps in self.seen):
@@ -135,9 +136,10 @@ class Online(Trainer):
         stream = joined((*before, chunks)) if before else chunks
         states = [state for state in (*self.states, self.state)[-self.kept :] if state is not None]
         steps, log = self.settings["steps"], self.settings["log"]
-        rates = [self.rate * factor(self.settings.schedule, self.step + k, steps) for k in range(count)]
+        shares = [factor(self.settings.schedule, self.step + k, steps) for k in range(count)]
+        rates = [self.rate * share for share in shares]
         due = [(self.step + k + 1) % log == 0 for k in range(count)]
-        done = made.learn(stretch.Stretch(stream.tensors, stream.reset, states, rates, due))
+        done = made.learn(stretch.Stretch(stream.tensors, stream.reset, states, shares, due))
         if done.count:
             self._done(done, rates, due, stream)
             stretch.counted(made, self.settings, self.named, self.optimizer)

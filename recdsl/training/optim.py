@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -60,11 +60,15 @@ def factor(chosen: Chosen, step: int, steps: int) -> float:
     return 1.0
 
 
-def flatten(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The state of an optimizer's `state_dict()` as tensors by "parameter/slot" and plain numbers likewise."""
+def flatten(state: Mapping[str, Any], order: Sequence[int]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The state of an optimizer's `state_dict()` as tensors by "parameter/slot" and plain numbers likewise.
+
+    order: the number of the parameter that is the optimizer's first, second, and so on.
+    """
     tensors: dict[str, Tensor] = {}
     numbers: dict[str, Any] = {}
-    for index, slots in state["state"].items():
+    for place, slots in state["state"].items():
+        index = order[place]
         for name, value in slots.items():
             if isinstance(value, Tensor):
                 tensors[f"{index}/{name}"] = value
@@ -73,10 +77,13 @@ def flatten(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]
     return tensors, numbers
 
 
-def unflatten(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
+def unflatten(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any], order: Sequence[int]
+) -> None:
     """Put back what `flatten` took apart. The options stay those of the optimizer, which come from the spec."""
     state: dict[int, dict[str, Any]] = {}
+    places = {index: place for place, index in enumerate(order)}
     for key, value in (*tensors.items(), *numbers.items()):
         index, _, name = key.partition("/")
-        state.setdefault(int(index), {})[name] = value
+        state.setdefault(places[int(index)], {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -155,4 +155,4 @@ STAGE = Declaration(
 CALLS = {"optimizer": ("adam(lr=1e-3)", OPTIMIZERS), "schedule": ("cosine(warmup=100)", SCHEDULES)}
 ONLINE = ("every", "recent")
 """Settings that mean nothing without `online: true`."""
-SETTINGS = (*(option.name for option in NUMBERS), *CALLS, "metrics", "stages")
+SETTINGS = (*(option.name for option in NUMBERS), *CALLS, "lr", "metrics", "stages")

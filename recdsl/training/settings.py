@@ -13,6 +13,7 @@ from recdsl.errors.training import (
     NoDifference,
     NotACall,
     NotSingle,
+    RateTwice,
     StageEmpty,
     StoreForgets,
     UnknownCall,
@@ -24,7 +25,7 @@ from recdsl.syntax.ast import LossDecl, Name, Setting, Spec
 from recdsl.syntax.expressions import parse_value
 from recdsl.syntax.text import Text
 from recdsl.training.declare import Declaration, Option
-from recdsl.training.rules import CALLS, METRICS, NUMBERS, ONLINE, SETTINGS, STAGE
+from recdsl.training.rules import CALLS, LR, METRICS, NUMBERS, ONLINE, SETTINGS, STAGE
 from recdsl.training.values import WRONG, Call, Value, as_call, bind, convert, read, show
 
 
@@ -62,8 +63,18 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Rate:
+    """The learning rate of the parameters that a selector names."""
+
+    selector: str
+    value: float
+    span: Span
+
+
+@dataclass(frozen=True)
 class Settings:
-    """`numbers` are the plain settings by name (see `rules.NUMBERS`). halves: the loss in units of delta^2 / 2."""
+    """`numbers` are the plain settings by name (see `rules.NUMBERS`). halves: the loss in units of delta^2 / 2.
+    rates: of parameters whose learning rate is not the optimizer's."""
 
     numbers: Mapping[str, Any]
     optimizer: Chosen
@@ -71,6 +82,7 @@ class Settings:
     metrics: tuple[Metric, ...]
     stages: tuple[Stage, ...] = ()
     halves: float = 1.0
+    rates: tuple[Rate, ...] = ()
 
     def __getitem__(self, name: str) -> Any:
         return self.numbers[name]
@@ -120,7 +132,30 @@ def collect(spec: Spec, problems: Problems) -> Settings:
     if chosen["optimizer"].name == "idbd":
         _single(spec, numbers, problems)
     halves = 2.0 if [_head(loss) for loss in spec.losses] == ["mse"] else 1.0
-    return Settings(numbers, chosen["optimizer"], chosen["schedule"], metrics, stages, halves)
+    rates = _rates(spec, sizes, problems)
+    own = tuple(rate for rate in rates if rate.selector != "default")
+    for rate in rates:
+        if rate not in own:
+            chosen["optimizer"] = _default_rate(spec, chosen["optimizer"], rate, problems)
+    return Settings(numbers, chosen["optimizer"], chosen["schedule"], metrics, stages, halves, own)
+
+
+def _rates(spec: Spec, sizes: Mapping[str, int], problems: Problems) -> tuple[Rate, ...]:
+    """`lr:` as written; what is no rate is left out."""
+    before, found = len(problems.found), list[Rate]()
+    for item in spec.rates:
+        value = _plain(LR, read(item.value), sizes, problems)
+        found.append(Rate(item.selector.text, value, item.selector.span))
+    return tuple(found) if len(problems.found) == before else ()
+
+
+def _default_rate(spec: Spec, optimizer: Chosen, rate: Rate, problems: Problems) -> Chosen:
+    """The optimizer with the rate of `lr: default`, unless its call has another one."""
+    calls = [as_call(read(setting.value)) for setting in spec.train if setting.name.text == "optimizer"]
+    given = any(call.args or any(name == "lr" for name, _ in call.keywords) for call in calls if call is not None)
+    if given and optimizer.options["lr"] != rate.value:
+        problems.add(RateTwice(rate.span, "what no selector names", f"`{optimizer.name}`", "`lr`"))
+    return Chosen(optimizer.name, {**optimizer.options, "lr": rate.value})
 
 
 def _single(spec: Spec, numbers: Mapping[str, Any], problems: Problems) -> None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 
+from recdsl.credit.select import matches
 from recdsl.diagnostics import Problems, suggest
 from recdsl.errors.training import StageIdle, StageTwice, StageUnknown
 from recdsl.graph.step import StepGraph
@@ -51,7 +51,7 @@ def resolved(stages: Sequence[Stage], graph: StepGraph, steps: int) -> Stages:
     numbers: dict[str, int] = {}
     spans: dict[str, tuple[int, int | None]] = {}
     for number, stage in enumerate(stages, 1):
-        names = [n for n in trained if fnmatchcase(n, stage.parameters) or n.startswith(f"{stage.parameters}.")]
+        names = [n for n in trained if matches(stage.parameters, n)]
         if not names:
             near = suggest(stage.parameters, trained)
             problems.add(StageUnknown(stage.span, stage.parameters, near or f"there are {', '.join(trained[:8])}"))

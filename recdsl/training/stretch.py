@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,6 +15,17 @@ from recdsl.backends.native.values import NotLoweredError
 from recdsl.training.settings import Settings
 
 Named = Sequence[tuple[str, nn.Parameter]]
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is trained, by what, and each parameter's learning rate before a schedule."""
+
+    named: Named
+    optimizer: torch.optim.Optimizer
+    rates: Mapping[str, float]
+
+
 SLOTS = {
     "sgd": ("momentum_buffer",),
     "rmsprop": ("square_avg", "momentum_buffer"),
@@ -49,30 +61,29 @@ def slots(settings: Settings) -> tuple[str, ...]:
     return whole if given.get("momentum", 1.0) else whole[:-1]
 
 
-def described(settings: Settings, named: Named, optimizer: torch.optim.Optimizer) -> Update | None:
+def described(settings: Settings, known: Known) -> Update | None:
     """The optimizer as it is now; None where C does not have it, or it has not seen every parameter yet."""
     name = settings.optimizer.name
     if name not in SLOTS:
         return None
     wanted, count = slots(settings), COUNTS.get(name, "") if name != "td_lambda" or slots(settings) else ""
     found: list[Moved] = []
-    for key, parameter in named:
-        state: Mapping[str, Any] = optimizer.state.get(parameter, {})
+    for key, parameter in known.named:
+        state: Mapping[str, Any] = known.optimizer.state.get(parameter, {})
         if parameter.grad is not None or state:
             if any(slot not in state for slot in (*wanted, *([count] if count else []))):
                 return None
             kept = tuple(state[slot] for slot in wanted)
-            found.append(Moved(key, parameter.detach(), kept, float(state[count]) if count else 0.0))
+            times = float(state[count]) if count else 0.0
+            found.append(Moved(key, parameter.detach(), kept, times, known.rates[key]))
     rule = "adam" if name == "adamw" else name
     return Update(rule, options(settings), tuple(found), settings["clip"] or 0.0)
 
 
-def learner(
-    module: nn.Module, settings: Settings, named: Named, optimizer: torch.optim.Optimizer, shape: Shape
-) -> Learner | None:
+def learner(module: nn.Module, settings: Settings, known: Known, shape: Shape) -> Learner | None:
     """What makes many updates at once, where the module's backend has such a thing and the optimizer is ready."""
     make = getattr(module, "recdsl_learner", None)
-    update = None if make is None else described(settings, named, optimizer)
+    update = None if make is None else described(settings, known)
     if make is None or update is None:
         return None
     return make(shape, update, sorted({metric.output for metric in settings.metrics}))
@@ -88,4 +99,4 @@ def counted(made: Learner, settings: Settings, named: Named, optimizer: torch.op
             state[name] = torch.full_like(state[name], count) if isinstance(state[name], Tensor) else int(count)
 
 
-__all__ = ["BuildError", "Done", "Learner", "NotLoweredError", "Shape", "Stretch", "counted", "learner"]
+__all__ = ["BuildError", "Done", "Known", "Learner", "NotLoweredError", "Shape", "Stretch", "counted", "learner"]

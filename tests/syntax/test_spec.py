@@ -102,7 +102,7 @@ def test_settings_are_scalars_calls_and_lists() -> None:
   device: cuda:0
   metrics: [accuracy, bits(last=3)]
   more: "[a, b]"
-  lr: .inf
+  most: .inf
 """
     assert {item.name.text: tree(item.value) for item in spec(body).train} == {
         "stream": "true",
@@ -110,7 +110,7 @@ def test_settings_are_scalars_calls_and_lists() -> None:
         "device": "'cuda:0'",
         "metrics": "(list accuracy (call bits last=3))",
         "more": "(list a b)",
-        "lr": "inf",
+        "most": "inf",
     }
 
 

@@ -233,3 +233,9 @@ def test_snapshots_are_not_written_to() -> None:
     before = {name: value.clone() for name, value in state.items()}
     made.updates(30)
     assert all(torch.equal(value, before[name]) for name, value in state.items())
+
+
+@pytest.mark.parametrize("optimizer", [OPTIMIZERS[k] for k in (1, 4, 7, 9)])
+def test_rates_of_groups(optimizer: str) -> None:
+    found = check(TD % "snap(1)", f"train.optimizer={optimizer}", "train.lr.w=3e-2", "train.schedule=linear")
+    assert found.rates["w"] == 3e-2
