@@ -17,7 +17,8 @@ from typing import Any
 
 from recdsl.backends.native.build import FLAGS, LINK, compile_text, compiler
 from recdsl.backends.native.call import described
-from recdsl.backends.native.lower import Function, Lowering, head, lower, prelude
+from recdsl.backends.native.lower import Function, Lowering, head, joined, lower, prelude
+from recdsl.backends.native.outline import cut
 from recdsl.backends.native.shipped import capabilities
 from recdsl.backends.torch.module import body, ragged_pair
 from recdsl.program.assemble import assemble
@@ -56,11 +57,12 @@ def _chosen(item: Lowering) -> list[Function]:
 
 
 def _text(chosen: Mapping[str, list[Function]], single: bool) -> str:
-    parts = [head(single=single) + prelude()]
-    for variant, functions in chosen.items():
-        for made in functions:
-            parts.append(made.text.replace(f"long {made.symbol}(", f"long {variant}_{made.symbol}(", 1))
-    return "\n".join(parts)
+    cuts = [
+        cut(made.text.replace(f"long {made.symbol}(", f"long {variant}_{made.symbol}(", 1))
+        for variant, functions in chosen.items()
+        for made in functions
+    ]
+    return head(single=single) + prelude() + "\n" + joined(cuts)
 
 
 def _headed(text: str, name: str) -> str:

@@ -10,6 +10,7 @@ from recdsl.backends.native.values import Ix, Ref, Region, Value, overlap
 
 C_TYPES = {"float": "real", "int": "integer", "bool": "int"}
 STORED = {"float": "real", "int": "integer", "bool": "flag"}
+MOST = 240  # lines of a nest: compilers take more than proportional time for long ones
 Box = tuple[tuple[int, int], ...]
 """(first entry, number of entries) of each own axis."""
 
@@ -144,8 +145,10 @@ class Group:
         self.written: set[tuple[Region, str]] = set()
 
     def add(self, write: Write, force: bool = False) -> bool:
-        """Take in a write, unless it meets memory that the nest reads or writes at another index."""
+        """Take in a write, unless it meets memory that the nest reads or writes elsewhere, or the nest is long."""
         kernel = self.kernel
+        if len(kernel.lines) > MOST:
+            return False
         old = (len(kernel.lines), dict(kernel.memo), set(kernel.reads))
         lead, variables = self.domain.variables()
         own = tuple(

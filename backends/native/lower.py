@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from recdsl.backends.native.outline import Cut, cut
 from recdsl.backends.native.texts import comment
 from recdsl.backends.native.uses import statements
 from recdsl.backends.native.values import NotLoweredError
@@ -50,7 +52,6 @@ def lower(assembled: Assembled) -> Lowering:
     program = assembled.program
     tape = tape_of(program)
     storages = {storage.name: storage for storage in program.storages}
-    texts = [prelude()]
     functions: list[Function] = []
     left: list[tuple[str, str]] = []
     for number, (name, _) in enumerate(program.entries):
@@ -60,9 +61,14 @@ def lower(assembled: Assembled) -> Lowering:
         except NotLoweredError as error:
             left.append((name, str(error)))
             continue
-        texts.append(made.text)
         functions.append(Function(symbol, name, made.arguments, made.results, program.scalars, storages, made.text))
-    return Lowering("\n".join(texts), tuple(functions), tuple(left))
+    return Lowering(prelude() + "\n" + joined([cut(made.text) for made in functions]), tuple(functions), tuple(left))
+
+
+def joined(cuts: Sequence[Cut]) -> str:
+    """Functions behind their pieces, each piece once."""
+    pieces = {name: body for made in cuts for name, body in made.pieces}
+    return "\n".join([*pieces.values(), *(made.text for made in cuts)])
 
 
 def prelude() -> str:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from recdsl.backends.native.call import DTYPES, KINDS, Library, extent
-from recdsl.backends.native.lower import Function, Lowering, prelude
+from recdsl.backends.native.lower import Function, Lowering, joined, prelude
+from recdsl.backends.native.outline import Cut, cut
 from recdsl.backends.native.tables import Copy, Loss, Parameter, Patch, Run, Step, array
 from recdsl.backends.native.values import NotLoweredError
 from recdsl.program.ir import VType
@@ -23,6 +24,8 @@ from recdsl.resources import read_text
 
 RULES = ("sgd", "rmsprop", "adam", "td_lambda", "idbd")
 VARIANTS = ("plain", "ragged")
+LONGEST = 120_000
+"""Characters from which an entry is cut into pieces."""
 SHARED = ("grad_", "loss")
 """Beginnings of what both variants leave at the same place."""
 Tensors = Mapping[str, Tensor]
@@ -116,15 +119,20 @@ def refusal(about: Mapping[str, Any], shape: Shape, chunk: int) -> str:
 def text(entries: Sequence[tuple[str, Function]], shape: Shape) -> str:
     """The C of a learner, but for the lines that say the precision."""
     parts = [f"#define GIVEN_T(n) {shape.steps}\n#define GIVEN_B(n) {shape.batch}\n" + prelude()]
-    for variant, made in entries:
-        head, _, body = made.text.partition(f"long {made.symbol}(")
-        note, end, _ = head.partition("*/")
-        parts.append(f"{note}{end}\nstatic long {variant}_{made.symbol}({body}")
+    parts.append(joined([_static(variant, made) for variant, made in entries]))
     names = ", ".join(f"{variant}_{made.symbol}" for variant, made in entries)
     parts.append("typedef long (*entry_call)(void *const *, const long *);")
     parts.append(f"static const entry_call entries[] = {{{names}}};")
     parts.append(f"static const long T = {shape.steps}, B = {shape.batch};")
     return "\n".join([*parts, read_text("backends", "native", "online.c")])
+
+
+def _static(variant: str, made: Function) -> Cut:
+    """An entry under a name of its own. It is cut up where it is very long only: calls, and sizes that are no literals
+    in pieces, would take a good part of an update."""
+    head, _, body = made.text.partition(f"long {made.symbol}(")
+    note, end, _ = head.partition("*/")
+    return cut(f"{note}{end}\nstatic long {variant}_{made.symbol}({body}", LONGEST)
 
 
 class Learner:
