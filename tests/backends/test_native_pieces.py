@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from backend_support import seeded
-from native_support import NEEDS_COMPILER, native
+from native_support import native
 
 from recdsl.backends.native import lower
 from recdsl.backends.native.outline import Cut, cut
@@ -15,7 +15,7 @@ from recdsl.backends.torch.module import programs
 from recdsl.driver import analyse
 from recdsl.testing import assert_close_gradients, random_case
 
-pytestmark = NEEDS_COMPILER
+pytestmark = pytest.mark.compiler
 TEXT = """long f(void *const *p, const long *n) {
     const long T = n[0], B = n[1];
     const real *restrict const a1 = p[0]; (void)a1;
