@@ -238,6 +238,7 @@ WHAT = {
     "real": "a number",
     "choice": "a word",
     "words": "a word, or one with values in parentheses",
+    "call": "a word, or one with arguments in parentheses",
     "count": "a whole number of steps",
     "schedule": "`constant` or `decreasing(alpha)`",
     "drift": "`accept`, `decay(rho)`, `reset` or `rerun(steps)`",
@@ -254,10 +255,26 @@ def _words(node: Node, nodes: Sequence[Node]) -> Words | None:
     return Words(str(node.value), found)
 
 
+def _value(node: Node, nodes: Sequence[Node]) -> int | float | str | Words | None:
+    """A number, a word, or words with arguments."""
+    if node.kind != "call":
+        found = node.value if node.kind in ("number", "name", "text") else None
+        return None if isinstance(found, bool) or not isinstance(found, int | float | str) else found
+    inner = [_value(nodes[k], nodes) for k in node.args]
+    named = [(name, _value(nodes[k], nodes)) for name, k in node.keywords]
+    if None in inner or None in dict(named).values():
+        return None
+    kept = tuple((name, value) for name, value in named if value is not None)
+    return Words(str(node.value), tuple(value for value in inner if value is not None), kept)
+
+
 def _argument(node: Node, kind: str, nodes: Sequence[Node]) -> Given | None:
     """A number, the text of a name, or words."""
     if kind in ("drift", "schedule", "learning", "words"):
         return _words(node, nodes)
+    if kind == "call":
+        found = _value(node, nodes)
+        return Words(found) if isinstance(found, str) else found if isinstance(found, Words) else None
     if kind in ("name", "choice"):
         return str(node.value) if node.kind in ("name", "text") else None
     if node.kind != "number" or isinstance(node.value, bool):

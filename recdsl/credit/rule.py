@@ -20,13 +20,16 @@ class RuleError(Exception):
 
 @dataclass(frozen=True)
 class Words:
-    """A word, with numbers or words in parentheses behind it: `reset`, `decay(0.9)`."""
+    """A word, with numbers or words in parentheses behind it: `reset`, `decay(0.9)`. named: those that have a name,
+    where an argument takes any (kind "call"): `synthetic(hidden=8)`."""
 
     name: str
-    inner: tuple[int | float | str, ...] = ()
+    inner: tuple[int | float | str | Words, ...] = ()
+    named: tuple[tuple[str, int | float | str | Words], ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.name}({', '.join(map(str, self.inner))})" if self.inner else self.name
+        words = [*map(str, self.inner), *(f"{name}={value}" for name, value in self.named)]
+        return f"{self.name}({', '.join(words)})" if words else self.name
 
 
 Given = int | float | str | Words
@@ -39,7 +42,7 @@ class Argument:
     ("real") or a name of the spec ("name"), which may be left out, one of `choices` ("choice"; the first, if it is left
     out), what becomes of traces when parameters change ("drift"), how the chance of a random truncation goes on
     ("schedule"), or what a net of the rule learns from ("learning"). A rule that reads its arguments by itself may have
-    others: a number that may be left out ("count"), and "words".
+    others: a number that may be left out ("count"), "words", and words with arguments of their own ("call").
 
     like: the argument whose value it takes if absent. default: the number that it is if absent. With neither it must be
     given. field: what it sets in a `Tracing` or `Answering`. later: words that this version cannot execute.

@@ -7,8 +7,17 @@ from dataclasses import replace
 
 from recdsl.credit.plan import Tracing, Window
 from recdsl.credit.rule import Argument, Expansion, Given, Rule, RuleError, Words, drift, tail
+from recdsl.credit.rules.sab import RULE as SAB
+from recdsl.credit.rules.synthetic import RULE as SYNTHETIC
 
 CUTS = {"none": "", "products": "products", "spikes": "spikes"}
+ZERO = Words("zero")
+KINDS = {
+    "number": "a whole number",
+    "name": "a name",
+    "real": "a number",
+    "learning": "`bootstrap` or `bp_lambda(share)`",
+}
 ABOUT_TRACES = ("cuts", "read", "feedback", "filter", "drift")
 """Arguments that mean nothing without a scope."""
 
@@ -22,14 +31,13 @@ class Written(Rule):
 
     def expand(self, given: Mapping[str, Given]) -> Expansion:
         """What a call with these arguments asks for. Raises RuleError."""
-        _boundary(given.get("boundary"))
         mean, alpha = _weights(given.get("weights"))
         tracing = _scope(given.get("scope"))
         size, every = _window(given, 1 if tracing is not None else None)
+        if given.get("boundary", ZERO) != ZERO:
+            return _boundary(given, size, every)
         if tracing is None:
-            for name in ABOUT_TRACES:
-                if name in given:
-                    raise RuleError(name, f"`{name}` is about traces: give a `scope`, or leave it out")
+            _about_traces(given)
             return Expansion(Window(size, every), None, mean, alpha)
         if size != 1 and "read" in given:
             raise RuleError("read", "with a window, influence is read where the window begins: leave `read` out")
@@ -62,10 +70,61 @@ def _one_of(name: str, given: Given | None, known: tuple[str, ...]) -> str:
     return word
 
 
-def _boundary(given: Given | None) -> None:
-    if given not in (None, Words("zero")):
-        reason = f"`boundary={given}` is not supported yet: no credit comes from behind a window (`zero`)"
-        raise RuleError("boundary", reason)
+def _about_traces(given: Mapping[str, Given]) -> None:
+    for name in ABOUT_TRACES:
+        if name in given:
+            raise RuleError(name, f"`{name}` is about traces: give a `scope`, or leave it out")
+
+
+def _boundary(given: Mapping[str, Given], size: int | None, every: int) -> Expansion:
+    """A rule that looks back, and what comes from behind its windows."""
+    words = given["boundary"]
+    for name in ("scope", "weights"):
+        if name in given and given[name] not in (Words("none"), Words("one")):
+            raise RuleError(name, f"`{name}` goes with `boundary=zero` alone: leave one of them out")
+    _about_traces(given)
+    if size is None:
+        raise RuleError("boundary", f"`boundary={words}` needs a `window`: without one there is nothing behind it")
+    if every != size:
+        raise RuleError("every", f"`boundary={words}` is for windows that do not overlap: leave `every` out")
+    match words:
+        case Words("memories", (), ()):
+            return SAB.expand({"truncate": size})
+        case Words("memories", ("sliding",), ()):
+            return SAB.expand({"truncate": size, "variant": "sliding"})
+        case Words("synthetic"):
+            return _answered(words, size)
+        case _:
+            raise RuleError(
+                "boundary", "`boundary` is `zero`, `memories`, `memories(sliding)` or `synthetic(hidden=...)`"
+            )
+
+
+def _answered(words: Words, size: int) -> Expansion:
+    """Windows of a rule with a net behind them; its arguments are those of `synthetic`, the window aside."""
+    known = {argument.name: argument for argument in SYNTHETIC.arguments if argument.name != "window"}
+    if len(words.inner) > len(known):
+        raise RuleError("boundary", f"`{words}` has more than {len(known)} arguments")
+    own: dict[str, Given] = {"window": size}
+    for name, value in (*zip(known, words.inner, strict=False), *words.named):
+        if name not in known or name in own:
+            reason = "is given twice" if name in own else f"is none of {', '.join(f'`{each}`' for each in known)}"
+            raise RuleError("boundary", f"`{name}` of `synthetic` {reason}")
+        own[name] = _typed(known[name], value)
+    try:
+        return SYNTHETIC.expand(own)
+    except RuleError as error:
+        raise RuleError("boundary", error.reason) from error
+
+
+def _typed(argument: Argument, value: Given) -> Given:
+    """A value of the kind that an argument takes."""
+    if argument.kind == "learning" and isinstance(value, str):
+        return Words(value)
+    kinds = {"number": int, "name": str, "real": int | float, "learning": Words}
+    if not isinstance(value, kinds[argument.kind]):
+        raise RuleError("boundary", f"`{argument.name}` of `synthetic` is `{value}`, but {KINDS[argument.kind]}")
+    return value
 
 
 def _weights(given: Given | None) -> tuple[int, float]:
@@ -131,7 +190,11 @@ RULE = Written(
         ),
         Argument("window", "steps that a loss looks back over, its own included; left out: the call", kind="count"),
         Argument("every", "steps between two reverse passes; left out: the window", kind="count"),
-        Argument("boundary", "what comes from behind a window: zero", kind="words"),
+        Argument(
+            "boundary",
+            "what comes from behind a window: zero, memories (through these alone), memories(sliding), synthetic(...)",
+            kind="call",
+        ),
         Argument("weights", "random weights of paths: one, truncation(mean), truncation(mean, alpha)", kind="words"),
         Argument("feedback", "how errors reach the states: symmetric or random", kind="words"),
         Argument("filter", "whether traces of a column go on over readouts that leak: none or readout", kind="words"),
