@@ -33,7 +33,7 @@ COLUMNS = {
     "memory": ("cell", "config", "ours_s", "dense_s", "dense/ours s", "ours_MiB", "dense_MiB", "dense/ours MiB"),
     "store": (
         "cell", "config", "bytes/slot", "x embedding and label", "read_ms", "write_ms", "reinstate_ms", "kept_KiB",
-        "peak_grows_MiB",
+        "peak_grows_MiB", "recall", "build_s",
     ),
     "peers": (
         "cell", "config", "columns torch_us", "columns native_us", "snap(1) torch_us", "snap(1) native_us", "peer_us",

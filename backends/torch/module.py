@@ -19,8 +19,8 @@ from recdsl.program.interface import Assembled
 from recdsl.resources import read_text
 
 TEXTS = (
-    "ranks", "slots", "searches", "merging", "arena", "chunks", "disk", "lasting", "reinstate", "replay", "call",
-    "runtime",
+    "ranks", "slots", "searches", "index", "merging", "arena", "chunks", "disk", "lasting", "reinstate", "replay",
+    "call", "runtime",
 )  # fmt: skip
 RUNTIME = (
     ("init.py",),
@@ -94,6 +94,7 @@ from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass
 from hashlib import sha256
+from importlib import import_module
 from math import sqrt
 from pathlib import Path
 from types import SimpleNamespace
@@ -238,6 +239,10 @@ def lasting(graph: StepGraph, memory: Memory) -> dict[str, Any]:
         "places": [numbers[made.output] for made in memory.written if made.part == "place"],
         "searched": memory.searched,
         "disk": memory.on_disk,
+        "indexes": {
+            read: {"score": score, "lists": lists, "probes": probes, "size": size}
+            for read, score, lists, probes, size in memory.indexes
+        },
         "kept": [*own, "serial", *more],
         "targets": [item.name for item in graph.inputs if item.target and graph.leaf[f"target:{item.name}"] in behind],
     }

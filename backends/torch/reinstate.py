@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from recdsl.backends.torch.disk import Disk
+from recdsl.backends.torch.index import Index
 from recdsl.backends.torch.lasting import Column, Moment, blank, sequence, write
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Keeper:
         self.searched: bool = self.info["searched"]
         self.now = Moment()
         self.disk: Disk | None = None
+        self.indexes = {read: Index(read, about) for read, about in self.info["indexes"].items()}
 
     def blank(self, dtype: torch.dtype) -> Tensors:
         """Buffers beside the rows, by their last names."""
@@ -65,6 +67,10 @@ class Keeper:
         call.seen[self.name] = self.seen(call.model)
         for part in self.info["rows"] if self.searched else ():  # what a call keeps is what it fetches
             values[f"{self.name}.{part}"] = call.model.recdsl_tensor(f"{self.name}.{part}").data
+        if self.indexes:
+            keys, held = values[f"{self.name}.{self.keyed}"], self.held(call, "count")
+            for index in self.indexes.values():
+                index.follow(keys, min(int(held), self.info["slots"]))
         self.check(call.model)
 
     def check(self, model: Any) -> None:
@@ -100,9 +106,14 @@ class Keeper:
         """Another state was loaded."""
         self.now = Moment()
 
+    def unindex(self) -> None:
+        """Other rows than indexes know: the next call builds them anew."""
+        self.indexes = {read: Index(read, about) for read, about in self.info["indexes"].items()}
+
     def loaded(self, model: Any) -> None:
-        """A state was loaded: rows on disk go back to what they held when it was made."""
+        """A state was loaded: rows on disk go back to what they held when it was made, indexes are built anew."""
         self.forget()
+        self.unindex()
         if self.disk is not None:
             self.disk.back(int(model.recdsl_tensor(f"{self.name}.records")))
 
@@ -180,6 +191,11 @@ class Keeper:
         for part, value in rows.items():
             self.place(call, part, slots, value)
 
+    @property
+    def keyed(self) -> str:
+        """The part that reads compare."""
+        return "key" if "key" in self.info["rows"] else "value"
+
     def place(self, call: Call, part: str, slots: Tensor, rows: Tensor) -> None:
         """Other rows at some slots."""
         old = self.held(call, part)
@@ -188,11 +204,14 @@ class Keeper:
                 self.disk.change(part, slots, rows)
             except OSError:
                 self.disk.back(self.disk.committed)
+                self.unindex()
                 raise
         elif self.searched:
             old.data.index_copy_(0, slots, rows.to(old.dtype))
         else:
             self.put(call, part, old.index_copy(0, slots, rows.to(old.dtype)))
+        for index in self.indexes.values() if part == self.keyed else ():
+            index.replace(slots, rows)
 
     def put(self, call: Call, part: str, value: Tensor) -> None:
         call.model.recdsl_replace(f"{self.name}.{part}", value)

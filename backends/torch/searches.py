@@ -5,11 +5,15 @@ Scores are made of some slots at a time and thrown away: `PIECE` of them, whatev
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
+INDEXED: weakref.WeakValueDictionary[tuple[int, str], Any] = weakref.WeakValueDictionary()
+"""The index of a read of the rows that begin at an address (`index.py`); each call enters those of its rows anew."""
 PIECE = 1 << 19
 """How many scores there are at once."""
 
@@ -27,7 +31,7 @@ def lookup(
     lead = query.shape[: query.dim() - own] if score != "separable" else ()
     asked = query.reshape(-1, query.shape[len(lead) :].numel())
     others = tuple(asked if k == QUERY.get(score, 0) else other for k, other in enumerate(others))
-    index = getattr(keys, "recdsl_index", {}).get(read)
+    index = INDEXED.get((keys.data_ptr(), read))
     flat, held = keys.reshape(len(keys), -1), min(int(count), len(keys))
     if index is not None and index.ready:
         return index.search(asked, size).reshape(*lead, size)

@@ -97,6 +97,7 @@ def store() -> JSON:
         "score": TEXT | {"description": "dot, cosine(sharpness), mlp(width), inverse_distance(delta), separable"},
         "select": TEXT | {"description": "all, topk(k), threshold(x)"},
         "normalise": TEXT | {"description": "softmax, shifted_relu, sum, mean(hit)"},
+        "index": TEXT | {"description": "exact, faiss(lists, probes)"},
         "every": count,
         **words,
         "null_slot": {"type": "boolean"},

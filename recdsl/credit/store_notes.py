@@ -32,6 +32,9 @@ def memory_remarks(graph: StepGraph, stores: tuple[StoreCredit, ...]) -> Iterabl
         line = None if memory.span is None else memory.span.line
         yield Remark(f"memory `{memory.name}`: {_size(graph, memory, credits.get(memory.name))}", line)
         yield from (Remark(note, line) for note in memory.notes)
+        for read, _, lists, probes, _ in memory.indexes:
+            looks = f"{probes or 'some'} of {lists or 'its'} lists"
+            yield Remark(f"`{read}` looks for rows in {looks} of an index, so some of the best may not be found", line)
         if memory.merge is not None:
             yield Remark(f"memory `{memory.name}`: {_merging(*memory.merge)}", line)
     for store in stores:

@@ -47,8 +47,8 @@ class UnknownWord(Problem):
     hint = "{suggestion}"
     explain = (
         "score: dot, cosine(sharpness), mlp(width), inverse_distance(delta), separable. select: all, topk(k), "
-        "threshold(x). normalise: softmax, shifted_relu, sum, mean(hit). evict: oldest, least_used(decay), lowest(x). "
-        "merge: max(within), step(rate, within)."
+        "threshold(x). index: exact, faiss(lists, probes). normalise: softmax, shifted_relu, sum, mean(hit). "
+        "evict: oldest, least_used(decay), lowest(x). merge: max(within), step(rate, within)."
     )
 
     what: str
@@ -103,6 +103,22 @@ class NoEffect(Problem):
     option: str
     where: str
     suggestion: str
+
+
+@dataclass(frozen=True)
+class NoIndex(Problem):
+    """An index whose library is not installed."""
+
+    code = "RD0808"
+    message = "`index: {name}` needs the package {name}, which is not installed"
+    hint = "run `{command}`, or leave `index` out: then all rows are scored"
+    explain = (
+        "`index: faiss(...)` looks for rows in some lists of an inverted file instead of scoring all of them. faiss is "
+        "an optional dependency: `pip install recdsl[index]` or `pip install faiss-cpu`."
+    )
+
+    name: str
+    command: str
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from recdsl.graph.context import Context
 from recdsl.graph.emit import UNKNOWN
 from recdsl.graph.expressions import Evaluator
 from recdsl.graph.memory.check import checked
-from recdsl.graph.memory.searched import common, refuse_disk
+from recdsl.graph.memory.searched import common, refuse_disk, refuse_index
 from recdsl.graph.memory.slots import Lowering
 from recdsl.graph.memory.tape import Tape, refuse
 from recdsl.graph.names import INPUT_NAMES
@@ -61,6 +61,7 @@ def _store(ev: Evaluator, decl: StoreDecl) -> tuple[Equation, ...]:
     if store is None:
         return ()
     refuse_disk(store)
+    refuse_index(store)
     if store.slots is None:
         refuse(store)
     if store.life != "model" and decl.write is not None and decl.write.eval is False:

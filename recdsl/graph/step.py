@@ -108,7 +108,8 @@ class Memory:
     user should know. written: of a store for the model's life; then evict says which slot the next item takes
     ("oldest", "least_used" or "lowest"), fading how use fades from call to call, evaluated whether it is written in
     evaluation too, searched whether its reads fetch a few rows and see no others,
-    on_disk whether its rows are in files; merge (kind, rate, within) what becomes of a value whose key is stored.
+    on_disk whether its rows are in files; merge (kind, rate, within) what becomes of a value whose key is stored;
+    indexes (read, score, lists, probes, rows) of reads that look in some lists of an index.
     """
 
     name: str
@@ -126,6 +127,7 @@ class Memory:
     searched: bool = False
     merge: tuple[str, float, float] | None = None
     on_disk: bool = False
+    indexes: tuple[tuple[str, str, int, int, int], ...] = ()
 
     @property
     def common(self) -> bool:

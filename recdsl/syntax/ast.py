@@ -169,6 +169,7 @@ class ReadDecl:
     select: Expression | None
     normalise: Expression | None
     every: Expression | None
+    index: Expression | None
     options: tuple[tuple[Name, Name], ...]
     span: Span
 

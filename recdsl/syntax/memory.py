@@ -22,7 +22,7 @@ OPTIONS: Entries[str, tuple[str, ...]] = {
     "compat": ("release",),
 }
 """Further keys of a read, and the words that each may be."""
-READ_KEYS = ("query", "score", "select", "normalise", "every", *OPTIONS)
+READ_KEYS = ("query", "score", "select", "normalise", "every", "index", *OPTIONS)
 LIVES = ("sequence", "stream", "model")
 STORAGES = ("memory", "disk")
 _EXAMPLE = "past: {slots: 20, life: sequence, write: {value: h}, read: {query: h[t-1]}}"
@@ -155,6 +155,7 @@ def _read(store: Name, name: Name, node: YamlNode, problems: Problems) -> ReadDe
         _expression(found, "select", problems, "a selection", "topk(5)"),
         _expression(found, "normalise", problems, "a normalisation", "softmax"),
         _expression(found, "every", problems, "a number of steps", "2"),
+        _expression(found, "index", problems, "an index", "faiss(probes=16)"),
         tuple(options),
         node.span,
     )

@@ -227,6 +227,7 @@ def print_store(store: StoreDecl) -> list[str]:
 
 def _read(read: ReadDecl) -> list[str]:
     given = (("score", read.score), ("select", read.select), ("normalise", read.normalise), ("every", read.every))
+    given = (*given, ("index", read.index))
     return _optional(("query", read.query), *given) + [f"{name.text}: {word.text}" for name, word in read.options]
 
 

@@ -329,7 +329,7 @@ class Session:
         trainer = self.trainer
         self.talk.advance(trainer.step)
         if self._due("log"):
-            self._measure("train", trainer.report())
+            self._measure("train", trainer.report() | stores.recalls(trainer.module))
         if self._due("evaluate") and trainer.step < self.settings["steps"]:
             self._evaluate()
         if self._due("checkpoint"):

@@ -40,6 +40,13 @@ def mark(module: nn.Module, keep: int) -> None:
             keeper.disk.mark(keep)
 
 
+def recalls(module: nn.Module) -> dict[str, float]:
+    """What each index has found of the best rows when it was built, as `recall.past.read`."""
+    found: Mapping[str, Any] = getattr(module, "recdsl_keepers", {})
+    indexes = [index for keeper in found.values() for index in keeper.indexes.values() if index.ready]
+    return {f"recall.{index.read}": index.recall for index in indexes}
+
+
 def hand_over(old: nn.Module, new: nn.Module) -> None:
     """A module takes the place of another one of the same model."""
     mine = keepers(old)

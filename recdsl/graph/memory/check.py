@@ -9,7 +9,7 @@ from recdsl.diagnostics import suggest
 from recdsl.errors.memory import NoEffect, UnknownWord, WordArgument
 from recdsl.graph.calls import Given, bind
 from recdsl.graph.expressions import Evaluator
-from recdsl.graph.memory.store import Evict, Merge, Read, Score, Select, Shift, Store, Write
+from recdsl.graph.memory.store import Evict, Index, Merge, Read, Score, Select, Shift, Store, Write
 from recdsl.graph.parameters import captured
 from recdsl.graph.scope import Item, Stop
 from recdsl.graph.sizes import Number
@@ -30,6 +30,7 @@ NORMALISATIONS: Mapping[str, str] = {
     "sum": "sum()",
     "mean": "mean(hit=1e30)",
 }
+INDEXES: Mapping[str, str] = {"exact": "exact()", "faiss": "faiss(lists=0, probes=0)"}
 EVICTIONS: Mapping[str, str] = {"oldest": "oldest()", "least_used": "least_used(decay=0.95)", "lowest": "lowest(x)"}
 MERGES: Mapping[str, str] = {"max": "max(within=1e-4)", "step": "step(rate, within=1e-4)"}
 SAME = 1e-4
@@ -142,13 +143,32 @@ def _read(ev: Evaluator, store: StoreDecl, decl: ReadDecl) -> Read:
     prefix = f"{store.name.text}.score" if own else f"{store.name.text}.{name}.score"
     every = _every(ev, decl.every)
     shift = _shift(words, release=release)
-    return Read(f"{store.name.text}.{name}", prefix, decl.query, score, select, how, shift, every, null, decl.span, hit)
+    full, index = f"{store.name.text}.{name}", _index(ev, decl.index)
+    return Read(full, prefix, decl.query, score, select, how, shift, every, null, decl.span, hit, index)
 
 
 def _normalised(ev: Evaluator, expression: Expression) -> tuple[str, float]:
     """How scores are normalised, and from which score on a slot is hit (infinite: none is)."""
     how, given = _called(ev, "normalisation", expression, NORMALISATIONS)
     return how, _number(ev, given["hit"], "`hit`", expression.span) if "hit" in given else inf
+
+
+def _index(ev: Evaluator, expression: Expression | None) -> Index | None:
+    """How a search looks for rows; None: by all scores."""
+    if expression is None:
+        return None
+    kind, given = _called(ev, "index", expression, INDEXES)
+    if kind == "exact":
+        return None
+    found = [ev.number(given.get(word, Number(n)), f"`{word}`", expression.span).value for word, n in COUNTS.items()]
+    for word, value in zip(COUNTS, found, strict=True):
+        if value != int(value) or value < (1 if word in given else 0):
+            raise Stop(WordArgument(expression.span, f"`{word}` is {value:g}", "it is a whole number from 1 on"))
+    return Index(int(found[0]), int(found[1]), expression.span)
+
+
+COUNTS: Mapping[str, int] = {"lists": 0, "probes": 0}
+"""Their least numbers, and what they are where they are not written: found when the index is built."""
 
 
 def _shift(words: Mapping[str, str], *, release: bool) -> Shift:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 
 from recdsl.errors.keys import NotSupported
+from recdsl.errors.memory import NoEffect, NoIndex
 from recdsl.graph.calls import Call
 from recdsl.graph.context import Context
 from recdsl.graph.emit import UNKNOWN
@@ -75,17 +77,44 @@ class Searched(Common):
         return ev.b.op("lookup", *known, axis=self.axis(read), score=read.score.kind, read=read.name, aged=aged)
 
     def summary(self, ctx: Context) -> Memory:
-        made = super().summary(ctx)
+        made, indexes, on_disk = super().summary(ctx), self._indexes(), self.store.on_disk
         places = [Written("place", ctx.values[name], name) for name in self._places()]
-        return replace(made, written=(*made.written, *places), searched=True, on_disk=self.store.on_disk)
+        return replace(made, written=(*made.written, *places), searched=True, on_disk=on_disk, indexes=indexes)
+
+    def _indexes(self) -> tuple[tuple[str, str, int, int, int], ...]:
+        """(read, score, lists, probes, rows) of each read with an index."""
+        return tuple(
+            (read.name, read.score.kind, read.index.lists, read.index.probes, self.axis(read).size)
+            for read in self.store.reads
+            if read.index is not None
+        )
 
     def _places(self) -> list[str]:
         return [f"{read.name}.place" for read in self.store.reads] if self.used else []
 
 
 def common(store: Store) -> Common:
-    """The lowering of a store for all samples."""
+    """The lowering of a store for all samples. Raises Stop for an index that nothing would use."""
     return Searched(store) if searchable(store) else Common(store)
+
+
+INDEXED = ("dot", "cosine", "inverse_distance")
+"""Scores that are an inner product or a distance, as an index knows them."""
+
+
+def refuse_index(store: Store) -> None:
+    """Raises Stop for an index of a store that is not searched, or of a score that no index knows, or without faiss."""
+    for read in store.reads:
+        if read.index is None:
+            continue
+        if store.life != "model" or store.slots is None or not searchable(store):
+            hint = "leave it out, or write `life: model` and select `topk(k)`, k below the slots, in all reads"
+            raise Stop(NoEffect(read.index.span, "index", "where reads see all rows", hint))
+        if read.score.kind not in INDEXED:
+            hint = f"leave it out, or choose one of the scores {', '.join(INDEXED)}"
+            raise Stop(NoEffect(read.index.span, "index", f"beside `score: {read.score.kind}`", hint))
+        if find_spec("faiss") is None:
+            raise Stop(NoIndex(read.index.span, "faiss", "pip install 'recdsl[index]'"))
 
 
 def refuse_disk(store: Store) -> None:

@@ -47,11 +47,22 @@ class Shift:
 
 
 @dataclass(frozen=True)
+class Index:
+    """How a search looks for rows. lists: of an inverted file (0: four times the square root of its items); probes: how
+    many of them a search looks at."""
+
+    lists: int
+    probes: int
+    span: Span
+
+
+@dataclass(frozen=True)
 class Read:
     """One read. `name` is its place in the step ("past.read"), `scorer` the prefix of the scorer's parameters.
 
     null_slot: a slot of zeros can be selected too. every: it is made at steps every - 1, 2 every - 1, ..., and gives
     zeros at the others. hit: under `mean`, slots with scores from there on are read alone, if there are any.
+    index: None where all scores are made.
     """
 
     name: str
@@ -65,6 +76,7 @@ class Read:
     null_slot: bool
     span: Span
     hit: float = inf
+    index: Index | None = None
 
     @property
     def selective(self) -> bool:
