@@ -1,5 +1,5 @@
-"""`python -m benchmarks run --suite bptt|traces|stream|online|memory|store|peers|compile [--quick] [--cell NAME]
-[--out FILE]`, or `python -m benchmarks alignment [--seeds N] [--out FILE] [--figure FILE.svg]`, or
+"""`python -m benchmarks run --suite bptt|traces|stream|online|ceiling|memory|store|peers|compile [--quick]
+[--cell NAME] [--out FILE]`, or `python -m benchmarks alignment [--seeds N] [--out FILE] [--figure FILE.svg]`, or
 `python -m benchmarks trace-patterning [--updates N] [--seeds N] [--out FILE] [--figure FILE.svg]`, or
 `python -m benchmarks images [--updates N] [--seeds N] [--out FILE] [--figure FILE.svg] [KEY=VALUE ...]`, or
 `python -m benchmarks copying [--delay N] [--updates N] [--seeds N] [--out FILE] [PART OF A MODEL'S NAME ...]`."""
@@ -30,6 +30,10 @@ COLUMNS = {
         "stream_100_us", "stream_1000_us", "stream_10000_us", "stream_time_x", "stream_MiB", "stream_B/step",
     ),
     "online": ("cell", "torch_us", "calls_us", "native_us", "c_us", "torch/native", "calls/native", "native_per_s"),
+    "ceiling": (
+        "cell", "config", "native_us", "c_us", "jax_us", "c/native", "jax/native", "bound_us", "native/bound",
+        "native_steps_per_s", "native_ns_per_weight",
+    ),
     "memory": ("cell", "config", "ours_s", "dense_s", "dense/ours s", "ours_MiB", "dense_MiB", "dense/ours MiB"),
     "store": (
         "cell", "config", "bytes/slot", "x embedding and label", "read_ms", "write_ms", "reinstate_ms", "kept_KiB",
@@ -58,6 +62,10 @@ def rows(args: argparse.Namespace) -> Iterator[Row]:
         from benchmarks import online
 
         yield from online.run(args.cell, args.repeats)
+    elif args.suite == "ceiling":
+        from benchmarks import ceiling
+
+        yield from ceiling.run(args.peer_python, args.repeats)
     elif args.suite == "memory":
         from benchmarks import memory
 

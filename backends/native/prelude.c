@@ -1,6 +1,7 @@
 /* What every generated file begins with. REAL is float or double. */
 #include <math.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 typedef REAL real;
@@ -204,11 +205,23 @@ static __attribute__((noinline)) void call_blas(long M, long N, long K, const re
     const int b = (int)(bn == 1 ? bk : bn), a = (int)(ak == 1 ? am : ak);
     blas(bn == 1 ? "N" : "T", ak == 1 ? "N" : "T", &m, &n, &k, &one, B, &b, A, &a, &beta, C, &c);
 }
+/* Sums of one term, such as the influence of a step's input: BLAS is slow at them. */
+INLINE void outer(long M, long N, const real *restrict A, long am, const real *restrict B, long bn, real *restrict C,
+                  long cm, long cn, int add) {
+    for (long m = 0; m < M; m++) {
+        const real a = A[m * am];
+        if (bn == 1 && cn == 1 && add) SIMD for (long n = 0; n < N; n++) C[m * cm + n] += a * B[n];
+        else if (bn == 1 && cn == 1) SIMD for (long n = 0; n < N; n++) C[m * cm + n] = a * B[n];
+        else for (long n = 0; n < N; n++) C[m * cm + n * cn] = (add ? C[m * cm + n * cn] : R(0)) + a * B[n * bn];
+    }
+}
 #define FITS(one, other, size) ((one) == 1 && (other) >= (size) && (other) > 0)
 INLINE void product(long M, long N, long K, const real *A, long am, long ak, const real *B, long bk, long bn,
                     real *C, long cm, long cn, int add) {
     if (M <= 0 || N <= 0) return;
-    if (M == 1 && bn == 1 && cn == 1) {
+    if (K == 1) {
+        outer(M, N, A, am, B, bn, C, cm, cn, add);
+    } else if (M == 1 && bn == 1 && cn == 1) {
         row_product(N, K, A, ak, B, bk, C, add);
     } else if (N == 1 && am == 1 && cm == 1) {
         row_product(M, K, B, bk, A, ak, C, add);
@@ -227,10 +240,27 @@ INLINE void product(long M, long N, long K, const real *A, long am, long ak, con
         loops(M, N, K, A, am, ak, B, bk, bn, C, cm, cn, add);
     }
 }
+/* A gradient of weights with more rows than columns, summed over many steps: BLAS takes two thirds of the time if its
+   columns are the longer side, so the transposed product is made elsewhere. Returns 0 where that is not to be done. */
+static __attribute__((noinline, unused)) int turned(long M, long N, long K, const real *A, long am, long ak,
+                                                    const real *B, long bk, long bn, real *C, long cm, long cn,
+                                                    int add) {
+    if (!blas || cn != 1 || am != 1 || bn != 1 || M <= N || N < 16 || K < 8 * N || M >= 1L << 30 || K >= 1L << 30 ||
+        ak < M || bk < N)
+        return 0;
+    real *other = malloc((size_t)(M * N) * sizeof(real));
+    if (!other) return 0;
+    call_blas(N, M, K, B, bn, bk, A, ak, am, other, M, 0);
+    for (long m = 0; m < M; m++)
+        for (long n = 0; n < N; n++) C[m * cm + n] = (add ? C[m * cm + n] : R(0)) + other[n * M + m];
+    free(other);
+    return 1;
+}
 /* Outside of loops sizes need not be literals: one function for all calls keeps compiling short. */
 static __attribute__((noinline, unused)) void product_once(long M, long N, long K, const real *A, long am, long ak,
                                                            const real *B, long bk, long bn, real *C, long cm, long cn,
                                                            int add) {
+    if (turned(M, N, K, A, am, ak, B, bk, bn, C, cm, cn, add)) return;
     product(M, N, K, A, am, ak, B, bk, bn, C, cm, cn, add);
 }
 /* B[k, n] with n innermost, for products of one row */
