@@ -74,7 +74,8 @@ def forward_timeline(graph: StepGraph, cuts: frozenset[tuple[int, int]] = frozen
             value = args[1]
         elif node.op in ("nearest", "fetch"):
             value = builder.again(TNode(node.op, (), node.attrs, node.type, True, node.name, node.span), args)
-            value = builder.op("stop", value) if (node.args[0], node.id) in cuts else value
+            if node.op == "fetch" and (node.args[0], node.id) in cuts:  # places have no gradient
+                value = builder.op("stop", value)
         elif node.op in ("input", "target"):
             value = builder.leaf("input", node.name, node.type, time=True)
         elif node.op == "parameter":

@@ -59,6 +59,7 @@ RULES = (
     "tbptt(window=4, every=2)",
     "none",
     '{"h[t-1]": cut, default: bptt}',
+    '{"past.READ.cache[t-1]": cut, default: bptt}',
 )
 
 
@@ -67,6 +68,7 @@ RULES = (
 @pytest.mark.parametrize("text", [SAB, TWO_READS], ids=["sab", "two reads"])
 def test_windows_and_cuts_end_credit_to_slots_as_the_oracle_says(text: str, rule: str, seed: int) -> None:
     """Seed 1: with a mask, resets and an incoming state."""
+    rule = rule.replace("READ", "one" if text == TWO_READS else "read")
     case = call_of(analyse(text.replace("credit: bptt", f"credit: {rule}")), seed)
     expected, made = reference(case), assembled(case)
     verify(made.program)
