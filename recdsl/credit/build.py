@@ -87,6 +87,7 @@ def plan(
             routed.altered,
             spared=routed.spared,
             budget=routed.budget,
+            thinned=routed.thinning > 0,
         )
         row = judge.row(case) if routed.tracing is None or tracer is None else tracer.row(case, routed)
         row = row if routed.head is None else _learned(row, routed.head, routed.window.every)
@@ -138,7 +139,8 @@ def _random(row: Row, crosses: bool) -> Row:
     """A path that crosses steps survives by chance, with a weight that makes up for it: right on average only."""
     if row.verdict != "exact" or not crosses:
         return row
-    return replace(row, verdict="unbiased", qualifiers=(*row.qualifiers, "random-truncation"))
+    words = (word for word in row.qualifiers if word != "unmasked")
+    return replace(row, verdict="unbiased", qualifiers=(*words, "random-truncation"))
 
 
 def _learned(row: Row, made: Head, every: int) -> Row:

@@ -33,7 +33,8 @@ class Case:
     """What a verdict is about: a parameter, its rule as written, and the losses that may train it.
 
     altered: edges that carry credit, but not as their derivative says. spared: carries that the windows do not cut.
-    budget: steps of the other carries that credit crosses in a row (0: any number).
+    budget: steps of the other carries that credit crosses in a row (0: any number). thinned: whether credit is cut at
+    random between steps.
     """
 
     parameter: str
@@ -44,6 +45,7 @@ class Case:
     altered: frozenset[Edge] = NO_CUTS
     spared: frozenset[str] = frozenset()
     budget: int = 0
+    thinned: bool = False
 
 
 class Judge:
@@ -157,7 +159,7 @@ class Judge:
     @staticmethod
     def _bounded(case: Case) -> bool:
         """Whether a verdict of exact rests on a bound of lags."""
-        return case.budget > 0 or (case.window.size is not None and not case.spared)
+        return case.thinned or case.budget > 0 or (case.window.size is not None and not case.spared)
 
     def _memories(self, case: Case) -> frozenset[int]:
         return frozenset(carry.read for carry in self.graph.carries if carry.name in case.spared)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from recdsl import compile as compile_spec
 from recdsl.backends.reference import Reference, Result
 from recdsl.backends.torch.call import truncated
 from recdsl.diagnostics import SpecError
+from recdsl.driver import analyse
 from recdsl.testing import Case, assert_close_gradients, assert_matches, check_rule, random_case, reference
 from recdsl.training.chance import Cuts
 
@@ -138,3 +140,36 @@ def test_verdicts() -> None:
         for row in random_case(seed, RULES).plan.rows:
             assert row.verdict in ("exact", "unbiased", "frozen")
             assert ("random-truncation" in row.qualifiers) == (row.verdict == "unbiased")
+
+
+START = """recdsl: 1
+name: start
+sizes: {a: 2}
+inputs: {x: "float[a]"}
+targets: {y: "float[a]"}
+params: {s: "float[a] ~ normal(0, 1)", W: "float[a, a] ~ normal(0, 1)"}
+states: {h: "float[a] = s"}
+step: |
+  h = tanh(W @ x)
+  out = h[t-1]
+loss: mse(out, y)
+credit: RULE
+"""
+
+
+@pytest.mark.parametrize("rule", ["artbp(mean=2)", "rule(weights=truncation(2))"])
+def test_masked_steps_carry_starts_over_places_that_may_be_cut(rule: str) -> None:
+    """So the claim that a start's gradient is exact, as none crosses a step, rests on there being no such steps."""
+    text = START.replace("RULE", rule)
+    rows = {row.parameter: row for row in analyse(text).plan.rows}
+    assert (rows["s"].verdict, rows["s"].qualifiers) == ("exact", ("unmasked",))
+    assert (rows["W"].verdict, rows["W"].qualifiers) == ("unbiased", ("random-truncation",))
+    torch.manual_seed(0)
+    batch = {name: torch.randn(8, 1, 2, dtype=torch.float64) for name in "xy"}
+    found: list[bool] = []
+    for masked in (0, 4):
+        module: Any = compile_spec(text, dtype=torch.float64)
+        torch.manual_seed(1)
+        module(batch, mask=torch.arange(8)[:, None] >= masked).loss.backward()
+        found.append(bool(module.recdsl_tensor("s").grad.any()))
+    assert found == [True, False]
