@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from recdsl.backends.torch.arena import Record
 from recdsl.backends.torch.reinstate import Free, Gradients, Keeper, Predicted, Tensors, Whole
+from recdsl.backends.torch.searches import RENEWED
 
 if TYPE_CHECKING:
     from recdsl.backends.torch.call import Call
@@ -34,6 +36,10 @@ class Replayed(Keeper):
     What is saved for a backward pass does not grow with the number of slots. `queued`: what the items' gradients add up
     to that have not been applied yet; an item that leaves has its own applied with those of the call that displaces it.
     """
+
+    def __init__(self, model: Any, name: str) -> None:
+        super().__init__(model, name)
+        self.anew: Anew | None = None
 
     @property
     def extra(self) -> list[str]:
@@ -71,9 +77,13 @@ class Replayed(Keeper):
             self.encode_anew(call, values)
 
     def encode_anew(self, call: Call, values: Tensors) -> None:
-        """What the call reads in place of the rows."""
+        """What the call reads in place of the rows: of those that a search finds, or of all."""
         name, seen = f"{self.name}.{self.credit['part']}", call.seen[self.name]
-        values[name] = self.encoded(call, seen, values[name].detach().clone(), values)
+        if self.searched:
+            self.anew = Anew(self, call, values)
+            RENEWED[values[name].data_ptr()] = self.anew
+        else:
+            values[name] = self.encoded(call, seen, values[name].detach().clone(), values)
 
     def encoded(self, call: Call, source: Source, rows: Tensor, values: Tensors) -> Tensor:
         """The rows, with those that hold an item made anew."""
@@ -185,6 +195,43 @@ class Replayed(Keeper):
             RuntimeWarning,
             stacklevel=6,
         )
+
+
+class Anew:
+    """What a call reads in place of the rows that a search has found: each is encoded once a call, when it is fetched
+    first. The search itself compares what is stored, so what this costs does not grow with the number of slots."""
+
+    def __init__(self, keeper: Replayed, call: Call, values: Tensors) -> None:
+        self.keeper, self.call, self.values = keeper, weakref.ref(call), values
+        self.places: dict[int, int] = {}
+        self.made: list[Tensor] = []
+
+    def __deepcopy__(self, memo: Any) -> None:
+        return None
+
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:
+        return type(None), ()
+
+    def rows(self, table: Tensor, place: Tensor) -> Tensor:
+        """The rows at some places, [*place, *axes]; anything at -1."""
+        slots = place[place >= 0].unique()
+        fresh = [slot for slot in slots.tolist() if slot not in self.places]
+        if fresh:
+            self.encode(torch.tensor(fresh, device=place.device))
+        if not self.made:
+            return table.new_zeros(*place.shape, *table.shape[1:])
+        if len(self.made) > 1:
+            self.made = [torch.cat(self.made)]
+        at = torch.tensor([self.places.get(slot, 0) for slot in place.reshape(-1).tolist()], device=place.device)
+        return self.made[0][at].reshape(*place.shape, *table.shape[1:])
+
+    def encode(self, slots: Tensor) -> None:
+        keeper, call = self.keeper, self.call()
+        assert call is not None
+        for chunk in slots.split(keeper.credit["chunk"]):
+            observed = keeper.observations(call, call.seen[keeper.name], chunk, self.values)
+            self.places |= {slot: len(self.places) + k for k, slot in enumerate(chunk.tolist())}
+            self.made.append(Part(call, keeper.credit["encode"], observed, self.values).value)
 
 
 def due(gradients: Tensor) -> Tensor:

@@ -14,6 +14,8 @@ from torch import Tensor
 
 INDEXED: weakref.WeakValueDictionary[tuple[int, str], Any] = weakref.WeakValueDictionary()
 """The index of a read of the rows that begin at an address (`index.py`); each call enters those of its rows anew."""
+RENEWED: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+"""What stands for rows that are fetched from a table that begins at an address (`replay.py`)."""
 PIECE = 1 << 19
 """How many scores there are at once."""
 
@@ -141,7 +143,8 @@ SCORES: Mapping[str, Callable[[Tensor, tuple[Tensor, ...]], Tensor]] = {
 
 def gather_rows(table: Tensor, place: Tensor) -> Tensor:
     """Rows of [slot, *axes] at [*lead, rank]; zeros at -1. Returns [*lead, rank, *axes]."""
-    found, hit = table[place.clamp_min(0)], place >= 0
+    anew, hit = RENEWED.get(table.data_ptr()), place >= 0
+    found = table[place.clamp_min(0)] if anew is None else anew.rows(table, place)
     return found if bool(hit.all()) else torch.where(hit.reshape(*place.shape, *(1,) * (table.dim() - 1)), found, 0.0)
 
 

@@ -161,9 +161,6 @@ def _reinstate(graph: StepGraph, memory: Memory, call: Call) -> StoreCredit:
     exact = call.word_of("exact")
     if exact not in ("exact", "approximate"):
         raise call.wrong("exact", "`reinstate` says first whether it is `exact` or `approximate`")
-    if exact == "exact" and memory.indexes:
-        raise call.wrong("exact", "`exact` compares keys made anew with the query, and an index knows the stored ones",
-                         "write `approximate`, or leave `index` out of the reads")  # fmt: skip
     made = _encoded(graph, memory, call)
     encoder = _encoder(graph, made, call)
     chunk = call.whole("chunk", 256, 1)

@@ -110,7 +110,8 @@ class Literal:
         if not keys:
             return total
         scores = [2 * (query @ key) / (query.norm() * key.norm()) for key in keys]
-        ranked = sorted(range(len(keys)), key=lambda k: (-float(scores[k].detach()), k))
+        stored = [float(query.detach() @ item.code / item.code.norm()) for item in self.items]  # what a search compares
+        ranked = sorted(range(len(keys)), key=lambda k: (-stored[k], k))
         chosen = ranked[: self.topk or len(keys)]
         weights = torch.softmax(torch.stack([scores[k] for k in chosen]), 0)
         for weight, k in zip(weights, chosen, strict=True):

@@ -110,14 +110,16 @@ def test_without_faiss_there_is_one_error(monkeypatch: pytest.MonkeyPatch) -> No
     hansen.module(spec("exact"))
 
 
-def test_keys_made_anew_have_no_index(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(searched, "find_spec", lambda name: name)
-    assert wrong(spec("faiss", "reinstate(exact, encode=e, decode=stored)")).code == "RD0531"
-
-
 # -- the index ---------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("score", ["cosine(sharpness=2)", "dot", "inverse_distance(0.1)"])
-@pytest.mark.parametrize("credit", ["param(lr=0.5)", "reinstate(approximate, encode=e, decode=stored, freshen=4)"])
+@pytest.mark.parametrize(
+    "credit",
+    [
+        "param(lr=0.5)",
+        "reinstate(approximate, encode=e, decode=stored, freshen=4)",
+        "reinstate(exact, encode=e, decode=rebuilt)",
+    ],
+)
 def test_all_lists_are_all_rows(score: str, credit: str, library: str) -> None:
     """Through overwriting, rows that move and rows made anew: the index follows them."""
     one, two = module("exact", credit, score), module(ALL, credit, score)
