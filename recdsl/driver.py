@@ -6,11 +6,12 @@ The only module that joins front, middle and back. torch is imported by `compile
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from recdsl.credit.build import plan
+from recdsl.credit.notes import batch_remarks
 from recdsl.credit.plan import CreditPlan
 from recdsl.credit.report import Report
 from recdsl.credit.total import total
@@ -52,7 +53,9 @@ class Compilation:
     def report(self) -> Report:
         """What `explain` says."""
         names = [loss.name for loss in self.graph.losses]
-        return Report.of(self.plan, self.spec.name, names, total(self.graph, self.plan))
+        made = batch_remarks(self.graph, self.plan, check_settings(self.spec)["batch"])
+        told = replace(self.plan, remarks=(*self.plan.remarks, *made))
+        return Report.of(told, self.spec.name, names, total(self.graph, self.plan))
 
     @cached_property
     def program(self) -> Assembled:

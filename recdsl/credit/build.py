@@ -32,6 +32,8 @@ from recdsl.graph.step import Parameter, StepGraph
 from recdsl.syntax.ast import CreditDecl, Name
 
 _REQUIRE = re.compile(r"(exact|unbiased)(?:\s+for\s+(\S+))?")
+SHOWN = 4
+"""Edges that an error names."""
 _RANK = {"exact": 0, "frozen": 0, "unbiased": 1, "biased": 2}
 
 
@@ -208,12 +210,20 @@ def _required(graph: StepGraph, made: CreditPlan, require: Name, problems: Probl
     names = parameters(graph, selector) if selector else tuple(row.parameter for row in made.rows)
     if not names:
         problems.add(NoMatch(require.span, selector, near(graph, selector)))
+    weaker: dict[tuple[str, str], list[Row]] = {}
     for row in made.rows:
         if row.parameter in names and _RANK[row.verdict] > _RANK[wanted]:
-            problems.add(Weaker(require.span, row.parameter, row.verdict, row.rule, wanted, reason(row)))
+            weaker.setdefault((row.rule, row.verdict), []).append(row)
+    for (rule, verdict), rows in weaker.items():
+        more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
+        said = f"`{rows[0].parameter}`{more} {'are' if more else 'is'} {verdict}"
+        problems.add(Weaker(require.span, said, rule, wanted, reason(rows[0])))
 
 
 def reason(row: Row) -> str:
     """Why a verdict is not exact, in words."""
-    edges = ", ".join(f"`{d.edge}`" + (f" (line {d.line})" if d.line else "") for d in row.dropped)
+    if not row.dropped:
+        return "draws are right on average only"
+    edges = ", ".join(f"`{d.edge}`" + (f" (line {d.line})" if d.line else "") for d in row.dropped[:SHOWN])
+    edges += f" and {len(row.dropped) - SHOWN} more" if len(row.dropped) > SHOWN else ""
     return f"credit is dropped from lag {row.first_dropped_lag} on, at {edges}"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from recdsl.credit.influence import effective
-from recdsl.credit.plan import Head, Remark, RoutingClass, StoreCredit
+from recdsl.credit.flow import Flow
+from recdsl.credit.influence import effective, states
+from recdsl.credit.plan import CreditPlan, Head, Remark, RoutingClass, StoreCredit
 from recdsl.credit.store_notes import memory_remarks
+from recdsl.credit.tracing import BUDGET, entries, mebibytes
 from recdsl.graph.step import Loss, StepGraph
 
 FLOAT_BYTES = 4
@@ -43,6 +45,8 @@ def remarks(
             found.setdefault(Remark(_net(routing.head), None))
         if routing.tracing is not None and routing.tracing.batch == "joint":
             found.setdefault(Remark(_joint(graph, routing), None))
+        for text in filter(None, (_past(graph, routing), _wide(graph, routing))):
+            found.setdefault(Remark(text, None))
         if routing.tracing is not None and routing.tracing.rerun:
             found.setdefault(Remark(_again(routing.tracing.rerun), None))
         for index in routing.losses:
@@ -52,6 +56,13 @@ def remarks(
                 found.setdefault(Remark(text, None if span is None else span.line))
     found.update(dict.fromkeys(memory_remarks(graph, stores)))
     return tuple(found)
+
+
+def batch_remarks(graph: StepGraph, plan: CreditPlan, batch: int) -> tuple[Remark, ...]:
+    """What the traces of a whole batch take, where that is more than those of one sample may (semantics 9)."""
+    forward = [made for made in plan.classes if made.tracing is not None and not made.tracing.random]
+    size = FLOAT_BYTES * batch * sum(entries(graph, made.scopes) for made in forward)
+    return (Remark(f"traces of a batch of {batch} take {mebibytes(size)}", None),) if size > BUDGET else ()
 
 
 def _delayed(loss: Loss, routing: RoutingClass) -> str:
@@ -77,6 +88,41 @@ def _joint(graph: StepGraph, routing: RoutingClass) -> str:
 def _again(steps: int) -> str:
     """What a policy for parameters that change costs."""
     return f"online, each update runs the last {steps:,} steps again: a step is run {steps:,} / every times"
+
+
+def _past(graph: StepGraph, routing: RoutingClass) -> str:
+    """Losses that see states as they enter a step, under a rule that reads influence on those that it leaves."""
+    if routing.tracing is None or routing.tracing.read != "post":
+        return ""
+    carries, flow = states(graph), Flow(graph)
+    names = {scope.carry for scope in routing.scopes if scope.stored}
+    left = {c.write for c in carries} - {c.read for c in carries}
+    walls = frozenset((k, target) for k in left for target, _ in flow.after[k])
+    ends = {graph.losses[k].root for k in routing.losses}
+    met = [c.name for c in carries if c.name in names and flow.forward([c.read], walls, across=False) & ends]
+    if not met:
+        return ""
+    shown = ", ".join(f"`{name}`" for name in met)
+    return f"a loss also sees {shown} as it enters a step: this way, influence is read as the step before has left it"
+
+
+def _wide(graph: StepGraph, routing: RoutingClass) -> str:
+    """Parameters that reach every entry of a state within the steps that a sparse rule looks at (semantics 4.4)."""
+    if routing.tracing is None or routing.tracing.scope != "support":
+        return ""
+    inside, sizes = effective(graph), {c.name: graph.nodes[c.read].type.numel for c in states(graph)}
+    wide = {s.source for s in routing.scopes if () in s.stored and min(sizes[s.carry], _size(graph, s.source)) > 1}
+    names = [name for name in routing.parameters if any(name in inside[k] for k in wide)]
+    if not names:
+        return ""
+    more = f" and {len(names) - 6} more" if len(names) > 6 else ""
+    steps = "a step" if routing.tracing.depth == 1 else f"{routing.tracing.depth} steps"
+    shown = ", ".join(f"`{name}`" for name in names[:6])
+    return f"within {steps} {shown}{more} reach every entry of a state: their traces are those of `rtrl`"
+
+
+def _size(graph: StepGraph, node: int) -> int:
+    return graph.nodes[node].type.numel
 
 
 def _net(head: Head) -> str:

@@ -191,7 +191,7 @@ class Tracer:
         )
         dropped += self.judge.crossed(case) if weaker is not None else []
         verdict = "exact" if first is None else "biased"
-        words = tuple(word for word in plain.qualifiers if word != "unmasked")
+        words = tuple(word for word in plain.qualifiers if word not in ("unmasked", "no-credit"))
         noisy = longest not in (0, NONE) or self._joins(case.parameter, routing)
         if routing.tracing.random and verdict == "exact" and noisy:
             verdict, words = "unbiased", (*words, "random-signs")

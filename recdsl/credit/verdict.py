@@ -85,18 +85,26 @@ class Judge:
         first = min((lag for lag in (by_cut, by_window) if lag is not None), default=None)
         inside = self.flow.forward([start], case.cuts) if case.cuts else reached
         window = Window(case.budget + 1, 1) if case.budget else case.window
-        work, size = self._cost(inside & kept.live, window)
+        none = first is not None and self._none(case, kept, start)
+        work, size = (0, 0) if none else self._cost(inside & kept.live, window)
         return Row(
             case.parameter,
             case.rule,
             "exact" if first is None else "biased",
-            self._qualifiers(reached & free.live, first is None and self._bounded(case)),
+            (*self._qualifiers(reached & free.live, first is None and self._bounded(case)), *(("no-credit",) * none)),
             first,
             longest,
             tuple(dict.fromkeys(dropped)),
             work,
             size,
         )
+
+    def _none(self, case: Case, kept: Walk, start: int) -> bool:
+        """Whether no path is kept: each is cut, or longer than every window."""
+        lags, size = kept.lags(start), case.window.size
+        if case.spared or case.budget or size is None:
+            return lags.at_least(0) is None
+        return lags.at_most(size - 1) is None
 
     def crosses(self, case: Case) -> bool:
         """Whether a kept path goes from a use of the parameter to a loss of a later step."""

@@ -113,18 +113,19 @@ class WrongAction(Problem):
 
 @dataclass(frozen=True)
 class Weaker(Problem):
-    """A verdict below what `require` asks for."""
+    """A verdict below what `require` asks for; all parameters of a rule with it in one. said: which ones."""
 
     code = "RD0508"
-    message = "`{parameter}` is {verdict} under `{rule}`, but {required} is required: {reason}"
-    hint = "use `bptt` for it, a longer window, or drop the requirement"
+    message = "{said} under `{rule}`, but {required} is required: {reason}"
+    hint = "use `bptt`, a longer window, or drop the requirement"
     explain = (
         "`require: exact` makes the compiler refuse a gradient that is not equal to the derivative of the loss for "
-        "every length, input and parameter. `recdsl explain SPEC` shows the edges where credit is dropped."
+        "every length, input and parameter. `recdsl explain SPEC` shows the edges where credit is dropped. From the "
+        "command line, `credit=snap(1)` stands in place of the whole section, its `require` included; "
+        "`credit.default=snap(1)` leaves it there."
     )
 
-    parameter: str
-    verdict: str
+    said: str
     rule: str
     required: str
     reason: str

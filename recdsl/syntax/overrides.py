@@ -88,6 +88,8 @@ def _set(node: YamlNode | None, keys: list[Scalar], override: _Override, closed:
     if not keys:
         return override.value
     if isinstance(node, Scalar) and node.value is not None:
+        if override.path.strip() == "credit.require":  # no argument of a rule that stands there alone
+            return Mapping(((_word("default", keys[0], override), node), (keys[0], override.value)), node.span)
         return _patch(node, keys, override)
     if node is not None and not isinstance(node, Mapping | Scalar):
         override.fail(keys[0].span, "goes into a list; only maps and calls have keys")
