@@ -1,5 +1,6 @@
-"""`python -m benchmarks run --suite bptt|traces|stream|online|ceiling|memory|store|peers|compile [--quick]
-[--cell NAME] [--out FILE]`, or `python -m benchmarks alignment [--seeds N] [--out FILE] [--figure FILE.svg]`, or
+"""`python -m benchmarks run --suite bptt|traces|stream|online|ceiling|memory|store|peers|rtrl|compile
+[--quick] [--cell NAME] [--out FILE]`, or
+`python -m benchmarks alignment [--seeds N] [--out FILE] [--figure FILE.svg]`, or
 `python -m benchmarks trace-patterning [--updates N] [--seeds N] [--out FILE] [--figure FILE.svg]`, or
 `python -m benchmarks images [--updates N] [--seeds N] [--out FILE] [--figure FILE.svg] [KEY=VALUE ...]`, or
 `python -m benchmarks copying [--delay N] [--updates N] [--seeds N] [--out FILE] [PART OF A MODEL'S NAME ...]`."""
@@ -44,6 +45,7 @@ COLUMNS = {
         "peer/columns torch", "peer/columns native", "peer/snap(1) torch", "peer/snap(1) native",
         "peer_without_gradient",
     ),
+    "rtrl": ("cell", "config", "torch_us", "native_us", "jax_us", "jax/torch", "jax/native"),
     "compile": ("spec", "nodes", "lines", "analyse_s", "source_s", "total_s", "first_s", "torch_imported"),
 }  # fmt: skip
 
@@ -78,6 +80,10 @@ def rows(args: argparse.Namespace) -> Iterator[Row]:
         from benchmarks import peers
 
         yield from peers.run(args.peer_python, args.cell, args.repeats)
+    elif args.suite == "rtrl":
+        from benchmarks import rtrl
+
+        yield from rtrl.run(args.peer_python, args.cell, args.repeats)
     elif args.suite == "traces":
         from benchmarks import traces
 

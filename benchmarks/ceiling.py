@@ -70,7 +70,7 @@ def measure(size: Size, python: str | None, repeats: int) -> Row:
         calls: dict[str, Callable[[], float]] = {}
         mine, start = ours(size, x, y)
         calls["native"], learned = mine
-        calls["c"] = agreed("C", by_hand(size, x, y, start), learned)
+        calls["c"] = agreed("C", by_hand(size, x, y, start), learned, start)
         if python is not None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             arrays: dict[str, Any] = {"x": x, "y": y, "W": start[0], "w": start[1]}
@@ -79,7 +79,7 @@ def measure(size: Size, python: str | None, repeats: int) -> Row:
             other = stack.enter_context(peer(python, "jax_columns_peer.py", words))
             left = numpy.load(folder / "given.npz.out.npz")
             found = (torch.from_numpy(left["W"]), torch.from_numpy(left["w"]))
-            calls["jax"] = agreed("jax", (lambda: other.ask(), found), learned)
+            calls["jax"] = agreed("jax", (lambda: other.ask(), found), learned, start)
         for _ in range(repeats):
             for name, call in calls.items():
                 least[name] = min(least.get(name, float("inf")), call())
@@ -122,11 +122,10 @@ def ours(size: Size, x: Tensor, y: Tensor) -> tuple[Way, Weights]:
     model: Any = compile_spec(text, "native")
     named = {name: value.detach() for name, value in model.named_parameters()}
     start = {name: value.clone() for name, value in named.items()}
-    update = Update("sgd", (0.0, 0.0, 0.0), tuple(Moved(name, value, (), 0.0) for name, value in named.items()))
+    update = Update("sgd", (0.0, 0.0, 0.0), tuple(Moved(name, value, (), 0.0, RATE) for name, value in named.items()))
     learner = model.recdsl_learner(Shape(1, 1, size.batch, 0), update, ())
-    stretch = Stretch(
-        {"x": x, "y": y}, None, ({"t": torch.tensor(0)},), [RATE] * size.steps, [False] * size.steps
-    )  # no state: zeros
+    first = {"t": torch.tensor(0)}  # no state: zeros
+    stretch = Stretch({"x": x, "y": y}, None, (first,), [1.0] * size.steps, [False] * size.steps)
 
     def call() -> float:
         for name, value in named.items():
@@ -166,8 +165,10 @@ def by_hand(size: Size, x: Tensor, y: Tensor, start: Weights) -> Way:
     return call, (moving[0].permute(1, 0, 3, 2).reshape(4, size.columns, entries), moving[1])
 
 
-def agreed(name: str, way: Way, learned: Weights) -> Callable[[], float]:
-    """The call, if it leaves the same weights."""
-    for value, expected in zip(way[1], learned, strict=True):
-        torch.testing.assert_close(value, expected, rtol=2e-3, atol=2e-3, msg=lambda text: f"{name}: {text}")
+def agreed(name: str, way: Way, learned: Weights, start: Weights) -> Callable[[], float]:
+    """The call, if it moves the weights as far, to half a percent of the farthest."""
+    for value, expected, before in zip(way[1], learned, start, strict=True):
+        apart, moved = float((value - expected).abs().max()), float((expected - before).abs().max())
+        assert moved > 0
+        assert apart <= 5e-3 * moved, f"{name}: weights are {apart} from those of the online learner"
     return way[0]

@@ -5,6 +5,9 @@ from __future__ import annotations
 import sys
 from xml.etree import ElementTree
 
+import pytest
+
+from benchmarks import ceiling
 from benchmarks.cells import CELLS
 from benchmarks.elsewhere import missing
 from benchmarks.picture import drawn
@@ -50,3 +53,15 @@ def test_a_peer_that_is_not_there_says_why() -> None:
     assert "names no Python" in missing(None, "jax")
     assert missing("/nowhere/python", "jax").startswith("/nowhere/python: ")
     assert missing(sys.executable, "torch") == ""
+
+
+@pytest.mark.compiler
+@pytest.mark.parametrize("batch", [1, 3])
+def test_the_loop_by_hand_learns_what_the_online_learner_does(batch: int) -> None:
+    """Weights after an update at each step; those of other targets are not the same."""
+    size = ceiling.Size(batch, columns=32, inputs=5, steps=50)
+    x, y = ceiling.drawn(size)
+    (_, learned), start = ceiling.ours(size, x, y)
+    ceiling.agreed("C", ceiling.by_hand(size, x, y, start), learned, start)
+    with pytest.raises(AssertionError, match="C: weights are"):
+        ceiling.agreed("C", ceiling.by_hand(size, x, 1.1 * y, start), learned, start)
