@@ -21,11 +21,14 @@ from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 FLAGS = ("-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
 LINK = ("-std=gnu11", "-shared", "-fPIC", "-fvisibility=hidden", "-w", "-lm")
 SECONDS = 300
+FULL = ("No space left on device", "Disk quota exceeded", "File too large", "Read-only file system")
+"""What compilers and linkers pass on of a disk that takes no more."""
 
 
 class BuildError(Exception):
@@ -42,26 +45,42 @@ class NativeWarning(UserWarning):
 
 @dataclass(frozen=True)
 class Compiler:
-    path: str
+    """command: the program, and words that stand before all arguments (`zig cc`)."""
+
+    command: tuple[str, ...]
     version: str
+
+    @property
+    def path(self) -> str:
+        return self.command[0]
 
 
 def compiler() -> Compiler:
-    """`$CC`, else the first of cc, gcc and clang on the path. Raises BuildError N1."""
-    wanted = os.environ.get("CC", "").split()[:1] or ["cc", "gcc", "clang"]
-    found = next((path for name in wanted if (path := shutil.which(name))), None)
-    if found is None:
-        raise BuildError("N1", f"no C compiler ({', '.join(wanted)} not found)")
-    return Compiler(found, _version(found, os.stat(found).st_mtime_ns))
+    """`$CC`, else the first of cc, gcc and clang on the path, else the package ziglang. Raises BuildError N1."""
+    given = os.environ.get("CC", "").split()
+    wanted = [given] if given else [["cc"], ["gcc"], ["clang"]]
+    found = next(([path, *words] for name, *words in wanted if (path := shutil.which(name))), None)
+    found = found or ([] if given else _packaged())
+    if not found:
+        names = ", ".join(name for name, *_ in wanted)
+        raise BuildError("N1", f"no C compiler ({names} not found; the package `ziglang` has one)")
+    return Compiler(tuple(found), _version(tuple(found), os.stat(found[0]).st_mtime_ns))
+
+
+def _packaged() -> list[str]:
+    """The compiler of the package `ziglang`, if it is installed."""
+    spec = find_spec("ziglang")
+    places = (Path(folder) / "zig" for folder in (spec and spec.submodule_search_locations) or ())
+    return next(([str(path), "cc"] for path in places if os.access(path, os.X_OK)), [])
 
 
 @cache
-def _version(path: str, changed: int) -> str:
+def _version(command: tuple[str, ...], changed: int) -> str:
     """What a compiler says of itself."""
     try:
-        return _run([path, "--version"], 30).stdout.decode(errors="replace")
+        return _run([*command, "--version"], 30).stdout.decode(errors="replace")
     except (OSError, subprocess.SubprocessError) as error:
-        raise BuildError("N1", f"the C compiler {path} does not run: {error}") from None
+        raise BuildError("N1", f"the C compiler {command[0]} does not run: {error}") from None
 
 
 def _run(command: list[str], seconds: float) -> subprocess.CompletedProcess[bytes]:
@@ -126,7 +145,7 @@ def library(source: str, extra: tuple[str, ...] = ()) -> ctypes.CDLL:
             if _good(made):
                 return _load(made)
         raise
-    made = place / f"{key}-{_digest(tool.path, tool.version)[:16]}.so"
+    made = place / f"{key}-{_digest(*tool.command, tool.version)[:16]}.so"
     with _lock(made.with_suffix(".lock")):
         if not _good(made):
             _build(source, tool, flags, made)
@@ -188,7 +207,7 @@ def _build(source: str, tool: Compiler, flags: tuple[str, ...], made: Path) -> N
         with tempfile.TemporaryDirectory(dir=made.parent, prefix="build-") as scratch:
             text, out = Path(scratch) / "model.c", Path(scratch) / "model.so"
             text.write_text(source)
-            _compile([tool.path, *flags, *LINK[:-1], "-o", str(out), str(text), LINK[-1]], out)
+            _compile([*tool.command, *flags, *LINK[:-1], "-o", str(out), str(text), LINK[-1]], out)
             _commit(out, made)
     except OSError as error:
         raise BuildError("N3", f"the cache folder {made.parent} cannot be written: {error.strerror}") from None
@@ -196,7 +215,7 @@ def _build(source: str, tool: Compiler, flags: tuple[str, ...], made: Path) -> N
 
 def compile_text(text: Path, out: Path) -> None:
     """A library for files of the user's own, beside the cache. Raises BuildError N1 and N2."""
-    _compile([compiler().path, *FLAGS, *LINK[:-1], "-o", str(out), str(text), LINK[-1]], out)
+    _compile([*compiler().command, *FLAGS, *LINK[:-1], "-o", str(out), str(text), LINK[-1]], out)
 
 
 def _compile(command: list[str], out: Path) -> None:
@@ -205,10 +224,12 @@ def _compile(command: list[str], out: Path) -> None:
     except (OSError, subprocess.SubprocessError) as error:
         raise BuildError("N2", f"the C compiler did not finish: {error}") from None
     if done.returncode or not out.exists():
-        lines = [line for line in done.stderr.decode(errors="replace").splitlines() if "error" in line] or [
-            "no message"
-        ]
-        killed = f"was killed by signal {-done.returncode}" if done.returncode < 0 else f"failed: {lines[0][:200]}"
+        lines = done.stderr.decode(errors="replace").splitlines()
+        full = next((reason for reason in FULL if any(reason in line for line in lines)), None)
+        if full:
+            raise BuildError("N3", f"the folder {out.parent.parent} cannot be written: {full}")
+        said = next((line for line in lines if "error" in line), "no message")
+        killed = f"was killed by signal {-done.returncode}" if done.returncode < 0 else f"failed: {said[:200]}"
         raise BuildError("N2", f"the C compiler {killed}")
 
 
@@ -244,7 +265,8 @@ def facts() -> tuple[dict[str, str], list[str]]:
     problems: list[str] = []
     try:
         tool = compiler()
-        found["C compiler"] = f"{tool.path} ({tool.version.splitlines()[0] if tool.version else 'no version'})"
+        version = tool.version.splitlines()[0] if tool.version else "no version"
+        found["C compiler"] = f"{' '.join(tool.command)} ({version})"
     except BuildError as error:
         found["C compiler"] = f"none: {error.message}; models compiled for `native` run on torch"
     place = folder()

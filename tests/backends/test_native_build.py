@@ -108,6 +108,25 @@ def test_wanted_compiler_is_missing(monkeypatch: pytest.MonkeyPatch, right: floa
     falls_back("N1", right)
 
 
+def test_the_compiler_of_a_package(monkeypatch: pytest.MonkeyPatch, right: float, tmp_path: Path):
+    """Where the path has none, `zig cc` of the package ziglang; words behind `$CC` are passed on in the same way."""
+    real = build.compiler().path
+    package = tmp_path / "packages" / "ziglang"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    text = f'[ "$1" = cc ] || exit 1\nshift\nPATH=/usr/bin:/bin exec {real} "$@"\n'
+    zig = script(package, text).rename(package / "zig")
+    monkeypatch.syspath_prepend(package.parent)
+    assert build.compiler().path == real
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert build.compiler().command == (str(zig), "cc")
+    assert str(zig) in build.facts()[0]["C compiler"]
+    assert abs(loss("native") - right) < 1e-12
+    monkeypatch.setenv("CC", f"{zig} cc -g0")
+    assert build.compiler().command == (str(zig), "cc", "-g0")
+    assert answer() == 42
+
+
 def test_compiler_fails(monkeypatch: pytest.MonkeyPatch, right: float, tmp_path: Path):
     monkeypatch.setenv("CC", str(script(tmp_path, '[ "$1" = --version ] && exit 0\necho "error: no" >&2; exit 1\n')))
     falls_back("N2", right)
@@ -146,6 +165,14 @@ def test_disk_is_full(monkeypatch: pytest.MonkeyPatch, right: float, cache: Path
     monkeypatch.setattr(build, "_replace", full)
     falls_back("N3", right)
     assert not list(cache.glob("*.so"))
+
+
+def test_disk_is_full_for_the_compiler(monkeypatch: pytest.MonkeyPatch, right: float, tmp_path: Path):
+    """What a linker says of it comes before its own `error`."""
+    said = "collect2: error: ld returned 1\\nld: final link failed: No space left on device"
+    monkeypatch.setenv("CC", str(script(tmp_path, f'[ "$1" = --version ] && exit 0\nprintf "{said}" >&2; exit 1\n')))
+    with pytest.warns(NativeWarning, match="N3: .*cannot be written: No space left on device"):
+        assert abs(loss("torch") - right) < 1e-12
 
 
 def test_a_folder_that_others_can_write_to(monkeypatch: pytest.MonkeyPatch, right: float, tmp_path: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from dataclasses import replace
 from typing import Any
 
@@ -45,6 +46,14 @@ def test_fixed_cases(first: int):
 def test_as_it_is_shipped(first: int):
     """With all optimisations of the compiler: vectors, fused multiplications."""
     assert_close_gradients(lambda case: native(case, flags=()), seeded(first))
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="flags of x86")
+@pytest.mark.parametrize("processor", ["x86-64", "x86-64-v3"])
+def test_on_lesser_processors(processor: str):
+    """Vectors of two and four numbers, without and with fused multiplications."""
+    for seed in (5, 6):
+        assert_close_gradients(lambda case: native(case, flags=("-O2", f"-march={processor}")), seeded(seed))
 
 
 @pytest.mark.parametrize("first", range(120, 126, 2))
