@@ -36,6 +36,7 @@ MODELS = {
 }
 ELMAN, LSTM = "h = tanh(W @ x + U @ h[t-1])", "h, c = lstm_cell(x, h[t-1], c[t-1], size=hidden)"
 OFTEN = "before = where(t % 5 == 0, stop(h[t-1]), h[t-1])\n  " + LSTM.replace("h[t-1]", "before")
+STATES = 'states: {h: "float[hidden]", c: "float[hidden]"}\n'
 SOLVED, EVERY = 0.995, 100
 FURTHER = (2, 4)
 COLUMNS = ("model", "seeds", "solved", "accuracy", *(f"x{n}" for n in FURTHER), "delay reached", "updates", "cpu_s")
@@ -67,7 +68,9 @@ def text(name: str, delay: int) -> str:
         return found
     head, rest = found.split("params:\n")
     rest = rest[rest.index("step:") :].replace("  r = past.read\n", "").replace("[h; r]", "h")
-    return head + rest.replace(ELMAN, OFTEN if kind == "stop" else LSTM)
+    if kind == "stop":
+        return head + STATES + rest.replace(ELMAN, OFTEN)
+    return head + rest.replace(ELMAN, LSTM)
 
 
 def ready(name: str, seed: int, delay: int, updates: int) -> tuple[Trainer, Setup]:

@@ -2,8 +2,8 @@
 
 `specs/episodic_classifier.yaml` names an image by the labels of the stored ones that are like it; the query is stopped,
 so its embedding learns through stored items alone. Only the word of `credit.episodic` differs between runs. The decoder
-of a reinstatement learns along with the rest, at the encoder's rate, or has learned before, when the encoder was as it
-was drawn. The net of synthetic gradients has a rate of its own.
+of a reinstatement learns along with the rest, at the encoder's rate or at one of its own, that of the spec, or has
+learned before, when the encoder was as it was drawn. The net of synthetic gradients has a rate of its own.
 
 Each has the same learning rates to choose from, by the accuracy in the last fifth of training with a seed that is not
 used again. They are small: an item is read for 512 / 64 = 8 updates, in which the encoder must not leave it behind.
@@ -29,11 +29,12 @@ from recdsl.training.pipeline import COMPILER
 from recdsl.training.run import seed_all, setup
 
 SPEC = Path(__file__).parent.parent / "specs" / "episodic_classifier.yaml"
-BEFORE = ", decoder trained before"
+BEFORE, QUICK = ", decoder trained before", ", decoder at a rate of its own"
 CREDITS = {
     "through": "through",
     "exact": "reinstate(exact, encode=e, decode=rebuilt)",
     f"exact{BEFORE}": "reinstate(exact, encode=e, decode=rebuilt)",
+    f"exact{QUICK}": "reinstate(exact, encode=e, decode=rebuilt)",
     "approximate": "reinstate(approximate, encode=e, decode=rebuilt)",
     f"approximate{BEFORE}": "reinstate(approximate, encode=e, decode=rebuilt)",
     "synthetic": "synthetic(hidden=64, condition=y, lr=3e-3)",
@@ -67,11 +68,12 @@ class Run:
         return sum(tail) / len(tail)
 
 
-def begun(credit: str, seed: int, rate: float, updates: int, more: tuple[str, ...]) -> Trainer:
+def begun(name: str, seed: int, rate: float, updates: int, more: tuple[str, ...]) -> Trainer:
     """A trainer before its first update. more: overrides of the spec."""
     seed_all(seed)
     torch.set_num_threads(1)
-    wanted = (f"credit.episodic={credit}", f"train.optimizer=adam(lr={rate})", f"train.steps={updates}")
+    wanted = (f"credit.episodic={CREDITS[name]}", f"train.lr={rate}", f"train.steps={updates}")
+    wanted += () if name.endswith(QUICK) else (f"train.lr.rebuilt.*={rate}",)
     always = (f"train.seed={seed}", "train.batch=64", "train.log=1")
     compiled = COMPILER.build(str(SPEC), (*wanted, *always, *more))
     ready = setup(compiled, beside(compiled.spec))
@@ -82,7 +84,7 @@ def begun(credit: str, seed: int, rate: float, updates: int, more: tuple[str, ..
 def decoder(seed: int, more: tuple[str, ...]) -> dict[str, Tensor]:
     """Parameters of an encoder that nothing has trained and of a decoder that has learned what it makes."""
     updates, rate = DECODING
-    worker = begun("stop", seed, rate, updates, more)
+    worker = begun("no credit", seed, rate, updates, more)
     while worker.step < updates:
         worker.update()
     return {name: value.detach() for name, value in worker.module.named_parameters()}
@@ -91,7 +93,7 @@ def decoder(seed: int, more: tuple[str, ...]) -> dict[str, Tensor]:
 def learn(name: str, seed: int, rate: float, updates: int, more: tuple[str, ...]) -> Run:
     """One run."""
     known = decoder(seed, more) if name.endswith(BEFORE) else {}
-    worker, found = begun(CREDITS[name], seed, rate, updates, more), Run(name, seed, rate, updates)
+    worker, found = begun(name, seed, rate, updates, more), Run(name, seed, rate, updates)
     worker.module.load_state_dict(known, strict=False)
     began, spacing = time.process_time(), max(1, updates // POINTS)
     while worker.step < updates:
