@@ -119,7 +119,9 @@ class Access(Nests):
         """Whether a stored sequence is better computed where it is read: cheap, stored once, read in this entry only,
         and what it needs stays as it is."""
         name = stmt.storage
-        if not isinstance(stmt, Store) or self.memory.storages[name].kind != "buffer" or name in self.memory.results:
+        storage = self.memory.storages[name]
+        own = storage.kind == "buffer" and storage.lifetime == "call"
+        if not isinstance(stmt, Store) or not own or name in self.memory.results:
             return False
         stores, loads = self.uses.stores[name], self.uses.loads.get(name, [])
         if self.uses.parents[id(stmt)] in self.uses.ifs:

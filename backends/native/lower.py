@@ -77,14 +77,14 @@ def prelude() -> str:
 
 
 def tape_of(program: Program) -> frozenset[str]:
-    """Buffers that `forward` leaves for other entries."""
-    kinds = {storage.name: storage.kind for storage in program.storages}
+    """Buffers that `forward` (or `again`) leaves for other entries."""
+    kinds = {storage.name: storage.kind for storage in program.storages if storage.lifetime != "stream"}
     found: set[str] = set()
     for name, body in program.entries:
         touched = [s for s in statements(body) if isinstance(s, Load | Store | Add)]
         written = {s.storage for s in touched if isinstance(s, Store | Add)}
-        if name not in ("start", "forward"):
-            found |= {s.storage for s in touched if kinds[s.storage] == "buffer" and s.storage not in written}
+        if name not in ("start", "forward", "again"):
+            found |= {s.storage for s in touched if kinds.get(s.storage) == "buffer" and s.storage not in written}
     return frozenset(found)
 
 

@@ -25,9 +25,10 @@ class Memory:
         self.rooms: list[tuple[str, str, list[str], int]] = []
         touched = [s for s in statements(body) if isinstance(s, Load | Store | Add)]
         written = {s.storage for s in touched if isinstance(s, Store | Add)}
+        keeps = entry == ("again" if "again" in dict(program.entries) else "forward")
         for name in dict.fromkeys(s.storage for s in touched):
-            self._find(name, name in written, name in tape and entry == "forward")
-        if entry == "forward":
+            self._find(name, name in written, name in tape and keeps)
+        if keeps:
             for name in sorted(tape - self.bases.keys()):
                 self._find(name, True, True)
 
@@ -41,7 +42,9 @@ class Memory:
         ):
             raise NotLoweredError(f"no C for a storage of kind `{storage.kind}`")
         self.bases[name] = self.names("a")
-        if (storage.kind == "output" and written) or (kept and storage.kind == "buffer"):
+        if storage.lifetime == "stream":
+            self.arguments.append(name)  # lasts longer than the function, which may write to it
+        elif (storage.kind == "output" and written) or (kept and storage.kind == "buffer"):
             self.results.append(name)
         elif storage.kind in GIVEN or not written:
             self.arguments.append(name)
@@ -73,7 +76,7 @@ class Memory:
         lines.append("if (!p) return room;")
         for k, name in enumerate(given):
             kind = STORED[self.storages[name].type.dtype]
-            const = "const " if name in self.arguments else ""
+            const = "const " if name in self.arguments and self.storages[name].lifetime != "stream" else ""
             lines.append(f"{const}{kind} *restrict const {self.bases[name]} = p[{k}]; (void){self.bases[name]};")
         if rooms:
             lines.append(f"char *const base = p[{len(given)}];")

@@ -128,10 +128,10 @@ class Record:
                     self.frame.free.append(room)
 
     def finish(self, name: str) -> None:
-        """The function has run to its end. Only `forward` leaves something behind: what its backward pass reads."""
+        """The function has run to its end. `forward` and `again` leave something behind: what a backward pass reads."""
         if self.frame is not None:
             self.frame.scripts[name] = self.script
-            if name != "forward":
+            if name not in ("forward", "again"):
                 self.frame.free += [self.frame.held.pop(key) for key in set(self.frame.held) - self.before]
 
 

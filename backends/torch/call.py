@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from recdsl.backends.torch.boundaries import back_in_pieces, kept_in_pieces
 from recdsl.backends.torch.chunks import in_pieces, in_pieces_again
 
 if TYPE_CHECKING:
     from recdsl.backends.torch.arena import Lease
+    from recdsl.backends.torch.boundaries import Boundary, Shelf
     from recdsl.backends.torch.runtime import CompiledModel
 
 
@@ -53,6 +55,8 @@ class Call:
         self.earlier: dict[str, list[tuple[Call, Tensor, Tensor]]] = {}
         self.left_over: dict[str, tuple[Tensor, Tensor]] = {}
         self.requests: list[Any] = []
+        self.boundaries: list[Boundary] = []
+        self.shelves: list[Shelf] = []
         about = model.recdsl_about
         self.ragged = mask is not None or reset is not None
         self.variant = "ragged" if self.ragged else "plain"
@@ -244,7 +248,8 @@ class Call:
         self._sign()
         pieces = (about if self.deferred is None else self.deferred)["pieces"]
         self.parted = self.learning and pieces and self.steps > self.chunk
-        found = in_pieces(self) if self.parted else self.run("forward")
+        again = self.learning and not self.parted and self._runs_again()
+        found = in_pieces(self) if self.parted else kept_in_pieces(self) if again else self.run("forward")
         self.data.update(found)
         losses = [found[f"loss{k}"] for k in range(len(about["losses"]))]
         loss = self.like.new_zeros(())
@@ -253,6 +258,18 @@ class Call:
         self.parts = losses
         self.learned = self.learned if self.parted else self.learn()
         return loss, *(self._timed(k, found[f"out{k}"]) for k in range(len(about["outputs"])))
+
+    def _runs_again(self) -> bool:
+        """Whether pieces of the call are run again on the way back, so that it keeps less."""
+        about = self.model.recdsl_about["again"]
+        if about is None:
+            return False
+        chunk = max(min(self.chunk, about["steps"]), about["lag"])
+        kept = about["numbers"] * self.like.element_size() * self.steps * self.size
+        if self.steps <= chunk or kept < about["least"]:
+            return False
+        self.chunk, self.variant = chunk, f"{self.variant}_pieces"
+        return True
 
     def _thin(self) -> None:
         """What credit is multiplied by between two steps: 0 where it is cut, else 1, or what makes up for cuts."""
@@ -353,7 +370,7 @@ class Call:
         entry = "backward" if all(value is None for value in outputs) else "backward_outputs"
         if entry == "backward_outputs":
             self._cotangents(outputs)
-        found = {} if self.parted else self.run(entry)
+        found = {} if self.parted else back_in_pieces(self, entry) if self.boundaries else self.run(entry)
         if self.learned and entry == "backward_outputs":
             found |= in_pieces_again(self) if self.parted else self.trace("_outputs")
         else:

@@ -18,30 +18,36 @@ if TYPE_CHECKING:
 
 def pieces(call: Call) -> Iterator[tuple[Call, int, int]]:
     """(a call of some steps, its first step, the step behind it); each begins with what the one before it has left."""
-    given, timed = dict(call.data), _timed(call)
+    given, timed = dict(call.data), timed_in(call)
     for lo in range(0, call.steps, call.chunk):
         hi = min(lo + call.chunk, call.steps)
-        piece = copy(call)
-        piece.steps = hi - lo
-        piece.data = {name: value[lo:hi] if name in timed else value for name, value in given.items()}
-        piece.data |= piece.windows()
-        piece.lease = call.model.recdsl_arena.lease(call.like, (call.variant, hi - lo, call.size, call.like.dtype))
+        piece = piece_of(call, given, timed, lo, hi)
         yield piece, lo, hi
-        given |= {call.storages["state " + name]: value for name, value in _left(piece).items()}
+        given |= {call.storages["state " + name]: value for name, value in left_by(piece).items()}
         given["fresh"] = call.like.new_full((), 0.0)
         piece.lease.close()
 
 
-def _timed(call: Call) -> set[str]:
+def piece_of(call: Call, given: dict[str, Any], timed: set[str], lo: int, hi: int) -> Call:
+    """A call of the steps lo:hi, with room of its own."""
+    piece = copy(call)
+    piece.steps = hi - lo
+    piece.data = {name: value[lo:hi] if name in timed else value for name, value in given.items()}
+    piece.data |= piece.windows()
+    piece.lease = call.model.recdsl_arena.lease(call.like, (call.variant, hi - lo, call.size, call.like.dtype))
+    return piece
+
+
+def timed_in(call: Call) -> set[str]:
     """What has a row for each step."""
     about = call.model.recdsl_about
     found = {storage for name, storage in call.storages.items() if " " not in name}
-    found |= {*about["signs"][call.variant], *about["thinned"][call.variant]}
+    found |= {name for kind in ("signs", "thinned", "gridded") for name in about[kind][call.variant]}
     found |= {f"{kind}{k}" for kind in "wg" for k in range(len(about["losses"]))}
     return found | {f"c{k}" for k in range(len(about["outputs"]))}
 
 
-def _left(piece: Call) -> dict[str, Tensor]:
+def left_by(piece: Call) -> dict[str, Tensor]:
     """What a piece leaves of states and traces; its own room is used again."""
     about = piece.model.recdsl_about
     shapes = about["carries"] | about["traces"]
@@ -51,25 +57,31 @@ def _left(piece: Call) -> dict[str, Tensor]:
 
 def in_pieces(call: Call) -> dict[str, Any]:
     """Results of the entry `forward` for the whole call; gradients go to `call.learned`, last traces to `call.left`."""
-    outputs = [f"out{k}" for k in range(len(call.model.recdsl_about["outputs"]))]
     found: dict[str, Any] = {}
     for piece, lo, hi in pieces(call):
         made = piece.run("forward")
         piece.data.update(made)
-        for k, name in enumerate(outputs):
-            if piece.fixed(k):
-                found[name] = made[name].clone()
-                continue
-            if lo == 0:
-                found[name] = made[name].new_empty((call.steps, *made[name].shape[1:]))
-            found[name][lo:hi] = made[name]
-        _add(found, {name: value for name, value in made.items() if name.startswith("loss")})
-        _add(call.learned, piece.learn())
+        gather(call, piece, found, lo, hi)
+        add_up(call.learned, piece.learn())
         if hi == call.steps:
-            left = _left(piece)
+            left = left_by(piece)
             call.left = {name: left[name] for name in call.model.recdsl_about["traces"]}
             found |= {call.storages["next " + name]: value for name, value in left.items()}
     return found
+
+
+def gather(call: Call, piece: Call, found: dict[str, Any], lo: int, hi: int) -> None:
+    """Add to the results of a call what `forward` has made of its steps lo:hi."""
+    for k in range(len(call.model.recdsl_about["outputs"])):
+        name, made = f"out{k}", piece.data[f"out{k}"]
+        if piece.fixed(k):
+            found[name] = made.clone()
+            continue
+        if lo == 0:
+            found[name] = made.new_empty((call.steps, *made.shape[1:]))
+        found[name][lo:hi] = made
+    losses = [f"loss{k}" for k in range(len(call.model.recdsl_about["losses"]))]
+    add_up(found, {name: piece.data[name] for name in losses})
 
 
 def in_pieces_again(call: Call) -> dict[str, Tensor]:
@@ -79,10 +91,11 @@ def in_pieces_again(call: Call) -> dict[str, Tensor]:
         piece.data.update(piece.run("forward"))
         made = piece.trace("_outputs")
         piece.data.update(made)
-        _add(found, {name: value for name, value in made.items() if name.startswith("grad_")})
+        add_up(found, {name: value for name, value in made.items() if name.startswith("grad_")})
     return found
 
 
-def _add(total: dict[str, Any], more: dict[str, Any]) -> None:
+def add_up(total: dict[str, Any], more: dict[str, Any]) -> None:
+    """Sums by name."""
     for name, value in more.items():
         total[name] = total[name] + value if name in total else value.clone()

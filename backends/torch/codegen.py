@@ -226,7 +226,7 @@ class Entry:
         return storage.type.dtype == "int" and storage.name not in self.plain
 
     def source(self, storage: Storage) -> str:
-        if storage.kind in ("input", "parameter"):
+        if storage.kind in ("input", "parameter") or storage.lifetime == "stream":
             return self.argument(storage.name)
         if storage.name in self.aliases:
             return self.aliases[storage.name]
@@ -326,6 +326,9 @@ class Entry:
         """Room for a sequence, before the first loop that writes it."""
         if storage.name in self.allocated:
             return
+        if storage.lifetime == "stream":
+            self.argument(storage.name)  # what is written there lasts longer than the function
+            return
         self.allocated.add(storage.name)
         extents = [affine_text(extent) for _, extent in storage.type.lead]
         sizes = [*extents, *(str(axis.size) for axis in storage.type.axes)]
@@ -397,6 +400,9 @@ class Entry:
         escaping = {self.root(text) for name, text in self.results.items() if not name.startswith("next_")}
         kept = {self.root(name) for name in (*self.results.values(), *tape)}
         lines = [*self.head, *self.lines]
+        for symbol in self.program.scalars:
+            if any(re.search(rf"\b{symbol}\b", line) for line in lines):
+                self.argument(symbol)
         rows = {self.root(name) for name in ROWS.findall("\n".join(lines))}
         shown = {name: "arena.show" if name in rows else "like.new_empty" for name in escaping}
         maker = dict.fromkeys(self.leased, "arena.take") | shown

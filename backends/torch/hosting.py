@@ -158,7 +158,8 @@ class Hosting:
         axes, extra = storage.type.axes, storage.type.lead[0][1].const if storage.type.lead else 0
         others = [other for other in self.stores[storage.name] if other is not store]
         early = [k for k in self.touched.get(storage.name, ()) if k < place]
-        if storage.kind != "buffer" or storage.type.dtype != "float" or len(axes) != 1 or early:
+        own = storage.kind == "buffer" and storage.lifetime == "call"
+        if not own or storage.type.dtype != "float" or len(axes) != 1 or early:
             return None
         assert isinstance(index, Affine)
         rows = [other.index[0] for other in others if other.index]

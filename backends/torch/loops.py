@@ -12,6 +12,8 @@ from recdsl.backends.torch.hosting import Cut, Region, Slices, slices
 from recdsl.backends.torch.inplace import changed, fused_in_place, sent_back
 from recdsl.backends.torch.operations import VIEWS, Operand, expression, in_place
 from recdsl.backends.torch.room import ELEMENTWISE, alike, hosts, last_reads
+from recdsl.backends.torch.texts import affine_text
+from recdsl.program.affine import add
 from recdsl.program.ir import Add, Affine, At, Bound, For, Load, Op, Range, Stmt, Storage, Store, VType
 
 if TYPE_CHECKING:
@@ -109,18 +111,20 @@ class LoopWriter:
             self.text.append(f"{load.result} = rows_at({base}, {self._operand(part.value).text})")
         else:
             self.counted = True
-            self.text.append(f"{load.result} = {base}[{self._stride(self.sparse.get(load.result, 1))}]")
+            assert isinstance(part, Range)
+            end = affine_text(part.hi.parts[0])
+            self.text.append(f"{load.result} = {base}[{self._stride(self.sparse.get(load.result, 1), end)}]")
         self.values[load.result] = Operand(load.result, 2, load.type.axes)
 
-    def _stride(self, every: int) -> str:
+    def _stride(self, every: int, end: str) -> str:
         """Rows before step t, of which only every so-manyth can hold a slot; the first such row depends on the call."""
         if every == 1:
-            return ":t"
+            return f":{end}"
         name = f"first_{every}"
         if name not in self.entry.allocated:
             self.entry.allocated.add(name)
             self.entry.line(f"{name} = int(-1 - {self.entry.argument('in_t')}[0, 0]) % {every}")
-        return f"{name}:t:{every}"
+        return f"{name}:{end}:{every}"
 
     def _hoist(self) -> None:
         """Matrices are transposed before the loop, once, and copied where many steps read them: strides are slow."""
@@ -153,19 +157,19 @@ class LoopWriter:
         region = entry.regions.get(base)
         if region is not None:
             return self._within(region, index.const)
-        part = entry.rows(storage, self._range(index.const))
+        part = entry.rows(storage, self._range(add(index, Affine(0, (("t", 1),)), -1)))
         return self._sequence(base, part, name, index.const)
 
-    def _range(self, by: int) -> Range:
+    def _range(self, by: Affine) -> Range:
         """The rows that the loop runs over, `by` rows later."""
         lo, hi = self.loop.lo, self.loop.hi
-        moved = [Bound(b.kind, tuple(Affine(p.const + by, p.terms) for p in b.parts)) for b in (lo, hi)]
+        moved = [Bound(b.kind, tuple(add(p, by) for p in b.parts)) for b in (lo, hi)]
         return Range(moved[0], moved[1])
 
     def _within(self, region: Region, by: int) -> str:
         """The loop variable for part of another sequence's room."""
         by += region.row
-        part = self.entry.part_text(self._range(by), Affine(region.extra, (("T", 1),)))
+        part = self.entry.part_text(self._range(Affine(by)), Affine(region.extra, (("T", 1),)))
         row = self._sequence(region.base, part, region.base, by)
         found = row if region.whole else self._part(row, region.start, region.stop)
         assert found is not None
@@ -241,6 +245,8 @@ class LoopWriter:
             return True
         entry = self.entry
         mine, whole = entry.storages[store.storage], entry.storages[row.storage]
+        if "stream" in (mine.lifetime, whole.lifetime):
+            return False
         if entry.windowed or mine.kind != "buffer" or whole.kind != "buffer" or store.index != row.index:
             return False
         taken = {*entry.allocated, *entry.aliases} - {region.base for region in entry.regions.values()}
@@ -301,7 +307,7 @@ class LoopWriter:
         target = self.entry.storages[store.storage]
         known = self.entry.allocated | self.entry.aliases.keys()
         exact = bool(store.index) and target.type.lead[0][1].const == 0
-        return target.kind == "buffer" and target.name not in known and exact
+        return target.kind == "buffer" and target.lifetime == "call" and target.name not in known and exact
 
     def _free_columns(self, cut: Cut, destinations: dict[str, Store], kept: set[tuple[int, int]]) -> bool:
         """Whether what columns become is a sequence of its own, and nothing reads the columns themselves later."""

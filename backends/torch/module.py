@@ -7,20 +7,23 @@ from dataclasses import replace
 from math import lcm
 from typing import Any
 
+from recdsl.backends.torch.again import boundaries, going_again
 from recdsl.backends.torch.codegen import Entry
 from recdsl.backends.torch.trace_entry import TraceEntry, carries_traces
 from recdsl.credit.build import plan as plain
 from recdsl.credit.deferral import deferred, least
 from recdsl.credit.plan import CreditPlan, RoutingClass
+from recdsl.credit.replay import replays
 from recdsl.graph.ragged import ragged_map
 from recdsl.graph.step import Memory, StepGraph
 from recdsl.program.assemble import assemble
 from recdsl.program.interface import Assembled
+from recdsl.program.pieces import assemble_pieces
 from recdsl.resources import read_text
 
 TEXTS = (
-    "ranks", "slots", "searches", "index", "merging", "arena", "chunks", "disk", "lasting", "reinstate", "replay",
-    "call", "runtime",
+    "ranks", "slots", "searches", "index", "merging", "arena", "chunks", "boundaries", "disk", "lasting", "reinstate",
+    "replay", "call", "runtime",
 )  # fmt: skip
 RUNTIME = (
     ("init.py",),
@@ -28,7 +31,8 @@ RUNTIME = (
 )
 REPLAYS = ("part", "chunk", "every", "freshen", "tangent", "cosine")
 ENTRIES = (
-    "start", "forward", "backward", "backward_outputs", "windows", "windows_outputs", "traces", "traces_outputs",
+    "start", "forward", "again", "backward", "backward_outputs", "windows", "windows_outputs", "traces",
+    "traces_outputs",
 )  # fmt: skip
 
 
@@ -68,6 +72,9 @@ def programs(graph: StepGraph, plan: CreditPlan, *, optimise: bool = True) -> di
     for suffix, own in plans.items():
         found[f"plain{suffix}"] = assemble(graph, own, optimise=optimise)
         found[f"ragged{suffix}"] = assemble(*ragged_pair(graph, own), optimise=optimise)
+    if replays(graph, plan):
+        found["plain_pieces"] = assemble_pieces(graph, plan, optimise=optimise)
+        found["ragged_pieces"] = assemble_pieces(*ragged_pair(graph, plan), optimise=optimise)
     return found
 
 
@@ -143,10 +150,10 @@ def write_entries(assembled: Assembled) -> list[tuple[str, str, tuple[str, ...],
         entries[name] = kind(name, program, frozenset())
         entries[name].plain = plain - set(assembled.loose)
         entries[name].write(bodies[name])
-    made = {s.name for s in program.storages if s.kind == "buffer"}
-    later = [name for name in names if name not in ("start", "forward")]
+    made = {s.name for s in program.storages if s.kind == "buffer" and s.lifetime == "call"}
+    later = [name for name in names if name not in ("start", "forward", "again")]
     tape = {a for name in later for a in entries[name].arguments if a in made}
-    entries["forward"].tape = frozenset(tape)
+    entries["again" if "again" in names else "forward"].tape = frozenset(tape)
     out: list[tuple[str, str, tuple[str, ...], tuple[str, ...]]] = []
     for name in names:
         entry = entries[name]
@@ -206,6 +213,8 @@ def describe(
         "pieces": in_time(plan),
         "windows": windows(plan),
         "deferred": long_calls(plan),
+        "again": going_again(graph, plan, variants),
+        "boundaries": {name: boundaries(made) for name, made in variants.items() if name.endswith("_pieces")},
         "reruns": [c.tracing.rerun for c in plan.classes if c.tracing is not None and c.tracing.rerun],
         "grids": [(c.window.size, c.window.every) for c in plan.classes if c.window.size is not None],
         "stores": {

@@ -160,7 +160,8 @@ class Run(torch.autograd.Function):
         ctx.made_versions = [value._version for value in ctx.made]
         tape = torch.empty(0)
         ctx.save_for_backward(tape)
-        weakref.finalize(tape, call.lease.close)
+        for done in (call.lease.close, call.boundaries.clear, call.shelves.clear):
+            weakref.finalize(tape, done)
         ctx.mark_non_differentiable(*(value for value in results if not value.is_floating_point()))
         return results
 

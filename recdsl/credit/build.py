@@ -20,6 +20,7 @@ from recdsl.credit.notes import remarks
 from recdsl.credit.passes import joined
 from recdsl.credit.plan import CreditPlan, Head, RoutingClass, Row, Tracing
 from recdsl.credit.read import FULL, Choice, Reading, read
+from recdsl.credit.replay import remarks as replay_remarks
 from recdsl.credit.scopes import CUTS, ScopeError, leaky_readouts
 from recdsl.credit.select import near, parameters
 from recdsl.credit.stores import wanted
@@ -99,6 +100,7 @@ def plan(
     told = (*remarks(graph, classes, reading.stores), *deferred_remarks(classes))
     together = joined(graph, classes, [ways[made.parameters[0]].stage for made in classes])
     made = CreditPlan(classes, tuple(rows), told, tuple(fed.values()), reading.stores, together)
+    made = replace(made, remarks=(*made.remarks, *replay_remarks(graph, made)))
     if require is not None:
         _required(graph, made, require, problems)
     problems.check()
@@ -160,7 +162,7 @@ def _way(graph: StepGraph, choice: Choice, reading: Reading, problems: Problems)
         own = CUTS[choice.tracing.cuts](graph)
         return Way(choice.window, reading.cuts | own, choice.tracing, choice.thinning, choice.tail)
     kept = spared(graph, reading.through, choice.text, choice.window, problems, every=choice.spares)
-    more: dict[str, Any] = {"answering": choice.answering, "budget": choice.budget}
+    more: dict[str, Any] = {"answering": choice.answering, "budget": choice.budget, "replay": choice.replay}
     return Way(choice.window, reading.cuts, None, choice.thinning, choice.tail, kept, **more)
 
 

@@ -28,6 +28,7 @@ class Way:
     stage: int = 0
     answering: Answering | None = None
     budget: int = 0
+    replay: str = "never"
 
 
 @dataclass
@@ -79,6 +80,7 @@ def routing(graph: StepGraph, ways: dict[str, Way]) -> tuple[RoutingClass, ...]:
             tail=g.way.tail,
             spared=g.way.spared,
             budget=g.way.budget,
+            replay=g.way.replay,
             apart=any(carry.taped for carry in graph.carries),
         )
         for g in groups

@@ -158,6 +158,8 @@ class RoutingClass:
     written.
     budget: steps of recurrence that credit crosses at most from a loss, and again from each item of a memory, back
     (semantics 4.11, sliding); to cross what is spared is free. 0: no such limit.
+    replay: whether long calls are run in pieces, each of them again on the way back: "auto" (where the call would keep
+    much) | "always" | "never" (also of rules to which it does not apply).
     deferred: whether traces go from boundary to boundary at once, by reverse passes over the window, and not step by
     step. Windows then do not overlap.
     head: the net that answers for what lies behind a window (None: nothing does).
@@ -178,6 +180,7 @@ class RoutingClass:
     feedback: tuple[tuple[int, int, str], ...] = ()
     spared: frozenset[str] = frozenset()
     budget: int = 0
+    replay: str = "never"
     deferred: bool = False
     deferral: Deferral | None = None
     apart: bool = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isfinite
 
 from recdsl.credit.feedback import product
@@ -46,6 +46,7 @@ class Choice:
     spares: bool = False
     answering: Answering | None = None
     budget: int = 0
+    replay: str = "never"
 
 
 FULL = Choice("bptt", Window(None, 1))
@@ -115,8 +116,8 @@ def _assign(
 ) -> None:
     """The rule of one parameter; a second, different one is an error."""
     earlier, rule = chosen.setdefault(name, (decl, choice))
-    ways = [(c.window, c.tracing, c.thinning, c.tail, c.spares, c.answering, c.budget) for c in (rule, choice)]
-    if ways[0] != ways[1]:
+    one, other = (replace(c, text="", span=None) for c in (rule, choice))
+    if one != other:
         first, second = earlier.selector.text, decl.selector.text
         problems.add(TwoRules(decl.selector.span, name, first, rule.text, second, choice.text))
 
@@ -227,7 +228,7 @@ def _call(expression: Expression, rule: Rule, problems: Problems) -> Choice | No
         return None
     words = [f"{name}={value}" for name, value in values.items()]
     text = f"{rule.name}({', '.join(words)})" if words else rule.name
-    span, more = expression.span, (made.thinning, made.tail, made.spares, made.answering, made.budget)
+    span, more = expression.span, (made.thinning, made.tail, made.spares, made.answering, made.budget, made.replay)
     return Choice(text, made.window, made.tracing, span, *more)
 
 

@@ -75,6 +75,14 @@ FILTER = Argument(
 )
 SLIDES = "variant"
 """The field of an argument that says whether credit ends on a grid of steps, or so many steps from where it begins."""
+REPLAY = Argument(
+    "replay",
+    "whether long calls keep boundaries of pieces and run each piece again on the way back: where they would keep "
+    "much, always or never",
+    kind="choice",
+    field="replay",
+    choices=("auto", "always", "never"),
+)
 TAIL = 4.0
 """The exponent of `decreasing` without a number: the lengths of runs have a mean, a variance and a skewness."""
 DRIFT = Argument(
@@ -135,7 +143,7 @@ def tail(given: Given | None) -> float:
 @dataclass(frozen=True)
 class Expansion:
     """What a call of a rule asks for. thinning: mean steps between random truncations (0: none); tail: as in a
-    `RoutingClass`. spares: whether the windows leave memories alone. budget: as in a `RoutingClass`."""
+    `RoutingClass`. spares: whether the windows leave memories alone. budget, replay: as in a `RoutingClass`."""
 
     window: Window
     tracing: Tracing | None = None
@@ -144,6 +152,7 @@ class Expansion:
     spares: bool = False
     answering: Answering | None = None
     budget: int = 0
+    replay: str = "never"
 
 
 @dataclass(frozen=True)
@@ -209,6 +218,7 @@ class Rule:
             tracing = self._read(tracing, size)
         answering = None if self.answering is None else replace(self.answering, **own)
         made = Expansion(Window(size, every), tracing, mean, *tails, spares=self.spares, answering=answering)
+        made = replace(made, replay=own.get("replay", "never"))
         sliding = own.get(SLIDES) == "sliding"
         return replace(made, window=Window(None, 1), budget=size or 0) if sliding else made
 

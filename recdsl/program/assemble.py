@@ -19,10 +19,11 @@ from recdsl.program.answers import boundaries
 from recdsl.program.forward import Forward, forward_timeline
 from recdsl.program.interface import Assembled, Interface, Tags, safe
 from recdsl.program.ir import Affine, Bound, For, Load, Program, Stmt, Storage, Store, VType
+from recdsl.program.kept import kept
 from recdsl.program.kronecker import kronecker_timeline
 from recdsl.program.learning import Learning
 from recdsl.program.leaves import behind, mixed, signs, thinned
-from recdsl.program.lower import BATCH, STEPS, WHOLE, ZERO, Emitter, Place, affine, outside_uses
+from recdsl.program.lower import BATCH, STEPS, WHOLE, ZERO, Emitter, Place, affine
 from recdsl.program.nest import Learned, edge_type, leave, uncrossed
 from recdsl.program.passes import backward_passes, forward_passes
 from recdsl.program.phases import domain, facts, follows, immediate, mask_seeds, phases, split, windowed
@@ -35,16 +36,19 @@ from recdsl.program.sweep import Trace, Traced
 from recdsl.program.temporal import emitted
 from recdsl.program.timeline import TimelineBuilder, TNode
 from recdsl.program.traces import Blocks, traced_timeline
-
-VIEWS = ("slice", "rename", "transpose", "broadcast", "one_hot", "neg", "where", "pad")
-COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not", "to_float")
+from recdsl.program.uses import outside_uses
 
 
 def assemble(graph: StepGraph, plan: CreditPlan, *, optimise: bool = True) -> Assembled:
     """All entries of one model (plain or ragged, as the graph is). Pure."""
+    return Assembly(graph, plan, forward_of(graph, plan, optimise=optimise), optimise).run()
+
+
+def forward_of(graph: StepGraph, plan: CreditPlan, *, optimise: bool) -> Forward:
+    """The forward timeline of all entries."""
     forward = _forward(graph, plan)
     whole = not any(windowed(routing) or immediate(routing) for routing in plan.classes)
-    return _Assembly(graph, plan, forward_passes(forward, whole=whole) if optimise else forward, optimise).run()
+    return forward_passes(forward, whole=whole) if optimise else forward
 
 
 def _forward(graph: StepGraph, plan: CreditPlan) -> Forward:
@@ -59,7 +63,7 @@ def _forward(graph: StepGraph, plan: CreditPlan) -> Forward:
     return replace(found, values=tuple(found.values[k] for k in made.new))
 
 
-class _Assembly(Learning):
+class Assembly(Learning):
     """Holds what the entries share while they are written."""
 
     def __init__(
@@ -133,7 +137,7 @@ class _Assembly(Learning):
             ahead,
             early,
         ):
-            tape |= self._tape(adjoint.nodes, _ends(adjoint))
+            tape |= self._tape(adjoint.nodes, ends(adjoint))
         for made, _, _ in learned:
             tape |= self._tape(made.nodes, made.roots)
         for rows in self.rows.values():
@@ -253,44 +257,22 @@ class _Assembly(Learning):
         return Adjoint(tuple(b.nodes), tuple(found))
 
     def _tape(self, nodes: tuple[TNode, ...], roots: Sequence[int]) -> set[int]:
-        """Forward sequences that an adjoint or the traces read and that are not cheap views of others."""
-        found: set[int] = set()
-        wanted = needed(nodes, roots, frozenset())
-        stack = [arg for k in wanted if k >= len(self.nodes) for arg in nodes[k].args if arg < len(self.nodes)]
-        stack += [root for root in roots if root < len(self.nodes)]
-        seen: set[int] = set()
-        while stack:
-            k = stack.pop()
-            node = self.nodes[k]
-            if k in seen or not node.time or k in self.emissions.values():
-                continue
-            seen.add(k)
-            if k in self.places:
-                continue
-            if node.op in VIEWS or node.op in COMPARISONS or self._cheap(node):
-                stack.extend(node.args)
-            else:
-                found.add(k)
-        return found
-
-    def _cheap(self, node: TNode) -> bool:
-        """Whether computing it again costs less than a sequence of its own: one sum of what is kept in any case."""
-        if node.op in ("add", "sub", "mul") and any(self.nodes[a].op == "constant" for a in node.args):
-            return True
-        kept = self.places.keys() | {history.source for history in self.forward.histories}
-        return node.op in ("add", "sub") and kept.issuperset(node.args)
+        """Forward sequences that an adjoint or the traces read."""
+        given = {history.source for history in self.forward.histories}
+        return kept(self.nodes, nodes, roots, self.places, given, set(self.emissions.values()))
 
     # -- entries --------------------------------------------------------------------------------------------------
-    def _forward_entry(self, tape: set[int]) -> tuple[Stmt, ...]:
-        """Histories' first rows, the schedule, then results."""
+    def _forward_entry(self, tape: set[int], *, results: bool = True) -> tuple[Stmt, ...]:
+        """Histories' first rows, the schedule, then results. results: False where nothing but the tape is wanted."""
         nodes = self.nodes
-        roots = [*tape, *self.loss_totals, *(n for _, n in self.forward.outputs)]
+        shown = [n for _, n in self.forward.outputs] if results else []
+        roots = [*tape, *(self.loss_totals if results else ()), *shown]
         roots += [h.source for h in self.forward.histories]
         wanted = needed(nodes, roots, frozenset(k for k in self.places if nodes[k].op != "prev"))
         items = schedule(nodes, wanted)
-        emitter = Emitter(nodes, self.places, self.names, "v")
+        emitter = self._emitter(nodes, self.places, "v")
         emitter.pasts = dict(self.pasts)
-        emitter.stored = outside_uses(nodes, items, [*tape, *(n for _, n in self.forward.outputs)])
+        emitter.stored = outside_uses(nodes, items, [*tape, *shown])
         emitter.stored |= {h.source for h in self.forward.histories}
         self._place_sources(emitter, items)
         first, rest = split(nodes, items)
@@ -299,7 +281,11 @@ class _Assembly(Learning):
         emitter.run(rest)
         for k in sorted(tape):
             emitter.placed(k)
-        self._results(emitter)
+        if results:
+            self._results(emitter)
+        else:
+            for past in self.pasts.values():
+                emitter.fill(*past)  # where no node reads it back, a reverse pass may
         self.places.update({k: emitter.places[k] for k in sorted(emitter.places) if k in tape or k in self.places})
         for history in self.forward.histories:
             if history.source in emitter.places and self.nodes[history.source].time:
@@ -419,10 +405,10 @@ class _Assembly(Learning):
         """One reverse pass, window by window, up to the gradients."""
         nodes, places = adjoint.nodes, {**self.places, **emissions}
         given = frozenset(places)
-        wanted = needed(nodes, _ends(adjoint), given)
+        wanted = needed(nodes, ends(adjoint), given)
         items = schedule(nodes, wanted)
         cut = windowed(routing)
-        emitter = Emitter(nodes, places, self.names, prefix, domain(routing) if cut else WHOLE)
+        emitter = self._emitter(nodes, places, prefix, domain(routing) if cut else WHOLE)
         kept = [*sharing.within(self.plan, index, adjoint), *uncrossed(nodes, items, [k for _, k in adjoint.entering])]
         emitter.stored = outside_uses(nodes, items, kept)
         before, inside, after = phases(nodes, items)
@@ -495,6 +481,6 @@ class _Assembly(Learning):
         )
 
 
-def _ends(adjoint: Adjoint) -> list[int]:
+def ends(adjoint: Adjoint) -> list[int]:
     """What a reverse pass makes: gradients, and the cotangents of what enters a window."""
     return [node for _, node in (*adjoint.gradients, *adjoint.entering, *adjoint.arrivals)]

@@ -18,6 +18,10 @@ class Interface:
     `goes<k>`, what its answers are multiplied by (0 where nothing follows), and `learn<k>`, how much a boundary counts
     in its own loss; `share<k>`, what cotangents are multiplied by to be compared with its answers; and `unit<k>`, what
     the loss is multiplied by.
+    found: of calls that are run in pieces, (output of `forward`, input of `again`) with the places that a search has
+    found. tapes: (storage, scalar that counts the rows in front of a piece, "stamps" | "tape" | "back"), which last as
+    long as the call. spacing: by such a scalar, how many steps there are from one item to the next, at least. crossed:
+    (input, output) of cotangents that go to the piece before.
     """
 
     inputs: tuple[tuple[str, str], ...]
@@ -37,11 +41,16 @@ class Interface:
     signs: tuple[tuple[str, tuple[int, ...]], ...] = ()
     forgotten: tuple[str, ...] = ()
     heads: tuple[int, ...] = ()
+    found: tuple[tuple[str, str], ...] = ()
+    tapes: tuple[tuple[str, str, str], ...] = ()
+    spacing: tuple[tuple[str, int], ...] = ()
+    crossed: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
 class Assembled:
-    """`program` has the entries "forward", "backward" (losses only) and "backward_outputs" (outputs too)."""
+    """`program` has the entries "forward", "backward" (losses only) and "backward_outputs" (outputs too); where calls
+    are run in pieces, backward ones read what `again` leaves."""
 
     program: Program
     interface: Interface

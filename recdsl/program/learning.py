@@ -14,13 +14,14 @@ from recdsl.program.answers import Answers, Row
 from recdsl.program.forward import Forward
 from recdsl.program.interface import Tags, safe
 from recdsl.program.ir import Affine, Bound, For, Load, Op, Stmt, Storage, Store, VType
-from recdsl.program.lower import ZERO, Emitter, Place, outside_uses, shifted
+from recdsl.program.lower import WHOLE, ZERO, Domain, Emitter, Place, shifted
 from recdsl.program.nest import Learned, NestEmitter, between, edge_type, roots
 from recdsl.program.phases import domain, phases
 from recdsl.program.rows import JumpEmitter, RowEmitter, Rows
 from recdsl.program.schedule import Item, needed, schedule, trace_schedule
 from recdsl.program.sweep import Traced
 from recdsl.program.timeline import TNode
+from recdsl.program.uses import outside_uses
 
 
 class Learning(ABC):
@@ -47,6 +48,12 @@ class Learning(ABC):
     @abstractmethod
     def _emission_entry(self, ahead: Adjoint, prefix: str) -> tuple[list[Stmt], dict[int, Place]]:
         """The sequences that `td` losses put in the place of their own cotangents."""
+
+    def _emitter(
+        self, nodes: tuple[TNode, ...], places: Mapping[int, Place], prefix: str, domain: Domain = WHOLE
+    ) -> Emitter:
+        """What writes an entry that goes over steps."""
+        return Emitter(nodes, places, self.names, prefix, domain)
 
     def _declare(self, name: str, kind: str, type: Type, lead: tuple[tuple[str, Affine], ...], lifetime: str) -> str:
         self.storages[name] = Storage(name, kind, VType(type.dtype, lead, type.axes), lifetime)

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from recdsl.graph.types import Type
-from recdsl.program import tapes
+from recdsl.program import crossing, tapes
+from recdsl.program.affine import add
 from recdsl.program.ir import Add, Affine, Bound, For, If, Load, Op, Range, Stmt, Storage, Store, VType
 from recdsl.program.schedule import Item
 from recdsl.program.timeline import TNode, here, pooled, sampled
-from recdsl.program.uses import SUMMED, only_collected
+from recdsl.program.uses import SUMMED, VIEWS, only_collected
 
-VIEWS = ("slice", "rename", "transpose", "broadcast")
 ZERO = Affine()
 STEPS = Affine(0, (("T", 1),))
 BATCH = ("B", Affine(0, (("B", 1),)))
@@ -74,7 +74,10 @@ class Emitter:
         self.totals: dict[int, str] = {}
         self.pasts: dict[int, tuple[int, Place]] = {}
         self.incoming: dict[int, str] = {}
-        self.tapes: dict[int, str] = {}
+        self.tapes: dict[tuple[int, Affine], str] = {}
+        self.fronts: Mapping[int, str] = {}
+        self.crossed: dict[str, str] | None = None  # in pieces: what is given from behind, and what is left for it
+        self.leaving: list[tuple[str, str, VType]] = []
         self._filled: set[str] = set()
         self._ended: set[tuple[str, int]] = set()
         self.lazy: set[int] = set()
@@ -231,7 +234,9 @@ class Emitter:
             return name
         self._ended.add((name, lag))
         hi = self.domain.hi
-        if not given:
+        if not given and self.crossed is not None:
+            zero = crossing.entering(self, name, move, (("t", Affine(lag)),))
+        elif not given:
             self.body.append(
                 Op((zero,), "constant", (), (("value", 0.0),), (VType("float", (), self.nodes[source].type.axes),))
             )
@@ -345,9 +350,7 @@ class Emitter:
                 name = self.label(k)
                 body.append(Op((name,), node.op, args, node.attrs, (self.vtype(k, step=True),), node.span))
                 local[k] = name
-            for place in self._destinations(k):
-                self._filled.add(place.storage)
-                body.append(Store(place.storage, (affine("t", 1, place.offset),), local[k]))
+            self._put(body, k, local[k])
         for k in item.nodes:
             if self.nodes[k].op == "unfetch":
                 tapes.send_back(self, body, local, k)
@@ -355,6 +358,15 @@ class Emitter:
                 body.append(Store(self.carried[k], (), self.operand(body, local, self.nodes[k].args[0])))
         steps = steps or self.domain
         self.body.append(For("t", steps.lo, steps.hi, item.direction, tuple(body)))
+
+    def _put(self, body: list[Stmt], k: int, value: str) -> None:
+        """What a node has made of a step, where it is read later."""
+        for place in self._destinations(k):
+            self._filled.add(place.storage)
+            body.append(Store(place.storage, (affine("t", 1, place.offset),), value))
+        for (source, first), name in self.tapes.items():
+            if source == k and first.terms:
+                body.append(Store(name, (add(affine("t"), first),), value))
 
     def _prepare(self, item: Item, members: set[int]) -> dict[int, str]:
         """Before the loop: outside operands get a place, the loop's own results a buffer, crossings a carry."""
@@ -387,8 +399,9 @@ class Emitter:
         for source, place in self.pasts.values():
             if source == k and place not in found:
                 found.append(place)
-        if k in self.tapes and Place(self.tapes[k], 0) not in found:
-            found.append(Place(self.tapes[k], 0))
+        tape = self.tapes.get((k, ZERO))
+        if tape is not None and Place(tape, 0) not in found:
+            found.append(Place(tape, 0))
         return found
 
     def _open(self, k: int) -> None:
@@ -397,9 +410,12 @@ class Emitter:
         if lag == 1:
             name = f"{self.label(k)}_carry"
             self.declare(name, "carry", node.type, self.each(k), "call")
+            crosses = self.crossed is not None and not node.args[1:]
             zero = self._given(node.args[1], name) if node.args[1:] else f"{name}_zero"
             vtype = VType("float", (), node.type.axes)
-            if not node.args[1:]:
+            if crosses:
+                zero = crossing.entering(self, name, k, ())
+            elif not node.args[1:]:
                 self.body.append(Op((zero,), "constant", (), (("value", 0.0),), (vtype,)))
             self.body.append(Store(name, (), zero))
             self.carried[k] = name
@@ -469,29 +485,3 @@ class Emitter:
 def _read(node: TNode) -> tuple[int, ...]:
     """What a node of a loop reads at its own step, or (a trace) hands on as it is."""
     return node.args[:1] if node.op == "trace" else () if node.op == "prev" else here(node)
-
-
-def outside_uses(nodes: tuple[TNode, ...], items: tuple[Item, ...], extra: Iterable[int]) -> set[int]:
-    """Nodes of loops that something outside their loop reads, or that are asked for in `extra`.
-
-    A view is made anew outside, of what it looks at.
-    """
-    home = {k: i for i, item in enumerate(items) if item.direction for k in item.nodes}
-    crossing = {nodes[k].args[0] for k in home if nodes[k].op == "next" and nodes[k].attr("lag") == 1}
-    stack = list(extra)
-    for i, item in enumerate(items):
-        for k in item.nodes:
-            node = nodes[k]
-            for arg in node.args:
-                early = node.op == "arrive" or (node.op == "first" and node.attr("lag") == 1)
-                carried = early and arg in crossing
-                if home.get(arg, i) != i and not carried:
-                    stack.append(arg)
-    found: set[int] = set()
-    while stack:
-        k = stack.pop()
-        if k in home and nodes[k].op in VIEWS:
-            stack.extend(nodes[k].args)
-        else:
-            found.add(k)
-    return found

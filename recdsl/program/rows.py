@@ -15,14 +15,14 @@ from recdsl.credit.plan import Window
 from recdsl.graph.types import Axis
 from recdsl.program.adjoint import Adjoint, Credit, Share, adjoint_timeline
 from recdsl.program.ir import Affine, Bound, For, Op, Stmt, Store, VType
-from recdsl.program.lower import BATCH, ZERO, Domain, Emitter, Place, outside_uses
+from recdsl.program.lower import BATCH, ZERO, Domain, Emitter, Place
 from recdsl.program.nest import NestEmitter, readers, rounds
 from recdsl.program.passes import backward_passes
 from recdsl.program.phases import phases
 from recdsl.program.schedule import Item, needed, schedule, trace_schedule
 from recdsl.program.sweep import Leaf
 from recdsl.program.timeline import TimelineBuilder, TNode
-from recdsl.program.uses import only_collected
+from recdsl.program.uses import only_collected, outside_uses
 
 ROW = "row'"
 """The leading axis of the rows. No axis of a spec has a name with a mark."""

@@ -1,4 +1,5 @@
-"""What of a scheduled timeline is never made, since all that is asked for is its sum."""
+"""Who reads what of a scheduled timeline: what is never made, since all that is asked for is its sum, and what leaves a
+loop."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from collections.abc import Iterable
 from recdsl.program.schedule import PRODUCTS, Item
 from recdsl.program.timeline import TNode
 
+VIEWS = ("slice", "rename", "transpose", "broadcast")
 SUMMED = {"collect": PRODUCTS, "pool": PRODUCTS, "tally": ("contract",)}
 """Sums over steps or samples, with the products that are summed while they are made."""
 
@@ -21,3 +23,29 @@ def only_collected(nodes: tuple[TNode, ...], items: Iterable[Item]) -> set[int]:
             for arg in nodes[k].args:
                 (found if nodes[arg].op in products and nodes[arg].time else others).add(arg)
     return found - others
+
+
+def outside_uses(nodes: tuple[TNode, ...], items: tuple[Item, ...], extra: Iterable[int]) -> set[int]:
+    """Nodes of loops that something outside their loop reads, or that are asked for in `extra`.
+
+    A view is made anew outside, of what it looks at.
+    """
+    home = {k: i for i, item in enumerate(items) if item.direction for k in item.nodes}
+    crossing = {nodes[k].args[0] for k in home if nodes[k].op == "next" and nodes[k].attr("lag") == 1}
+    stack = list(extra)
+    for i, item in enumerate(items):
+        for k in item.nodes:
+            node = nodes[k]
+            for arg in node.args:
+                early = node.op == "arrive" or (node.op == "first" and node.attr("lag") == 1)
+                carried = early and arg in crossing
+                if home.get(arg, i) != i and not carried:
+                    stack.append(arg)
+    found: set[int] = set()
+    while stack:
+        k = stack.pop()
+        if k in home and nodes[k].op in VIEWS:
+            stack.extend(nodes[k].args)
+        else:
+            found.add(k)
+    return found

@@ -81,11 +81,11 @@ def test_pieces_give_the_same_numbers(rule: str, outputs: bool) -> None:
 
 FAULTS = {
     "states are not handed on": ('given |= {call.storages["state " + name]', 'lost = {call.storages["state " + name]'),
-    "gradients of the last piece only": ("_add(call.learned, piece.learn())", "call.learned = piece.learn()"),
+    "gradients of the last piece only": ("add_up(call.learned, piece.learn())", "call.learned = piece.learn()"),
     "flags are not cut into pieces": ('if " " not in name}', 'if " " not in name and name != "reset"}'),
     "losses of the last piece only": (
-        '_add(found, {name: value for name, value in made.items() if name.startswith("loss")})',
-        'found |= {name: value for name, value in made.items() if name.startswith("loss")}',
+        "add_up(found, {name: piece.data[name] for name in losses})",
+        "found.update({name: piece.data[name] for name in losses})",
     ),
 }
 

@@ -1,6 +1,6 @@
 """Sparse attentive backtracking."""
 
-from recdsl.credit.rule import SLIDES, Argument, Rule
+from recdsl.credit.rule import REPLAY, SLIDES, Argument, Rule
 
 RULE = Rule(
     name="sab",
@@ -13,6 +13,7 @@ RULE = Rule(
     arguments=(
         Argument("truncate", "steps from one cut to the next, or from a loss or an item to where credit ends"),
         Argument("variant", "where credit ends", kind="choice", field=SLIDES, choices=("chunk", "sliding")),
+        REPLAY,
     ),
     window="truncate",
     every="truncate",
