@@ -71,6 +71,8 @@ WRITTEN = {
     "synthetic(3, hidden=2, learn=bootstrap)": "rule(window=3, boundary=synthetic(2, learn=bootstrap))",
     "sab(3)": "rule(window=3, boundary=memories)",
     "sab(3, variant=sliding)": "rule(window=3, boundary=memories(sliding))",
+    "sab(3, replay=always)": "rule(window=3, boundary=memories(replay=always))",
+    "sab(3, variant=sliding, replay=never)": "rule(window=3, boundary=memories(sliding, replay=never))",
 }
 
 

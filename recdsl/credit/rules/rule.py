@@ -88,10 +88,9 @@ def _boundary(given: Mapping[str, Given], size: int | None, every: int) -> Expan
     if every != size:
         raise RuleError("every", f"`boundary={words}` is for windows that do not overlap: leave `every` out")
     match words:
-        case Words("memories", (), ()):
-            return SAB.expand({"truncate": size})
-        case Words("memories", ("sliding",), ()):
-            return SAB.expand({"truncate": size, "variant": "sliding"})
+        case Words("memories", () | ("sliding",) as variant, () | (("replay", _),) as more):
+            sliding: dict[str, Given] = {"variant": "sliding"} if variant else {}
+            return SAB.expand({"truncate": size, **sliding, **dict(more)})
         case Words("synthetic"):
             return _answered(words, size)
         case _:
