@@ -42,7 +42,7 @@ class Disk:
     """The files of one store, which one process may write: `rows` by part, [slot, *item].
 
     folder: None: a temporary one, which goes with the store. private: changes stay in this process, and others that do
-    so may read too.
+    so may read too. owner: what names the run whose rows these are; the files of another are refused.
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class Disk:
         parts: Mapping[str, tuple[tuple[int, ...], torch.dtype]],
         *,
         private: bool = False,
+        owner: str = "",
     ) -> None:
         self.parts, self.private = list(parts), private
         if folder is None:
@@ -59,6 +60,7 @@ class Disk:
         self.folder = folder
         self.lock = self._locked()
         weakref.finalize(self, os.close, self.lock)
+        self._owned(owner)
         self.rows = {part: self._mapped(part, shape, dtype) for part, (shape, dtype) in parts.items()}
         self.committed = self._committed()
         self.number = self.committed
@@ -81,6 +83,18 @@ class Disk:
             os.close(handle)
             raise StoreFailed(errno.EAGAIN, "another process writes this store", self.folder) from None
         return handle
+
+    def _owned(self, owner: str) -> None:
+        """The files are those of one owner, if it says who it is."""
+        path = self.folder / "owner"
+        found = path.read_text() if path.exists() else ""
+        if owner and found != owner and (found or self.logs() or (self.folder / "committed").exists()):
+            raise StoreFailed(errno.EEXIST, "there is a store of another run", self.folder)
+        if owner and not found and not self.private:
+            try:
+                path.write_text(owner)
+            except OSError as error:
+                raise StoreFailed(error.errno or errno.EIO, error.strerror or str(error), path) from None
 
     def _mapped(self, part: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """A file of rows, with all its room taken at once: a full disk is an error here, and no signal later."""

@@ -248,6 +248,7 @@ def lasting(graph: StepGraph, memory: Memory) -> dict[str, Any]:
         "places": [numbers[made.output] for made in memory.written if made.part == "place"],
         "searched": memory.searched,
         "disk": memory.on_disk,
+        "place": memory.place,
         "indexes": {
             read: {"score": score, "lists": lists, "probes": probes, "size": size}
             for read, score, lists, probes, size in memory.indexes

@@ -124,14 +124,15 @@ class Keeper:
         large = [*self.info["rows"], *(part for part in self.extra if part.startswith("observed."))]
         return large if self.info["disk"] else []
 
-    def open(self, model: Any, folder: Path | None, *, private: bool = False) -> None:
-        """Map the rows' files into the model, as its state knows them. Raises StoreFailed, ValueError."""
+    def open(self, model: Any, folder: Path | None, *, private: bool = False, owner: str = "") -> None:
+        """Map the rows' files into the model, as its state knows them. owner: whose they are. Raises StoreFailed,
+        ValueError."""
         if model.recdsl_like.device.type != "cpu":
             raise ValueError(f"the rows of the memory {self.name!r} are on disk: the model must stay on the CPU")
         shapes = {part: model.recdsl_tensor(f"{self.name}.{part}") for part in self.on_disk}
         parts = {part: ((self.info["slots"], *value.shape[1:]), value.dtype) for part, value in shapes.items()}
         known = int(model.recdsl_tensor(f"{self.name}.records"))
-        self.disk = Disk(folder, parts, private=private)
+        self.disk = Disk(folder, parts, private=private, owner=owner)
         self.disk.back(known)
         self.show(model)
 

@@ -108,7 +108,7 @@ def store() -> JSON:
         "slots": count | {"description": "how many items it holds"},
         "evict": TEXT | {"description": "oldest, least_used(decay), lowest(x)"},
         "life": {"enum": list(LIVES)},
-        "storage": {"enum": list(STORAGES)},
+        "storage": TEXT | {"description": f"{', '.join(STORAGES)}, disk(PATH)"},
         "write": fixed(write, "value"),
         "read": fixed(read, "query"),
         "reads": table(fixed(read, "query"), "several reads by name: `NAME.READ`"),

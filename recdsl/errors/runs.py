@@ -342,3 +342,13 @@ class EnvironmentUnusable(RunProblem):
 
     name: str
     reason: str
+
+
+@dataclass(frozen=True)
+class StoreExists(RunProblem):
+    code = "RD0716"
+    message = "{path} holds the rows of a memory of another run"
+    hint = "resume that run, remove the folder, or name another one: `storage: disk(PATH)`"
+    explain = "The rows of a memory belong to the run that wrote them: its checkpoints say which of them count."
+
+    path: str

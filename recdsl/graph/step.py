@@ -107,9 +107,9 @@ class Memory:
     states: the carries, or the parameters, that hold its items. entries: numbers that one slot holds. notes: what a
     user should know. written: of a store for the model's life; then evict says which slot the next item takes
     ("oldest", "least_used" or "lowest"), fading how use fades from call to call, evaluated whether it is written in
-    evaluation too, searched whether its reads fetch a few rows and see no others,
-    on_disk whether its rows are in files; merge (kind, rate, within) what becomes of a value whose key is stored;
-    indexes (read, score, lists, probes, rows) of reads that look in some lists of an index.
+    evaluation too, searched whether its reads fetch a few rows and see no others, on_disk whether its rows are in
+    files, place the folder for them that the spec names, merge (kind, rate, within) what becomes of a value whose key
+    is stored, indexes (read, score, lists, probes, rows) of reads that look in some lists of an index.
     """
 
     name: str
@@ -127,6 +127,7 @@ class Memory:
     searched: bool = False
     merge: tuple[str, float, float] | None = None
     on_disk: bool = False
+    place: str = ""
     indexes: tuple[tuple[str, str, int, int, int], ...] = ()
 
     @property

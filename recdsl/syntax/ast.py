@@ -176,7 +176,8 @@ class ReadDecl:
 
 @dataclass(frozen=True)
 class StoreDecl:
-    """An external memory. `slots` None: unbounded. `evict`, `life` and `storage` None: the default."""
+    """An external memory. `slots` None: unbounded. `evict`, `life` and `storage` None: the default. place: the folder
+    of `storage: disk(PATH)`."""
 
     name: Name
     slots: Expression | None
@@ -185,6 +186,7 @@ class StoreDecl:
     storage: Name | None
     write: WriteDecl | None
     reads: tuple[ReadDecl, ...]
+    place: Name | None = None
 
 
 @dataclass(frozen=True)

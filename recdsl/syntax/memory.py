@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping as Entries
 
 from recdsl.diagnostics import Problems, suggest
@@ -25,6 +26,7 @@ OPTIONS: Entries[str, tuple[str, ...]] = {
 READ_KEYS = ("query", "score", "select", "normalise", "every", "index", *OPTIONS)
 LIVES = ("sequence", "stream", "model")
 STORAGES = ("memory", "disk")
+_PLACE = re.compile(r"disk\(\s*([^\s()'\"](?:[^\n'\"]*[^\s'\"])?)\s*\)")
 _EXAMPLE = "past: {slots: 20, life: sequence, write: {value: h}, read: {query: h[t-1]}}"
 
 
@@ -58,15 +60,27 @@ def _store(name: Name, node: Mapping, problems: Problems) -> StoreDecl:
     slots = None
     if "slots" in found and not _says(found["slots"], "unbounded"):
         slots = expression(found["slots"], "slots", problems, "a number of slots, or `unbounded`", "20")
+    storage, place = _storage(found.get("storage"), problems)
     return StoreDecl(
         name,
         slots,
         _expression(found, "evict", problems, "a rule of eviction", "oldest"),
         _word(found["life"], "life", LIVES, problems) if "life" in found else None,
-        _word(found["storage"], "storage", STORAGES, problems) if "storage" in found else None,
+        storage,
         _write(name, found["write"], problems) if "write" in found else None,
         _reads(name, found, problems),
+        place,
     )
+
+
+def _storage(node: YamlNode | None, problems: Problems) -> tuple[Name | None, Name | None]:
+    """Where rows are, `memory`, `disk` or `disk(PATH)`, and the path."""
+    if node is None:
+        return None, None
+    found = _PLACE.fullmatch(str(node.value).strip()) if isinstance(node, Scalar) else None
+    if found is None:
+        return _word(node, "storage", STORAGES, problems), None
+    return Name("disk", node.span), Name(found[1], node.span)
 
 
 def _says(node: YamlNode, word: str) -> bool:

@@ -211,7 +211,8 @@ def print_block(block: BlockDecl) -> list[str]:
 def print_store(store: StoreDecl) -> list[str]:
     """A memory: its name and its keys, a line each."""
     lines = _optional(("evict", store.evict)) + ([] if store.life is None else [f"life: {store.life.text}"])
-    lines += [] if store.storage is None else [f"storage: {store.storage.text}"]
+    where = "" if store.place is None else f"({store.place.text})"
+    lines += [] if store.storage is None else [f"storage: {quoted(store.storage.text + where)}"]
     if store.write is not None:
         write = store.write
         inner = _optional(("key", write.key), ("value", write.value), ("every", write.every), ("when", write.when))

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import errno
+import json
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from torch import nn
 
-from recdsl.errors.runs import CheckpointMismatch, DiskFull, RunError, RunInUse, WriteFailed
+from recdsl.errors.runs import CheckpointMismatch, DiskFull, RunError, RunInUse, StoreExists, WriteFailed
 from recdsl.training.store import FULL, free
 
 FOLDER = "stores"
+OTHER = "choose another place: --run-dir for runs, or `storage: disk(PATH)` for the rows of a memory"
 
 
 def keepers(module: nn.Module) -> Mapping[str, Any]:
@@ -25,12 +28,27 @@ def keepers(module: nn.Module) -> Mapping[str, Any]:
 def open_stores(module: nn.Module, run: Path, *, private: bool = False) -> None:
     """Map the files of a run's stores, as the module's state knows them. Raises RD0702, RD0705, RD0706, RD0708."""
     for name, keeper in keepers(module).items():
-        folder = run / FOLDER / name
+        folder, owner = located(run / FOLDER, name, keeper.info["place"])
         with guarded(folder, "none"):
             try:
-                keeper.open(module, folder, private=private)
+                keeper.open(module, folder, private=private, owner=owner)
             except ValueError as error:
                 raise RunError(CheckpointMismatch(str(folder), str(error))) from None
+
+
+def located(folder: Path, name: str, place: str) -> tuple[Path, str]:
+    """The folder of a store, and who owns it: in the run, or where the spec says. Then the run's folder has a note of
+    where that is from anywhere, and of what names the run there."""
+    if not place:
+        return folder / name, ""
+    note = folder / f"{name}.json"
+    with guarded(folder, "none"):
+        known = json.loads(note.read_text()) if note.exists() else {"owner": uuid4().hex}
+        if known.get("place") != place:
+            known |= {"place": place, "folder": str(Path(place).expanduser().absolute() / name)}
+            folder.mkdir(parents=True, exist_ok=True)
+            note.write_text(json.dumps(known))
+    return Path(known["folder"]), known["owner"]
 
 
 def mark(module: nn.Module, keep: int) -> None:
@@ -65,8 +83,10 @@ def guarded(folder: Path, kept: str) -> Generator[None]:
         if needed is None:
             raise
         path, reason = str(error.filename), error.strerror or str(error)
+        if error.errno == errno.EEXIST:
+            raise RunError(StoreExists(path)) from None
         if error.errno == errno.EAGAIN:
             raise RunError(RunInUse(path)) from None
         if error.errno in FULL:
             raise RunError(DiskFull(path, needed, free(folder), reason, kept)) from None
-        raise RunError(WriteFailed(path, reason)) from None
+        raise RunError(WriteFailed(path, reason, OTHER)) from None

@@ -271,6 +271,52 @@ def test_files_of_another_size_are_refused(tmp_path: Path) -> None:
         train(str(spec), root=tmp_path, resume=str(done.folder), progress="silent")
 
 
+# -- a folder of one's own -------------------------------------------------------------------------------------------
+def placed(tmp_path: Path, place: str, steps: int = 5) -> str:
+    spec = tmp_path / "placed.yaml"
+    spec.write_text(SPEC.replace("storage: disk", f"storage: disk({place})").replace("steps: 20", f"steps: {steps}"))
+    return str(spec)
+
+
+def test_rows_in_a_folder_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative path is that of where the run began, from wherever it is resumed; the rows are the same."""
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "there")
+    plain = tmp_path / "stored.yaml"
+    plain.write_text(SPEC)
+    wanted = train(str(plain), root=tmp_path / "plain", progress="silent")
+    first = train(placed(tmp_path, "my rows/a"), root=tmp_path / "own", progress="silent")
+    monkeypatch.chdir(tmp_path)
+    more = ("train.steps=20",)
+    done = train(
+        placed(tmp_path, "my rows/a"), more, root=tmp_path / "own", resume=str(first.folder), progress="silent"
+    )
+    folder = tmp_path / "there" / "my rows" / "a" / "past"
+    assert {path.name: path.read_bytes() for path in folder.glob("*.rows")} == rows(wanted.folder)
+    assert not rows(done.folder)
+    assert done.test == wanted.test
+    assert evaluate(done.folder) == done.test
+
+
+def test_rows_of_another_run_are_refused_and_kept(tmp_path: Path) -> None:
+    first = train(placed(tmp_path, str(tmp_path / "a")), root=tmp_path / "runs", progress="silent")
+    kept = {path: path.read_bytes() for path in (tmp_path / "a" / "past").iterdir() if path.is_file()}
+    with pytest.raises(RunError, match="RD0716"):
+        train(placed(tmp_path, str(tmp_path / "a")), root=tmp_path / "runs", progress="silent")
+    assert {path: path.read_bytes() for path in kept} == kept
+    assert evaluate(first.folder) == first.test
+
+
+def test_a_folder_in_use_or_that_cannot_be_is_one_error(tmp_path: Path) -> None:
+    model = hansen.module(on_disk(hansen.spec("stop", 4, "topk(2)")))
+    model.recdsl_keepers["episodic"].open(model, tmp_path / "a" / "past")
+    with pytest.raises(RunError, match="RD0708"):
+        train(placed(tmp_path, str(tmp_path / "a")), root=tmp_path / "runs", progress="silent")
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match=r"RD0706(.|\n)*disk\(PATH\)"):
+        train(placed(tmp_path, str(tmp_path / "file" / "b")), root=tmp_path / "runs", progress="silent")
+
+
 # -- faults ----------------------------------------------------------------------------------------------------------
 def rows_first(self: Disk, part: str, slots: torch.Tensor, new: torch.Tensor) -> None:
     """Rows are changed before what they held is written down."""

@@ -45,9 +45,10 @@ def checked(ev: Evaluator, decl: StoreDecl) -> Store | None:
         return None
     slots = None if decl.slots is None else ev.size_of(decl.slots, "`slots`").value
     life = decl.life.text if decl.life is not None else "sequence" if slots is None else "model"
+    place = "" if decl.place is None else decl.place.text
     reads = tuple(_read(ev, decl, read) for read in decl.reads)
     evict, write = _evict(ev, decl.evict), _write(ev, decl.write)
-    return Store(decl.name.text, slots, life, evict, write, reads, decl.name.span, decl.storage)
+    return Store(decl.name.text, slots, life, evict, write, reads, decl.name.span, decl.storage, place)
 
 
 def _every(ev: Evaluator, every: Expression | None) -> int:

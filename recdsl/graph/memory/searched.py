@@ -79,7 +79,14 @@ class Searched(Common):
     def summary(self, ctx: Context) -> Memory:
         made, indexes, on_disk = super().summary(ctx), self._indexes(), self.store.on_disk
         places = [Written("place", ctx.values[name], name) for name in self._places()]
-        return replace(made, written=(*made.written, *places), searched=True, on_disk=on_disk, indexes=indexes)
+        return replace(
+            made,
+            written=(*made.written, *places),
+            searched=True,
+            on_disk=on_disk,
+            indexes=indexes,
+            place=self.store.place,
+        )
 
     def _indexes(self) -> tuple[tuple[str, str, int, int, int], ...]:
         """(read, score, lists, probes, rows) of each read with an index."""

@@ -124,7 +124,7 @@ class Evict:
 @dataclass(frozen=True)
 class Store:
     """An external memory. slots: None where it is unbounded. life: "sequence" | "stream" | "model". storage: where its
-    rows are written "disk", None where that is not said."""
+    rows are written "disk", None where that is not said. place: a folder of the user's for them."""
 
     name: str
     slots: int | None
@@ -134,6 +134,7 @@ class Store:
     reads: tuple[Read, ...]
     span: Span
     storage: Name | None = None
+    place: str = ""
 
     @property
     def on_disk(self) -> bool:
