@@ -141,7 +141,9 @@ def drawn(found: Comparison) -> str:
         curves = tuple(Series(k, tuple((float(a), b) for a, b in row.curve)) for k, row in enumerate(found.rows))
         panels.append(Lines("Learning", "updates", "training loss", curves, wide=True))
     losses = "a loss" if len(found.losses) == 1 else f"{len(found.losses)} losses"
-    about = f"{found.data}: {found.steps} steps, {found.batch} samples; parts of the gradient of {losses}"
+    random = [row.rule for row in found.rows if row.note]
+    mean = f" (of {', '.join(random)}: the mean of all draws)" if random else ""
+    about = f"{found.data}: {found.steps} steps, {found.batch} samples; parts of the gradient of {losses}{mean}"
     return figure(f"{found.name}: credit-assignment rules", about, names, panels)
 
 

@@ -65,7 +65,10 @@ def seconds(model: torch.nn.Module, batch: Mapping[str, Tensor]) -> float:
 
 
 def peak(model: torch.nn.Module, batch: Mapping[str, Tensor]) -> int:
-    """Bytes at the peak of a call, above what there was before it."""
+    """Bytes at the peak of a call, above what there was before it; what earlier calls have left for it counts too."""
+    arena: Any = getattr(model, "recdsl_arena", None)
+    if arena is not None:
+        arena.idle = []
     os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # else the profiler writes to the terminal
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
         learn(model, batch)
