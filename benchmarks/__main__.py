@@ -46,7 +46,8 @@ COLUMNS = {
         "peer_without_gradient",
     ),
     "rtrl": ("cell", "config", "torch_us", "native_us", "jax_us", "jax/torch", "jax/native"),
-    "compile": ("spec", "nodes", "lines", "analyse_s", "source_s", "total_s", "first_s", "torch_imported"),
+    "compile": ("spec", "nodes", "lines", "analyse_s", "source_s", "total_s", "first_s", "torch_imported", "c_kb",
+                "lower_s", "cold_s", "warm_s", "native"),
 }  # fmt: skip
 
 
