@@ -226,3 +226,46 @@ def test_a_call_can_be_gone_back_over_again(seed: int) -> None:
     model.load_state_dict(case.params, strict=False)
     model.recdsl_chunk = 2
     assert repeats(model, case)
+
+
+def held(source: str, steps: int, chunk: int) -> int:
+    """Bytes beside inputs, outputs and parameters, where the way back holds most of them: in the middle of it."""
+    module = execute(source)
+    model = module.Model(0, torch.float64)
+    model.recdsl_chunk, most = chunk, [0]
+    given, back = module.Shelf.close, module.Call.backward
+
+    def now(call: Any) -> int:
+        rooms = [room for frame in model.recdsl_arena.idle for room in (*frame.free, *frame.held.values())]
+        kept = [
+            tensor for shelf in call.shelves for tensor in (*shelf.tapes.values(), *shelf.backs.values(), *shelf.orders)
+        ]
+        kept += [tensor for shelf in call.shelves for tensor in shelf.held.values()]
+        for boundary in call.boundaries:
+            kept += [*boundary.places.values(), *(v for v in boundary.given.values() if isinstance(v, torch.Tensor))]
+        return sum(tensor.nbytes for tensor in (*rooms, *kept))
+
+    def backward(call: Any, *cotangents: Any) -> Any:
+        module.Shelf.close = lambda shelf, size: (most.append(now(call)), given(shelf, size))[1]
+        return back(call, *cotangents)
+
+    module.Call.backward = backward
+    try:
+        x, y = (torch.randn(steps, 1, size, dtype=torch.float64) for size in (3, 4))
+        model({"x": x, "y": y}).loss.backward()
+        most.append(sum(r.nbytes for frame in model.recdsl_arena.idle for r in (*frame.free, *frame.held.values())))
+    finally:
+        module.Shelf.close, module.Call.backward = given, back
+    return max(most)
+
+
+def test_a_call_keeps_items_places_and_boundaries() -> None:
+    """Counted bytes of calls of 256 and 1,024 steps: what a step adds is its part of an item, one in two steps (value,
+    key, their gradients, stamp, and the step that wrote it), three places, and its part of a boundary."""
+    rule = "sab(truncate=4, replay=always)"
+    source = made("one", rule)[0].source
+    short, long = (held(source, steps, 16) for steps in (256, 1024))
+    a_step = (2 * (4 + 3) + 1 + 1) * 8 / 2 + 3 * 4 + (4 + 4 + 1 + 1) * 8 / 16
+    assert (long - short) / 768 < 1.1 * a_step
+    short, long = (held(made("one", rule.replace("always", "never"))[0].source, steps, 16) for steps in (256, 1024))
+    assert (long - short) / 768 > 8 * a_step

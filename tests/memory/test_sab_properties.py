@@ -11,7 +11,7 @@ backends.
 | P6 stored values without credit | test_p6 |
 | P7 plain detaching, and differences with recorded constants | test_p7 |
 | P8 credit adds up | test_p8 |
-| P9 replay by windows | not built |
+| P9 replay by windows | test_p9, test_replayed_calls |
 | P10 gathered and dense scores | test_p1, test_p7: `Plain` scores all slots |
 | P11 without credit to keys and query | test_p11 |
 | P12 weights and the query | test_p12 |
@@ -20,7 +20,7 @@ backends.
 | P15 order of slots | test_p15 |
 | P16 one slot, ties | test_p16 |
 | P17 sequences are apart | test_p17 |
-| P18 memory and length | test_p18 |
+| P18 memory and length | test_p18, test_replayed_calls |
 | P19 a task | test_sab_copying |
 
 Pitfalls: faults in `Plain` and in generated code are in test_sab_mutants, those of stores in test_tapes and, in C,
@@ -213,6 +213,19 @@ def test_p8_credit_of_two_losses_adds_up() -> None:
         out[steps].square().sum().backward()
         parts.append({name: p.grad.clone() for name, p in made.named_parameters()})
     assert same({name: parts[0][name] + parts[1][name] for name in parts[0]}, parts[2])
+
+
+@pytest.mark.parametrize("variant", ["chunk", "sliding"])
+def test_p9_windows_that_are_run_again_give_the_gradient_of_the_whole_call(variant: str) -> None:
+    made = model(f"sab(truncate=3, variant={variant}, replay=always)", "all")
+    whole = learnt(made)
+    try:
+        made.recdsl_chunk = 5
+        pieces = learnt(made)
+    finally:
+        del made.recdsl_chunk
+    for name, value in whole.items():
+        torch.testing.assert_close(pieces[name], value, rtol=1e-12, atol=1e-12)
 
 
 def test_p11_without_credit_to_keys_and_query_the_scorer_learns_the_same_and_values_get_their_weight() -> None:
