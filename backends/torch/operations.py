@@ -33,15 +33,15 @@ UNARY = {
 BINARY = {"add": "add", "sub": "sub", "mul": "mul", "div": "div", "pow": "pow"}
 COMPARE = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
 LOGIC = {"and": "&", "or": "|"}
-UNFOLDED = ("erf", "stop", "straight_through", "spike")
-"""Ops that may meet a number: all others of a number have become numbers themselves."""
+TENSORS = ("erf", "stop", "straight_through", "spike", "contract", "pad", "slice", "sum", "transpose", "gather", "scatter", "reduce_max")
+"""Ops that may meet a number and take none: all others of numbers have become numbers, or work on them."""
 VIEWS = ("slice", "rename", "transpose", "broadcast", "stop")
 
 
 def expression(op: Op, args: Sequence[Operand]) -> str:
     """Python text of the op's value."""
     attrs = dict(op.attrs)
-    args = [_full(arg) if op.op in UNFOLDED else arg for arg in args]
+    args = [full(arg) if op.op in TENSORS else arg for arg in args]
     if op.op in WRITERS:
         return WRITERS[op.op](op, args, attrs)
     texts = [arg.text for arg in args]
@@ -59,7 +59,7 @@ def expression(op: Op, args: Sequence[Operand]) -> str:
 
 def in_place(op: Op, args: Sequence[Operand], out: str) -> str | None:
     """A statement that writes the op's value into `out`; None where there is only the expression."""
-    args = [_full(arg) if op.op in UNFOLDED else arg for arg in args]
+    args = [full(arg) if op.op in TENSORS else arg for arg in args]
     texts = [arg.text for arg in args]
     if op.op in UNARY:
         return f"torch.{UNARY[op.op]}({texts[0]}, out={out})"
@@ -123,7 +123,7 @@ def _search(args: Sequence[Operand], size: int, every: int) -> str:
 
 def _lookup(op: Op, args: Sequence[Operand], attrs: dict[str, Any]) -> str:
     """By a function of the runtime (`searches.py`)."""
-    keys, count, *others = (_full(arg).text for arg in args)
+    keys, count, *others = (full(arg).text for arg in args)
     age = others.pop(0) if attrs["aged"] else "None"
     size, read = attrs["axis"].size, attrs["read"]
     return f"lookup({attrs['score']!r}, {keys}, {count}, {age}, ({', '.join(others)},), {size}, {read!r})"
@@ -131,7 +131,7 @@ def _lookup(op: Op, args: Sequence[Operand], attrs: dict[str, Any]) -> str:
 
 def _scatter_rows(op: Op, args: Sequence[Operand], attrs: dict[str, Any]) -> str:
     """By a function of the runtime, which gives a sparse sum over all steps and samples; else one for each."""
-    rows, place = _full(args[0]).text, args[1].text
+    rows, place = full(args[0]).text, args[1].text
     if op.joint:
         return f"scatter_rows({rows}, {place}, {attrs['axis'].size})"
     raise NotImplementedError("the gradient of a store's rows for each sample")
@@ -252,7 +252,7 @@ def _tensor(arg: Operand) -> str:
     return f"like.new_tensor({arg.text})" if arg.number else arg.text
 
 
-def _full(arg: Operand) -> Operand:
+def full(arg: Operand) -> Operand:
     """A number as a tensor of its axes."""
     if not arg.number:
         return arg
@@ -297,7 +297,7 @@ def contract_out(op: Op, args: Sequence[Operand], out: str) -> str | None:
 
 def flat_product(op: Op, args: Sequence[Operand], out: str) -> str | None:
     """A statement that writes a product with one matrix, for all steps at once, into `out`; None for anything else."""
-    attrs = dict(op.attrs)
+    attrs, args = dict(op.attrs), [full(arg) for arg in args]
     if op.op == "gather" and args[0].lead == 0 and args[1].plain and args[1].lead == 2 and len(args[0].axes) == 2:
         rows = args[0].text if attrs["at"] == 0 else f"{args[0].text}.t().contiguous()"
         size = args[0].axes[1 - attrs["at"]].size

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from recdsl.backends.torch.operations import VIEWS, Operand, expression, in_place, matrix_vector
+from recdsl.backends.torch.operations import VIEWS, Operand, expression, full, in_place, matrix_vector
 from recdsl.backends.torch.room import read_by
 from recdsl.backends.torch.texts import affine_text, bound_text
 from recdsl.program.ir import Add, Affine, For, Load, Op, Range, Stmt, Storage, Store, VType
@@ -214,8 +214,7 @@ class RowLoop:
             simple = set(x) | set(y) == set(out) or 0 in (args[0].lead, args[1].lead)
             if not simple or (matrix_vector(args, x, y, out) is None and max(arg.lead for arg in args) > 2):
                 return self._einsum(op, [self.leads.get(arg, ()) for arg in op.args])
-        filled = [_tensor(arg) if op.op in ("contract", "pad", "slice", "sum", "transpose") else arg for arg in args]
-        return expression(op, filled)
+        return expression(op, args)
 
     def _summed(self, op: Op, labels: tuple[str, ...]) -> str:
         """A sum over the steps of the window, for each sample and row."""
@@ -241,7 +240,7 @@ class RowLoop:
         own = {label for lead in leads for label in lead} - set(op.joint)
         kept = _ordered(own - {"1"} if own - {"1", *ORDER} else own)  # what all rows share stands beside rows
         made = "".join(LETTERS[_rank(label)] for label in kept) + "".join(letters[k] for k in attrs["out"])
-        texts = [_tensor(self.entry.values[arg]).text for arg in op.args]
+        texts = [full(self.entry.values[arg]).text for arg in op.args]
         return f"torch.einsum('{','.join(sides)}->{made}', {', '.join(texts)})"
 
     # -- steps ----------------------------------------------------------------------------------------------------
@@ -372,14 +371,6 @@ def _ordered(labels: set[str]) -> tuple[str, ...]:
 
 def _sizes(vtype: VType) -> list[str]:
     return [str(axis.size) for axis in vtype.axes]
-
-
-def _tensor(value: Operand) -> Operand:
-    """A number as a tensor of its axes."""
-    if not value.number:
-        return value
-    sizes = "".join(f"{axis.size}, " for axis in value.axes)
-    return replace(value, text=f"like.new_full(({sizes}), {value.text})", number=False)
 
 
 def _carries(entry: TraceEntry) -> set[str]:

@@ -7,25 +7,13 @@ from dataclasses import dataclass, field, replace
 from math import prod
 
 from recdsl.backends.torch.codegen import Entry, span_of
-from recdsl.backends.torch.operations import Operand, expression, spread
+from recdsl.backends.torch.operations import TENSORS, Operand, expression, full, spread
 from recdsl.backends.torch.row_loop import RowLoop
 from recdsl.backends.torch.texts import affine_text, bound_text
 from recdsl.backends.torch.trace_plan import Host, folded, hosts, parts, readers, renamed, rooms, thin
 from recdsl.program.ir import Add, Affine, Bound, For, If, Load, Op, Range, Stmt, Storage, Store, VType
 
-TENSORS = (
-    "contract",
-    "pad",
-    "sum",
-    "transpose",
-    "slice",
-    "gather",
-    "scatter",
-    "broadcast",
-    "rename",
-    "reshape",
-    "reduce_max",
-)
+FILLED = (*TENSORS, "broadcast", "rename", "reshape")
 """Ops whose operands cannot be numbers in the text."""
 
 
@@ -62,7 +50,7 @@ class TraceEntry(Entry):
 
     def _fill(self, op: Op) -> None:
         """Numbers become tensors where an op needs them."""
-        if op.op in TENSORS:
+        if op.op in FILLED:
             self.values.update({name: full(self.values[name]) for name in op.args if name in self.values})
 
     def carry(self, storage: Storage, value: Operand) -> None:
@@ -378,14 +366,6 @@ def carries_traces(body: Sequence[Stmt]) -> bool:
 def _last(vtype: VType) -> int:
     """The extent of a value's last axis."""
     return vtype.axes[-1].size if vtype.axes else 1
-
-
-def full(value: Operand) -> Operand:
-    """A number as a tensor."""
-    if not value.number:
-        return value
-    sizes = "".join(f"{axis.size}, " for axis in value.axes)
-    return Operand(f"like.new_full(({sizes}), {value.text})", 0, value.axes)
 
 
 def batched(value: Operand) -> str:
