@@ -33,7 +33,10 @@ UNARY = {
 BINARY = {"add": "add", "sub": "sub", "mul": "mul", "div": "div", "pow": "pow"}
 COMPARE = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
 LOGIC = {"and": "&", "or": "|"}
-TENSORS = ("erf", "stop", "straight_through", "spike", "contract", "pad", "slice", "sum", "transpose", "gather", "scatter", "reduce_max")
+TENSORS = (
+    "erf", "stop", "straight_through", "spike", "contract", "pad", "slice", "sum", "transpose", "gather", "scatter",
+    "reduce_max",
+)  # fmt: skip
 """Ops that may meet a number and take none: all others of numbers have become numbers, or work on them."""
 VIEWS = ("slice", "rename", "transpose", "broadcast", "stop")
 

@@ -1,4 +1,4 @@
-"""A derivative that is one number for all entries stands in a product with traces: code as text has to make it a tensor.
+"""A derivative that is one number for all entries stands in a product with traces: torch needs a tensor there.
 
 Found by counting claims (`recdsl.testing.claims`): half of what is carried, under rules that keep columns apart.
 """
