@@ -48,6 +48,7 @@ class Entry:
         self.final: dict[str, int] = {}  # the last statement of the function that reads a value or storage
         self.lodgers: dict[str, list[str]] = {}  # other values in a room, by the name that it was leased under
         self.lodging: dict[str, str] = {}
+        self.standing: set[str] = set()  # sequences of which there is one row, or one for all samples
         self.elsewhere = loaded_elsewhere(self.program, self.name)
         self.columns = columns_read(self.program)
         self.regions: dict[str, Region] = {}  # where names that stand for part of a sequence's room lie
@@ -292,6 +293,8 @@ class Entry:
             self.line(f"{storage.name}{self.index(storage, store.index) or '[:]'} = {value.text}")
         elif self.replaces(storage, store):
             self.aliases[storage.name] = value.text
+            if value.lead < 2:
+                self.standing.add(storage.name)
             if self.windowed:
                 self._local.add(storage.name)
         else:
@@ -321,6 +324,16 @@ class Entry:
             else:
                 self.line(text)
         self.line(f"{storage.name}.fill_({value.text})" if value.number else f"{storage.name}.copy_({value.text})")
+
+    def every(self, every: int, end: str) -> str:
+        """Rows before step t, of which only every so-manyth can hold a slot; the first such row depends on the call."""
+        if every == 1:
+            return f":{end}"
+        name = f"first_{every}"
+        if name not in self.allocated:
+            self.allocated.add(name)
+            self.line(f"{name} = int(-1 - {self.argument('in_t')}[0, 0]) % {every}")
+        return f"{name}:{end}:{every}"
 
     def allocate(self, storage: Storage) -> None:
         """Room for a sequence, before the first loop that writes it."""

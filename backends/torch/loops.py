@@ -105,26 +105,17 @@ class LoopWriter:
 
     def _slots(self, load: Load) -> None:
         """Earlier steps of a tape, all of them or those at some places."""
-        base = self.entry.source(self._storage(load))
-        part = load.index[0]
+        base, part = self.entry.source(self._storage(load)), load.index[0]
+        if load.storage in self.entry.standing:
+            base = f"{base}.expand({', '.join(['T', 'B', *(str(axis.size) for axis in load.type.axes)])})"
         if isinstance(part, At):
             self.text.append(f"{load.result} = rows_at({base}, {self._operand(part.value).text})")
         else:
             self.counted = True
             assert isinstance(part, Range)
             end = affine_text(part.hi.parts[0])
-            self.text.append(f"{load.result} = {base}[{self._stride(self.sparse.get(load.result, 1), end)}]")
+            self.text.append(f"{load.result} = {base}[{self.entry.every(self.sparse.get(load.result, 1), end)}]")
         self.values[load.result] = Operand(load.result, 2, load.type.axes)
-
-    def _stride(self, every: int, end: str) -> str:
-        """Rows before step t, of which only every so-manyth can hold a slot; the first such row depends on the call."""
-        if every == 1:
-            return f":{end}"
-        name = f"first_{every}"
-        if name not in self.entry.allocated:
-            self.entry.allocated.add(name)
-            self.entry.line(f"{name} = int(-1 - {self.entry.argument('in_t')}[0, 0]) % {every}")
-        return f"{name}:{end}:{every}"
 
     def _hoist(self) -> None:
         """Matrices are transposed before the loop, once, and copied where many steps read them: strides are slow."""
