@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 import torch
 from backend_support import corpus, generated
+from native_support import native
 from program_runs import assembled, played
 from test_forward_rules import drawn
 from torch import Tensor
 
 from recdsl import compile as compile_spec
 from recdsl import explain
-from recdsl.credit.deferral import deferred
+from recdsl.credit.deferral import deferred, least
 from recdsl.credit.plan import CreditPlan
 from recdsl.driver import analyse
 from recdsl.program.assemble import assemble
@@ -105,6 +106,20 @@ def test_generated_modules_equal_the_definition(first: int) -> None:
         case = drawn(seed, ("default", f"rtrl(window={2 + seed % 4})"))
         if case is not None:
             assert_close_gradients(lambda c: compile_spec(c.text, dtype=torch.float64), case)
+
+
+@pytest.mark.compiler
+@pytest.mark.parametrize("first", range(80, 95, BLOCK))
+def test_compiled_modules_equal_the_definition(first: int) -> None:
+    """Of two random cases or more in three, calls are long enough."""
+    long = 0
+    for seed in range(first, first + BLOCK):
+        case = drawn(seed, ("default", f"rtrl(window={2 + seed % 4})"))
+        if case is not None:
+            assert_close_gradients(native, case)
+            size = least(case.plan)
+            long += size is not None and len(next(iter(case.batch.values()))) >= size
+    assert long
 
 
 MIXTURES = (
