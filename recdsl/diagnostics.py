@@ -208,6 +208,19 @@ def to_json(problem: Problem) -> dict[str, Any]:
     }
 
 
+def warning_json(text: str, line: int, path: str) -> dict[str, Any]:
+    """A warning about a line (from 1) of a spec that is legal, in the same form."""
+    whole = {"start": {"line": line - 1, "character": 0}, "end": {"line": line, "character": 0}}
+    return {
+        "range": whole,
+        "severity": 2,
+        "source": "recdsl",
+        "message": text,
+        "relatedInformation": [],
+        "data": {"path": path},
+    }
+
+
 def _range(span: Span) -> dict[str, dict[str, int]]:
     return {"start": _position(span.source, span.start), "end": _position(span.source, span.end)}
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recdsl.cli.frame import BAD_INPUT, OK, AsJson, BadInput, command, report, say, say_json, spec_text
+from recdsl.cli.frame import BAD_INPUT, OK, AsJson, BadInput, command, complain, report, say, say_json, spec_text
 
 if TYPE_CHECKING:
     from recdsl.driver import Compilation
@@ -42,7 +42,7 @@ def split(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 def one(spec: str, overrides: list[str], found: list[dict[str, Any]] | None) -> int:
     """Check one spec; its diagnostics go to `found`, or to stderr."""
-    from recdsl.diagnostics import SpecError, to_json, visible
+    from recdsl.diagnostics import SpecError, to_json, visible, warning_json
     from recdsl.driver import analyse
 
     try:
@@ -52,9 +52,14 @@ def one(spec: str, overrides: list[str], found: list[dict[str, Any]] | None) -> 
             return report(error)
         found += [to_json(problem) for problem in error.problems]
         return BAD_INPUT
+    name = "<text>" if "\n" in spec else spec
+    warned = [remark for remark in compilation.plan.remarks if remark.warns]
     if found is None:
-        name = "<text>" if "\n" in spec else spec
         say(visible(f"{name}: ok ({summary(compilation)})"))
+        for remark in warned:
+            complain(visible(f"{name}:{remark.line}: warning: {remark.text}"))
+    else:
+        found += [warning_json(remark.text, remark.line or 1, name) for remark in warned]
     return OK
 
 

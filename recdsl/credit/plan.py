@@ -243,10 +243,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Remark:
-    """What a user may not expect of a rule on this model, and the line of the spec that it is about."""
+    """What a user may not expect of a rule on this model, and the line of the spec that it is about. warns: it is said
+    wherever the spec is used, not by `explain` alone."""
 
     text: str
     line: int | None
+    warns: bool = False
 
 
 @dataclass(frozen=True)

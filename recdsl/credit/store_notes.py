@@ -31,7 +31,7 @@ def memory_remarks(graph: StepGraph, stores: tuple[StoreCredit, ...]) -> Iterabl
     for memory in graph.memories:
         line = None if memory.span is None else memory.span.line
         yield Remark(f"memory `{memory.name}`: {_size(graph, memory, credits.get(memory.name))}", line)
-        yield from (Remark(note, line) for note in memory.notes)
+        yield from (Remark(note.text, note.span.line if note.span else None, note.warns) for note in memory.notes)
         for read, _, lists, probes, _ in memory.indexes:
             looks = f"{probes or 'some'} of {lists or 'its'} lists"
             yield Remark(f"`{read}` looks for rows in {looks} of an index, so some of the best may not be found", line)

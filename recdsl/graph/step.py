@@ -101,6 +101,15 @@ class Written:
 
 
 @dataclass(frozen=True)
+class Note:
+    """What a user should know about a memory, and its place. warns: it is more likely a mistake than meant so."""
+
+    text: str
+    span: Span | None
+    warns: bool = False
+
+
+@dataclass(frozen=True)
 class Memory:
     """A memory that was lowered to states, or (`written`) to rows that all samples and calls share.
 
@@ -118,7 +127,7 @@ class Memory:
     entries: int
     states: tuple[str, ...]
     recalls: tuple[Recall, ...]
-    notes: tuple[str, ...]
+    notes: tuple[Note, ...]
     span: Span | None
     written: tuple[Written, ...] = ()
     evict: str = "oldest"

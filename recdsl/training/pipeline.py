@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -61,6 +62,9 @@ def _build(path_or_text: str, overrides: Sequence[str]) -> Compiled:
     dtype, choice = getattr(torch, settings(compilation.spec)["dtype"]), chosen(compilation)
     module = built(compilation, dtype, choice)
     resolved = _resolved(path_or_text, overrides)
+    for remark in compilation.plan.remarks:
+        if remark.warns:
+            warnings.warn(f"line {remark.line}: {remark.text}", stacklevel=2)
 
     def later(update: int) -> nn.Module:
         return built(analyse(path_or_text, overrides, update), dtype, choice)

@@ -39,6 +39,33 @@ def test_errors_go_to_stderr_with_their_place(tmp_path: Path) -> None:
     assert "did you mean" in done.err
 
 
+MEMORY = """recdsl: 1
+name: best
+sizes: {a: 2}
+inputs: {x: "float[a]"}
+targets: {y: "float[a]"}
+memory:
+  past:
+    slots: 8
+    write: {value: h}
+    read: {query: h, select: topk(1), normalise: shifted_relu}
+step: |
+  h = tanh(x)
+  out = h + past.read
+loss: mse(out, y)
+"""
+
+
+def test_what_is_legal_but_learns_little_is_a_warning_with_its_line(tmp_path: Path) -> None:
+    path = tiny(tmp_path, MEMORY)
+    done = run("check", path)
+    assert (done.status, ": ok (" in done.out) == (0, True)
+    assert done.err.startswith(f"{path}:10: warning: the one slot that `past.read` gives has weight 1")
+    (found,) = run("check", path, "--json").json
+    assert (found["severity"], found["range"]["start"]["line"]) == (2, 9)
+    assert run("check", tiny(tmp_path, MEMORY.replace("topk(1)", "topk(2)"))).err == ""
+
+
 def test_errors_in_json_are_diagnostics(tmp_path: Path) -> None:
     done = run("check", tiny(tmp_path, TINY.replace("tanh(", "tahn(")), "--json")
     assert done.status == 2

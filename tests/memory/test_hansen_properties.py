@@ -278,7 +278,7 @@ def said(text: str) -> list[tuple[int | None, str]]:
 def test_one_slot_with_its_score_subtracted_is_said() -> None:
     """The best of several alone, less the next one's score, has weight 1 whatever the scores are."""
     text = hansen.spec("stop", select="topk(1)").replace("normalise: softmax", "normalise: shifted_relu")
-    line = next(k for k, row in enumerate(text.splitlines(), 1) if row.startswith("  episodic:"))
+    line = next(k for k, row in enumerate(text.splitlines(), 1) if row.startswith("    read:"))
     assert (
         line,
         "the one slot that `episodic.read` gives has weight 1, so its scorer and query get no gradient",

@@ -179,3 +179,20 @@ def test_places_of_problems(spec: str, tmp_path: Path) -> None:
 
 def test_a_compiler_can_be_wrapped() -> None:
     assert isinstance(Stopping(1, signal.SIGINT, COMPILER).compiler(), Compiler)
+
+
+def test_what_learns_little_is_said_once_more_where_it_is_trained() -> None:
+    memory = "memory: {past: {slots: 4, write: {value: h}, read: {query: h, select: topk(1), normalise: shifted_relu}}}"
+    text = f"""recdsl: 1
+name: best
+sizes: {{a: 2}}
+inputs: {{x: "float[a]"}}
+targets: {{y: "float[a]"}}
+{memory}
+step: |
+  h = tanh(x)
+  out = h + past.read
+loss: mse(out, y)
+"""
+    with pytest.warns(UserWarning, match=r"line 6: the one slot that `past\.read` gives has weight 1"):
+        COMPILER.build(text, ())

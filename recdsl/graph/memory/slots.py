@@ -20,7 +20,7 @@ from recdsl.graph.memory.attended import Attended, at_steps, attended
 from recdsl.graph.memory.evict import Slots, state_types
 from recdsl.graph.memory.store import Read, Store
 from recdsl.graph.scope import Item, Ref, Results, Silent, Stop
-from recdsl.graph.step import Memory
+from recdsl.graph.step import Memory, Note
 from recdsl.graph.types import BOOL, FLOAT, Axis, Type
 from recdsl.source import Span
 from recdsl.syntax.ast import Equation, Expression, Name, Node
@@ -185,13 +185,13 @@ class Lowering:
         )
 
 
-def notes_on(store: Store) -> tuple[str, ...]:
+def notes_on(store: Store) -> tuple[Note, ...]:
     """What a user should know about reads that are legal."""
-    return tuple(note for read in store.reads for note in _notes(read))
+    return tuple(Note(text, read.span, warns=True) for read in store.reads for text in _notes(read))
 
 
 def _notes(read: Read) -> list[str]:
-    """What a user should know about a read that is legal."""
+    """Why a read that is legal may teach less than is hoped for."""
     shift, one = read.shift, 2 if read.shift.kth else 1
     if read.normalise == "shifted_relu" and read.select.kind == "topk" and read.select.number <= one:
         if shift.floor or shift.underfull in ("raw", "softmax"):

@@ -22,7 +22,7 @@ from recdsl.graph.memory.scores import Compared
 from recdsl.graph.memory.slots import Lowering, equation, given, leaf, notes_on
 from recdsl.graph.memory.store import Read, Store
 from recdsl.graph.scope import Item, Ref, Results, Silent, Stop
-from recdsl.graph.step import Memory
+from recdsl.graph.step import Memory, Note
 from recdsl.graph.types import FLOAT, Axis, Type
 from recdsl.syntax.ast import Equation, Expression
 
@@ -150,7 +150,7 @@ class Tape(Lowering):
         recalls = tuple(ctx.recalls.get(self.store.name, ()))
         states = tuple(self.state(part) for part in ("value", "key") if part in parts)
         lasting = f"`{self.store.name}` holds what one call has written: no part of `.state`, and empty at the next"
-        notes = (*notes_on(self.store), lasting)
+        notes = (*notes_on(self.store), Note(lasting, self.store.span))
         return Memory(self.store.name, 0, self.store.life, size, states, recalls, notes, self.store.span)
 
 
