@@ -201,5 +201,5 @@ def test_emit_c_says_what_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("CC", "no-such-compiler")
     done = run("compile", path, "--emit", "c", "-o", str(tmp_path / "model.py"))
     assert done.status == 1
-    assert "no C compiler (no-such-compiler not found)" in done.err
+    assert "no C compiler (no-such-compiler not found; the package `ziglang` has one)" in done.err
     assert not (tmp_path / "model.py").exists()
