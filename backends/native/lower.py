@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from recdsl.backends.native.outline import Cut, cut
@@ -12,6 +12,7 @@ from recdsl.backends.native.values import NotLoweredError
 from recdsl.backends.native.writer import EntryWriter
 from recdsl.program.interface import Assembled
 from recdsl.program.ir import Add, Load, Program, Storage, Store
+from recdsl.program.passes.single import single
 from recdsl.resources import read_text
 
 MACROS = """
@@ -45,6 +46,7 @@ class Lowering:
     source: str
     functions: tuple[Function, ...]
     left: tuple[tuple[str, str], ...]
+    program: Program
 
 
 def lower(assembled: Assembled) -> Lowering:
@@ -62,7 +64,23 @@ def lower(assembled: Assembled) -> Lowering:
             left.append((name, str(error)))
             continue
         functions.append(Function(symbol, name, made.arguments, made.results, program.scalars, storages, made.text))
-    return Lowering(prelude() + "\n" + joined([cut(made.text) for made in functions]), tuple(functions), tuple(left))
+    return Lowering(prelude() + "\n" + joined([cut(made.text) for made in functions]), tuple(functions), tuple(left), program)
+
+
+def at_once(
+    program: Program, entries: Sequence[str], sizes: Mapping[str, int], unread: Collection[str]
+) -> Function | None:
+    """One function for calls of one step, which does what `entries` do and leaves no more than states, losses and
+    gradients. None where that takes loops, or has no C. sizes: of steps, batch and scalars. unread: results."""
+    made = single(program, entries, sizes, unread)
+    if made is program:
+        return None
+    try:
+        found = EntryWriter(made, "forward", frozenset(), program.scalars).write("f0")
+    except NotLoweredError:
+        return None
+    storages = {storage.name: storage for storage in program.storages}
+    return Function("f0", "forward", found.arguments, found.results, program.scalars, storages, found.text)
 
 
 def joined(cuts: Sequence[Cut]) -> str:

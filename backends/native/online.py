@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from recdsl.backends.native.call import DTYPES, KINDS, Library, extent
-from recdsl.backends.native.lower import Function, Lowering, joined, prelude
+from recdsl.backends.native.lower import Function, Lowering, at_once, joined, prelude
 from recdsl.backends.native.outline import Cut, cut
 from recdsl.backends.native.tables import Copy, Loss, Parameter, Patch, Run, Step, array
 from recdsl.backends.native.values import NotLoweredError
@@ -154,7 +154,7 @@ class Learner:
         self.wanted, self.ring, self.tensor = outputs, shape.behind + 3, model.recdsl_tensor
         windows = {name: -(-shape.steps // every) for name, every in self.about["windows"].items()}
         self.sizes = {"T": shape.steps, "B": shape.batch, **windows}
-        calls = {variant: order(self.about, lowered[variant], variant) for variant in VARIANTS}
+        calls = {variant: self._calls(lowered[variant], variant) for variant in VARIANTS}
         entries = [(variant, made) for variant in VARIANTS for made in calls[variant]]
         self.code = Library(text(entries, shape), flags).load(self.like.dtype)
         self.code.recdsl_online.argtypes = (ctypes.c_void_p, ctypes.c_long)
@@ -168,6 +168,15 @@ class Learner:
         self._losses(calls["plain"][0])
         self._parameters(calls)
         self._numbers()
+
+    def _calls(self, lowering: Lowering, variant: str) -> list[Function]:
+        """The functions of one update: one function, where a call is one step."""
+        found = order(self.about, lowering, variant)
+        if self.shape.steps > 1:
+            return found
+        unread = {f"out{k}" for k, name in enumerate(self.about["outputs"]) if name not in self.wanted}
+        one = at_once(lowering.program, [made.entry for made in found], self.sizes, unread)
+        return found if one is None else [one]
 
     # -- what lies where ------------------------------------------------------------------------------------------
     def _constants(self) -> dict[str, Tensor]:
