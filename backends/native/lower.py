@@ -64,7 +64,9 @@ def lower(assembled: Assembled) -> Lowering:
             left.append((name, str(error)))
             continue
         functions.append(Function(symbol, name, made.arguments, made.results, program.scalars, storages, made.text))
-    return Lowering(prelude() + "\n" + joined([cut(made.text) for made in functions]), tuple(functions), tuple(left), program)
+    return Lowering(
+        prelude() + "\n" + joined([cut(made.text) for made in functions]), tuple(functions), tuple(left), program
+    )
 
 
 def at_once(

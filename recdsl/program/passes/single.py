@@ -30,6 +30,8 @@ from recdsl.program.ir import (
 )
 
 MOST = 4  # runs of a loop that are written out
+PRODUCTS = ("mul", "contract")
+LINEAR = ("add", "sub", "neg", "rename", "reshape", "broadcast", "slice", "transpose", "collect", "sum", "concat")
 OWN = ("buffer", "carry", "accumulate", "ring")
 Place = tuple[Index, ...]
 
@@ -223,9 +225,11 @@ class _Line:
             return
         result = self._new(op.results[0], op.types[0], names)
         number = self._constant(op, args)
-        if number is not None and not joint:
-            self.numbers[result] = number
         made = replace(op, results=(result,), args=args, types=(kind,), joint=joint)
+        if number is not None:
+            self.numbers[result] = number
+            if not kind.lead:
+                made = replace(made, op="constant", args=(), attrs=(("value", number),), joint=())
         for part in self._parts(made):
             self._emit(part)
 
@@ -246,8 +250,8 @@ class _Line:
         value = dict(op.attrs).get("value")
         if op.op == "constant":
             return float(value) if isinstance(value, int | float) and op.types[0].dtype == "float" else None
-        zero = op.op == "mul" and any(self.numbers.get(arg) == 0.0 for arg in args)
-        return 0.0 if zero else None
+        zeros = [self.numbers.get(arg) == 0.0 for arg in args]
+        return 0.0 if (op.op in PRODUCTS and any(zeros)) or (op.op in LINEAR and all(zeros)) else None
 
     def _parts(self, op: Op) -> tuple[Op, ...]:
         """A sum over samples of what one operand has an entry for each: first the products, then their sum."""
