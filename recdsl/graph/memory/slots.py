@@ -187,7 +187,7 @@ class Lowering:
 
 def notes_on(store: Store) -> tuple[Note, ...]:
     """What a user should know about reads that are legal."""
-    return tuple(Note(text, read.span, warns=True) for read in store.reads for text in _notes(read))
+    return tuple(Note(text, read.span, read.normalise != "mean") for read in store.reads for text in _notes(read))
 
 
 def _notes(read: Read) -> list[str]:
