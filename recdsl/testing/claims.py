@@ -272,9 +272,15 @@ def _run(made: Drawn, case: SpecCase, module: Any, count: Count) -> dict[str, Te
 
 
 def _hold(row: Row, found: Mapping[str, Tensor], whole: Mapping[str, Tensor], count: Count) -> None:
-    """A claim, against the whole gradient."""
+    """A claim, against the whole gradient.
+
+    What is carried through an unstable model grows, its rounding too: where other gradients are of a size of 1e21, one
+    that is 0 comes out as 1e-7.
+    """
     wanted = whole[row.parameter]
-    apart = (found[row.parameter] - wanted).abs() > TOLERANCE * (1 + wanted.abs().max())
+    largest = max(float(value.abs().max()) for value in whole.values())
+    allowed = TOLERANCE * (1 + wanted.abs().max()) + torch.finfo(torch.float64).eps * largest
+    apart = ~((found[row.parameter] - wanted).abs() <= allowed) & wanted.isfinite()
     if bool(apart.any()):
         count.false += int(apart.sum())
         raise AssertionError(f"{row.parameter} is said to be exact")
