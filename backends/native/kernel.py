@@ -142,14 +142,16 @@ class Group:
 
     def __init__(self, domain: Domain, names: Names) -> None:
         self.domain, self.kernel = domain, Kernel(names)
-        self.written: set[tuple[Region, str]] = set()
+        self.written: list[tuple[tuple[Region, str], Write]] = []
 
-    def add(self, write: Write, force: bool = False) -> bool:
-        """Take in a write, unless it meets memory that the nest reads or writes elsewhere, or the nest is long."""
+    def add(self, write: Write, later: Sequence[Group] = ()) -> bool:
+        """Take in a write, unless it meets memory that the nest reads or writes elsewhere, or the nest is long.
+        later: nests that stand behind this one and were begun before the write."""
         kernel = self.kernel
         if len(kernel.lines) > MOST:
             return False
-        old = (len(kernel.lines), dict(kernel.memo), set(kernel.reads))
+        old = (len(kernel.lines), dict(kernel.memo), kernel.reads)
+        kernel.reads = set()
         lead, variables = self.domain.variables()
         own = tuple(
             Ix(v, v, 0, n).shifted(s) for v, n, (s, _) in zip(variables, self.domain.sizes, write.box, strict=True)
@@ -157,15 +159,29 @@ class Group:
         text = write.value.entry(kernel, lead, own)
         address = write.dest.address(lead, own)
         place = (write.dest.region, address)
-        clash = any(_meets(place, other) for other in kernel.reads | self.written)
-        clash = clash or any(_meets(read, other) for read in kernel.reads - old[2] for other in self.written)
-        if clash and not force:
+        new = kernel.reads
+        clash = any(_meets(place, other) for other in new | old[2]) or self._rewrites(place, write)
+        clash = clash or any(_meets(read, other) for read in new for other, _ in self.written)
+        if clash or any(group.needs(write, {region for region, _ in new}) for group in later):
             del kernel.lines[old[0] :]
             kernel.memo, kernel.reads = old[1], old[2]
             return False
+        kernel.reads = new | old[2]
         kernel.lines.append(f"{write.dest.base}[{address}] {'+=' if write.adds else '='} {text};")
-        self.written.add(place)
+        self.written.append((place, write))
         return True
+
+    def _rewrites(self, place: tuple[Region, str], write: Write) -> bool:
+        """Whether another iteration may write the entry."""
+        return any(_meets(place, other) and not _apart(write, before) for other, before in self.written)
+
+    def needs(self, write: Write, reads: set[Region]) -> bool:
+        """Whether a write that reads these regions may not be done before this nest."""
+        if any(overlap(region, place[0]) for region in reads for place, _ in self.written):
+            return True
+        if any(overlap(write.dest.region, region) for region, _ in self.kernel.reads):
+            return True
+        return any(overlap(write.dest.region, place[0]) and not _apart(write, other) for place, other in self.written)
 
     def close(self) -> list[str]:
         return self.domain.wrap(self.kernel.lines)
@@ -174,6 +190,13 @@ class Group:
 def _meets(one: tuple[Region, str], other: tuple[Region, str]) -> bool:
     """Whether two accesses of one iteration may be of entries that another iteration touches."""
     return overlap(one[0], other[0]) and (one[0] != other[0] or one[1] != other[1])
+
+
+def _apart(one: Write, other: Write) -> bool:
+    """Whether two writes are of different boxes of one array, whose entries do not overlap."""
+    same = one.dest == other.dest and len(one.box) == len(other.box) and all(one.dest.own)
+    parts = zip(one.box, other.box, strict=False)
+    return same and any(lo + n <= start or start + m <= lo for (lo, n), (start, m) in parts)
 
 
 def breaks(value: Value, domain: Domain, box: Box, names: Names) -> dict[int, set[int]]:

@@ -16,6 +16,9 @@ from recdsl.backends.native.values import NotLoweredError, Ref, Region, Value, c
 from recdsl.program.ir import Affine, Program
 
 
+OPEN = 8  # nests that may be open at once
+
+
 @dataclass
 class Nests:
     """The state of one function being written. `tape`: buffers that other entries read."""
@@ -28,7 +31,7 @@ class Nests:
     blocks: list[list[str]] = field(default_factory=lambda: [[]])
     values: dict[str, Value] = field(default_factory=dict)
     types: dict[str, Any] = field(default_factory=dict)
-    group: Group | None = None
+    groups: list[Group] = field(default_factory=list[Group])
 
     def __post_init__(self) -> None:
         self.body = dict(self.program.entries)[self.name]
@@ -46,10 +49,10 @@ class Nests:
         self.blocks[-1] += lines
 
     def flush(self) -> None:
-        """Close the nest that is open."""
-        if self.group is not None:
-            self.lines(self.group.close())
-            self.group = None
+        """Close the nests that are open."""
+        for group in self.groups:
+            self.lines(group.close())
+        self.groups = []
 
     def text(self, value: Affine) -> str:
         return affine_text(value, self.symbols)
@@ -98,24 +101,29 @@ class Nests:
             self._assign_part(Domain(lead, tuple(size for _, size in part), order), Write(value, dest, part, adds))
 
     def _assign_part(self, domain: Domain, write: Write) -> None:
-        if self.group is None or self.group.domain != domain or not self.group.add(write):
+        """Into a nest that is open, or a new one behind them."""
+        for k, group in enumerate(self.groups):
+            if group.domain == domain and group.add(write, self.groups[k + 1 :]):
+                return
+        if len(self.groups) == OPEN:
             self.flush()
-            self.group = Group(domain, self.names)
-            if not self.group.add(write):
-                self.group = None
-                self._through_copy(domain, write)
+        group = Group(domain, self.names)
+        if group.add(write):
+            self.groups.append(group)
+        else:
+            self._through_copy(domain, write)
 
     def _through_copy(self, domain: Domain, write: Write) -> None:
         """What reads its own target at other entries is made elsewhere first."""
         copy = Value(write.value.dtype, write.value.lead, write.value.axes, write.value.at, write.value.reads)
         ref = self.scratch(copy)
-        self.group = Group(domain, self.names)
-        if not self.group.add(Write(copy, ref, write.box)):
-            raise NotLoweredError("an assignment that reads what it writes")
         self.flush()
-        copy.place(ref)
-        self.group = Group(domain, self.names)
-        self.group.add(Write(copy, write.dest, write.box, write.adds))
+        for part in (Write(copy, ref, write.box), Write(copy, write.dest, write.box, write.adds)):
+            self.groups = [Group(domain, self.names)]
+            if not self.groups[0].add(part):
+                raise NotLoweredError("an assignment that reads what it writes")
+            self.flush()
+            copy.place(ref)
 
     def protect(self, region: Region) -> None:
         """Before memory is written: values that still read it, and will be read, are put elsewhere."""

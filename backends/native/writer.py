@@ -6,6 +6,7 @@ the loops of that store. Only what sums over entries, what is dear and read twic
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -141,15 +142,16 @@ class EntryWriter(Access):
             self._summed(op, args)
             return
         else:
-            if op.op == "broadcast" and numel(args[0].axes) * 8 <= size(op) and args[0].cost > REPEATED:
-                self.settle(args[0])
+            for arg in args if op.op in ("broadcast", "contract") else ():
+                if numel(arg.axes) * 8 <= size(op) and arg.cost > REPEATED:
+                    self.settle(arg)
             write, cost = writer(op, args)
             value = self._result(op, args)
             value.at, value.ref = write, viewed(op, args[0]) if args else None
             value.cost = cost + sum(arg.cost for arg in args) if value.ref is None else args[0].cost
         self._define(op, op.results[0], value, op.types[0])
         found = self.uses.defs[id(op)]
-        many = len(found.readers) > 1 and value.cost >= DEAR
+        many = len(found.readers) > 1 and value.cost >= DEAR and not disjoint([stmt for stmt, _ in found.readers])
         if value.ref is None and (many or value.cost >= LONG):
             self._forward_to_store(op, value)
 
@@ -247,6 +249,20 @@ class EntryWriter(Access):
 def size(op: Op) -> int:
     """Entries of an op's result, leading axes aside."""
     return numel(tuple(axis.size for axis in op.types[0].axes))
+
+
+def disjoint(readers: Sequence[Stmt]) -> bool:
+    """Whether each entry is read by one of them: slices along one axis that do not overlap."""
+    ranges: list[tuple[int, int]] = []
+    along = set[int]()
+    for stmt in readers:
+        if not isinstance(stmt, Op) or stmt.op != "slice":
+            return False
+        attrs = dict(stmt.attrs)
+        along.add(attrs["at"])
+        ranges.append((attrs["start"], attrs["start"] + stmt.types[0].axes[attrs["at"]].size))
+    ranges.sort()
+    return len(along) == 1 and all(one[1] <= other[0] for one, other in itertools.pairwise(ranges))
 
 
 def sums(op: Op) -> bool:
