@@ -15,7 +15,6 @@ from recdsl.backends.native.uses import Def, Uses
 from recdsl.backends.native.values import NotLoweredError, Ref, Region, Value, contiguous, numel, overlap
 from recdsl.program.ir import Affine, Program
 
-
 OPEN = 8  # nests that may be open at once
 
 

@@ -52,6 +52,29 @@ entry forward {
   store y s
 }
 """
+NESTED = """program nested
+
+storage x: input float[n=4, m=4] call
+storage c: carry float[n=4, m=4] call
+storage d: output float[n=4, m=2] call
+storage y: output float[n=4, m=4] call
+storage z: output float[n=4, m=4] call
+
+entry forward {
+  v = load x : float[n=4, m=4]
+  store c v
+  a = load c : float[n=4, m=4]
+  s = slice(a) {at=1, axis=[m=2], start=1} : float[n=4, m=2]
+  store d s
+  u = neg(v) : float[n=4, m=4]
+  store c u
+  w = load d : float[n=4, m=2]
+  b = concat(w, s) {at=1, axis=[m=4]} : float[n=4, m=4]
+  store y b
+  e = load c : float[n=4, m=4]
+  store z e
+}
+"""
 
 
 def compare(text: str) -> None:
@@ -77,7 +100,7 @@ def compare(text: str) -> None:
         torch.testing.assert_close(value, machine.get(name), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("text", [OVERWRITTEN, WEIGHTED], ids=["overwritten", "weighted"])
+@pytest.mark.parametrize("text", [OVERWRITTEN, WEIGHTED, NESTED], ids=["overwritten", "weighted", "nested"])
 def test_equals_the_interpreter(text: str):
     compare(text)
 
@@ -86,6 +109,7 @@ FAULTS = {
     "values are not kept before their memory is overwritten": (nests.Nests, "protect", OVERWRITTEN),
     "loops read what they write at other entries": (kernel, "_meets", OVERWRITTEN),
     "axes are merged that do not follow each other": (products, "_follows", WEIGHTED),
+    "writes pass nests that need what they change": (kernel.Group, "needs", NESTED),
 }
 
 
