@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from recdsl.backends.torch.searches import Lookups
+
 
 class Frame:
     """Room for the calls of one kind (variant, extent, dtype), and what was done with it, by generated function.
@@ -59,9 +61,9 @@ SHORT = 1024  # entries
 class Replay:
     """The arena of a function that has run before: everything is known."""
 
-    def __init__(self, script: list[Any], like: Tensor) -> None:
+    def __init__(self, script: list[Any], like: Tensor, lookups: Lookups) -> None:
         self.next: Callable[[], Any] = iter(script).__next__
-        self.like = like
+        self.like, self.lookups = like, lookups
 
     def take(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
         return self.next()
@@ -83,8 +85,8 @@ class Replay:
 class Record:
     """The arena of a function's first run in a frame; without a frame it makes tensors anew each time."""
 
-    def __init__(self, frame: Frame | None, like: Tensor) -> None:
-        self.frame, self.like = frame, like
+    def __init__(self, frame: Frame | None, like: Tensor, lookups: Lookups | None = None) -> None:
+        self.frame, self.like, self.lookups = frame, like, lookups
         self.script: list[Any] = []
         self.before = set(frame.held) if frame is not None else set[int]()
 
@@ -170,11 +172,11 @@ class Lease:
     def __init__(self, arena: Arena, frame: Frame | None, like: Tensor) -> None:
         self.arena, self.frame, self.like = arena, frame, like
 
-    def open(self, name: str) -> Replay | Record:
-        """The arena of one function of the call."""
+    def open(self, name: str, lookups: Lookups) -> Replay | Record:
+        """The arena of one function of the call, which has with it what the call looks rows up with."""
         if self.frame is not None and name in self.frame.scripts:
-            return Replay(self.frame.scripts[name], self.like)
-        return Record(self.frame if name != "start" else None, self.like)
+            return Replay(self.frame.scripts[name], self.like, lookups)
+        return Record(self.frame if name != "start" else None, self.like, lookups)
 
     def once(self, name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         """What is the same at each call of a kind."""

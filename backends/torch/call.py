@@ -14,6 +14,7 @@ from torch import Tensor
 
 from recdsl.backends.torch.boundaries import back_in_pieces, kept_in_pieces
 from recdsl.backends.torch.chunks import in_pieces, in_pieces_again
+from recdsl.backends.torch.searches import Lookups
 
 if TYPE_CHECKING:
     from recdsl.backends.torch.arena import Lease
@@ -55,6 +56,7 @@ class Call:
         self.earlier: dict[str, list[tuple[Call, Tensor, Tensor]]] = {}
         self.left_over: dict[str, tuple[Tensor, Tensor]] = {}
         self.requests: list[Any] = []
+        self.lookups = Lookups()
         self.boundaries: list[Boundary] = []
         self.shelves: list[Shelf] = []
         about = model.recdsl_about
@@ -224,7 +226,7 @@ class Call:
     # -- running --------------------------------------------------------------------------------------------------
     def run(self, entry: str, variant: str = "") -> dict[str, Any]:
         function, arguments, results = self.model.recdsl_functions[f"{variant or self.variant}.{entry}"]
-        arena, data = self.lease.open(entry), self.data
+        arena, data = self.lease.open(entry, self.lookups), self.data
         try:
             values = function(self.like, arena, self.steps, self.size, *[data[name] for name in arguments])
         except BaseException:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recdsl.backends.torch.searches import INDEXED, exact, order_of
+from recdsl.backends.torch.searches import Lookups, exact, order_of
 
 LEAST = 1_000
 """Items below which all scores are made: an index of lists needs some to learn where its lists lie."""
@@ -75,10 +75,10 @@ class Index:
     def ready(self) -> bool:
         return self.made is not None
 
-    def follow(self, keys: Tensor, held: int) -> None:
-        """Have searches in these rows use it, [slot, *key]; it is built where that is due: once there are enough items,
-        and again when as many have been written since."""
-        INDEXED[keys.data_ptr(), self.read] = self
+    def follow(self, keys: Tensor, held: int, call: Lookups) -> None:
+        """Have a call's searches in these rows use it, [slot, *key]; it is built where that is due: once there are
+        enough items, and again when as many have been written since."""
+        call.indexes[keys.data_ptr(), self.read] = self
         if held >= LEAST and (self.made is None or self.changed >= held):
             self.build(keys.detach(), held)
 

@@ -128,8 +128,8 @@ def _lookup(op: Op, args: Sequence[Operand], attrs: dict[str, Any]) -> str:
     """By a function of the runtime (`searches.py`)."""
     keys, count, *others = (full(arg).text for arg in args)
     age = others.pop(0) if attrs["aged"] else "None"
-    size, read = attrs["axis"].size, attrs["read"]
-    return f"lookup({attrs['score']!r}, {keys}, {count}, {age}, ({', '.join(others)},), {size}, {read!r})"
+    size, read = attrs["axis"].size, f"{attrs['read']!r}, arena.lookups"
+    return f"lookup({attrs['score']!r}, {keys}, {count}, {age}, ({', '.join(others)},), {size}, {read})"
 
 
 def _scatter_rows(op: Op, args: Sequence[Operand], attrs: dict[str, Any]) -> str:
@@ -246,7 +246,7 @@ WRITERS: dict[str, Callable[[Op, Sequence[Operand], dict[str, Any]], str]] = {
     "search": lambda op, a, attrs: _search(a, attrs["axis"].size, attrs["every"]),
     "spike": _surrogate, "one_hot": _one_hot, "rank": _rank, "where": _where, "slice": _slice, "broadcast": _broadcast,
     "concat": _concat, "transpose": _transpose, "pad": _pad, "sum": _sum, "collect": _collect, "gather": _gather,
-    "lookup": _lookup, "gather_rows": lambda op, a, attrs: f"gather_rows({a[0].text}, {a[1].text})",
+    "lookup": _lookup, "gather_rows": lambda op, a, attrs: f"gather_rows({a[0].text}, {a[1].text}, arena.lookups)",
     "scatter_rows": _scatter_rows, "scatter": _scatter, "contract": lambda op, a, attrs: contract(op, a),
 }  # fmt: skip
 

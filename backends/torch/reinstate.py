@@ -37,7 +37,8 @@ class Keeper:
         self.searched: bool = self.info["searched"]
         self.now = Moment()
         self.disk: Disk | None = None
-        self.indexes = {read: Index(read, about) for read, about in self.info["indexes"].items()}
+        self.indexes: dict[str, Index] = {}
+        self.unindex()
 
     def blank(self, dtype: torch.dtype) -> Tensors:
         """Buffers beside the rows, by their last names."""
@@ -70,7 +71,7 @@ class Keeper:
         if self.indexes:
             keys, held = values[f"{self.name}.{self.keyed}"], self.held(call, "count")
             for index in self.indexes.values():
-                index.follow(keys, min(int(held), self.info["slots"]))
+                index.follow(keys, min(int(held), self.info["slots"]), call.lookups)
         self.check(call.model)
 
     def check(self, model: Any) -> None:

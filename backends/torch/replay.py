@@ -18,7 +18,6 @@ from torch import Tensor
 
 from recdsl.backends.torch.arena import Record
 from recdsl.backends.torch.reinstate import Free, Gradients, Keeper, Predicted, Tensors, Whole
-from recdsl.backends.torch.searches import RENEWED
 
 if TYPE_CHECKING:
     from recdsl.backends.torch.call import Call
@@ -36,10 +35,6 @@ class Replayed(Keeper):
     What is saved for a backward pass does not grow with the number of slots. `queued`: what the items' gradients add up
     to that have not been applied yet; an item that leaves has its own applied with those of the call that displaces it.
     """
-
-    def __init__(self, model: Any, name: str) -> None:
-        super().__init__(model, name)
-        self.anew: Anew | None = None
 
     @property
     def extra(self) -> list[str]:
@@ -80,8 +75,7 @@ class Replayed(Keeper):
         """What the call reads in place of the rows: of those that a search finds, or of all."""
         name, seen = f"{self.name}.{self.credit['part']}", call.seen[self.name]
         if self.searched:
-            self.anew = Anew(self, call, values)
-            RENEWED[values[name].data_ptr()] = self.anew
+            call.lookups.anew[values[name].data_ptr()] = Anew(self, call, values)
         else:
             values[name] = self.encoded(call, seen, values[name].detach().clone(), values)
 
@@ -205,12 +199,6 @@ class Anew:
         self.keeper, self.call, self.values = keeper, weakref.ref(call), values
         self.places: dict[int, int] = {}
         self.made: list[Tensor] = []
-
-    def __deepcopy__(self, memo: Any) -> None:
-        return None
-
-    def __reduce__(self) -> tuple[type[None], tuple[()]]:
-        return type(None), ()
 
     def rows(self, table: Tensor, place: Tensor) -> Tensor:
         """The rows at some places, [*place, *axes]; anything at -1."""
@@ -369,7 +357,7 @@ class Part:
 
     def _run(self, entry: str) -> dict[str, Any]:
         function, arguments, results = self.call.model.recdsl_functions[f"{self.variant}.{entry}"]
-        arena = Record(None, self.call.like)
+        arena = Record(None, self.call.like, self.call.lookups)
         values = function(self.call.like, arena, 1, self.size, *[self.data[name] for name in arguments])
         return dict(zip(results, values, strict=True))
 

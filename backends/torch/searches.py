@@ -5,35 +5,47 @@ Scores are made of some slots at a time and thrown away: `PIECE` of them, whatev
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-INDEXED: weakref.WeakValueDictionary[tuple[int, str], Any] = weakref.WeakValueDictionary()
-"""The index of a read of the rows that begin at an address (`index.py`); each call enters those of its rows anew."""
-RENEWED: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
-"""What stands for rows that are fetched from a table that begins at an address (`replay.py`)."""
 PIECE = 1 << 19
 """How many scores there are at once."""
 
 
+class Lookups:
+    """What one call has for its rows, each known by the address where they begin, which is theirs while the call runs.
+    indexes: of a read of these keys, by its name too (`index.py`); anew: what stands for rows (`replay.py`)."""
+
+    def __init__(self) -> None:
+        self.indexes: dict[tuple[int, str], Any] = {}
+        self.anew: dict[int, Any] = {}
+
+
 def lookup(
-    score: str, keys: Tensor, count: Tensor, age: Tensor | None, others: tuple[Tensor, ...], size: int, read: str
+    score: str,
+    keys: Tensor,
+    count: Tensor,
+    age: Tensor | None,
+    others: tuple[Tensor, ...],
+    size: int,
+    read: str,
+    call: Lookups | None = None,
 ) -> Tensor:
     """The slots of the highest scores, best first, of equal ones the older first; -1 where there are no more.
 
     keys: [slot, *key]; count: how many slots hold an item, as a queue counts (`lasting.py`); age: of each slot, unless
-    they are a queue; others: of these the query has leading axes. Returns int64 [*lead, size].
+    they are a queue; others: of these the query has leading axes; call: what it has beside them. Returns int64
+    [*lead, size].
     """
     query = others[QUERY.get(score, 0)]
     own = keys.dim() - 1 if score in ("dot", "cosine", "inverse_distance") else 1
     lead = query.shape[: query.dim() - own] if score != "separable" else ()
     asked = query.reshape(-1, query.shape[len(lead) :].numel())
     others = tuple(asked if k == QUERY.get(score, 0) else other for k, other in enumerate(others))
-    index = INDEXED.get((keys.data_ptr(), read))
+    index = None if call is None else call.indexes.get((keys.data_ptr(), read))
     flat, held = keys.reshape(len(keys), -1), min(int(count), len(keys))
     if index is not None and index.ready:
         return index.search(asked, size).reshape(*lead, size)
@@ -141,9 +153,9 @@ SCORES: Mapping[str, Callable[[Tensor, tuple[Tensor, ...]], Tensor]] = {
 }
 
 
-def gather_rows(table: Tensor, place: Tensor) -> Tensor:
+def gather_rows(table: Tensor, place: Tensor, call: Lookups | None = None) -> Tensor:
     """Rows of [slot, *axes] at [*lead, rank]; zeros at -1. Returns [*lead, rank, *axes]."""
-    anew, hit = RENEWED.get(table.data_ptr()), place >= 0
+    anew, hit = None if call is None else call.anew.get(table.data_ptr()), place >= 0
     found = table[place.clamp_min(0)] if anew is None else anew.rows(table, place)
     return found if bool(hit.all()) else torch.where(hit.reshape(*place.shape, *(1,) * (table.dim() - 1)), found, 0.0)
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,8 @@ import torch
 from torch import Tensor
 
 from recdsl import SpecError
+from recdsl.backends.torch.index import Index
+from recdsl.backends.torch.searches import Lookups, lookup
 from recdsl.graph.memory import searched
 from tests.memory import hansen_support as hansen
 
@@ -168,6 +171,22 @@ def test_a_gradient_depends_on_the_rows_that_were_found_alone(library: str) -> N
         alike()
     assert 0.0 < index_of(two).recall < 0.8
     other["lookup"] = lookup
+
+
+def test_an_index_is_asked_by_the_calls_that_it_follows() -> None:
+    """Others that find their rows at the same address (the memory is used again, or shared) score all of them."""
+    torch.manual_seed(0)
+    keys, asked = torch.randn(50, 3), torch.randn(4, 3)
+    about = {"lists": 1, "probes": 1, "score": "dot", "size": 2}
+    index, mine, other = Index("past.read", about), Lookups(), Lookups()
+    index.made = SimpleNamespace(search=lambda asked, size, probes: torch.full((len(asked), size), 7))
+    index.follow(keys, 50, mine)
+
+    def found(call: Lookups) -> Tensor:
+        return lookup("dot", keys, torch.tensor(50.0), None, (asked,), 2, "past.read", call)
+
+    assert bool((found(mine) == 7).all())
+    assert torch.equal(found(other), (asked @ keys.T).topk(2).indices)
 
 
 def test_recall_is_what_it_found_of_the_best(library: str) -> None:
