@@ -38,6 +38,21 @@ class StoreFailed(OSError):
         self.recdsl_needed = needed
 
 
+class Needing:
+    """While a file is read or written: what goes wrong there is a store that failed. size: bytes that it needs."""
+
+    def __init__(self, path: Path, size: int = 0) -> None:
+        self.path, self.size = path, size
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: Any, place: Any) -> None:
+        if isinstance(error, OSError) and not isinstance(error, StoreFailed):
+            reason = error.strerror or str(error)
+            raise StoreFailed(error.errno or errno.EIO, reason, self.path, self.size) from None
+
+
 class Disk:
     """The files of one store, which one process may write: `rows` by part, [slot, *item].
 
@@ -72,11 +87,9 @@ class Disk:
 
     # -- files ----------------------------------------------------------------------------------------------------
     def _locked(self) -> int:
-        try:
+        with Needing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             handle = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise StoreFailed(error.errno or errno.EIO, error.strerror or str(error), self.folder) from None
         try:
             fcntl.flock(handle, (fcntl.LOCK_SH if self.private else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except OSError:
@@ -86,20 +99,19 @@ class Disk:
 
     def _owned(self, owner: str) -> None:
         """The files are those of one owner, if it says who it is."""
-        path = self.folder / "owner"
-        found = path.read_text() if path.exists() else ""
-        if owner and found != owner and (found or self.logs() or (self.folder / "committed").exists()):
-            raise StoreFailed(errno.EEXIST, "there is a store of another run", self.folder)
-        if owner and not found and not self.private:
-            try:
-                path.write_text(owner)
-            except OSError as error:
-                raise StoreFailed(error.errno or errno.EIO, error.strerror or str(error), path) from None
+        path, new = self.folder / "owner", self.folder / ".new-owner"
+        with Needing(path):
+            found = path.read_bytes() if path.exists() else b""
+            if owner and found != owner.encode() and (found or self.logs() or (self.folder / "committed").exists()):
+                raise StoreFailed(errno.EEXIST, "there is a store of another run", self.folder)
+            if owner and not found and not self.private:
+                new.write_bytes(owner.encode())
+                os.replace(new, path)
 
     def _mapped(self, part: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """A file of rows, with all its room taken at once: a full disk is an error here, and no signal later."""
         path, size = self.folder / f"{part}.rows", max(1, math.prod(shape)) * dtype.itemsize
-        try:
+        with Needing(path, size):
             if not path.exists():
                 self._made(path, size)
             if path.stat().st_size != size:
@@ -110,8 +122,6 @@ class Disk:
                 room = mmap.mmap(handle, size, access=access)
             finally:
                 os.close(handle)
-        except OSError as error:
-            raise StoreFailed(error.errno or errno.EIO, error.strerror or str(error), path, size) from None
         return torch.frombuffer(room, dtype=dtype)[: math.prod(shape)].view(shape)
 
     def _made(self, path: Path, size: int) -> None:
@@ -128,8 +138,13 @@ class Disk:
             os.close(handle)
 
     def _committed(self) -> int:
+        """0 where a process ended before it wrote the first number."""
         path = self.folder / "committed"
-        return int(path.read_bytes()) if path.exists() else 0
+        with Needing(path):
+            found = path.read_bytes().strip() if path.exists() else b""
+        if found and not found.isdigit():
+            raise StoreFailed(errno.EBADMSG, "it does not say how many changes were made", path)
+        return int(found or b"0")
 
     def logs(self) -> list[tuple[int, Path]]:
         """(first record, file) of each log, the oldest first."""
@@ -152,7 +167,8 @@ class Disk:
         if self.log is None:
             first = self.logs()[-1][0] if self.logs() else self.number
             flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-            self.log = os.open(self.folder / f"undo-{first}.log", flags, 0o600)
+            with Needing(self.folder, len(data)):
+                self.log = os.open(self.folder / f"undo-{first}.log", flags, 0o600)
             weakref.finalize(self, close, self.log)
         before = os.fstat(self.log).st_size
         try:
@@ -166,27 +182,27 @@ class Disk:
 
     def commit(self) -> int:
         """All that was changed is acknowledged; how many records that makes."""
-        if not self.private and self.number != self.committed:
-            handle = os.open(self.folder / "committed", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                os.pwrite(handle, b"%020d\n" % self.number, 0)
-            except OSError as error:
-                path = self.folder / "committed"
-                raise StoreFailed(error.errno or errno.EIO, error.strerror or str(error), path, 21) from None
-            finally:
-                os.close(handle)
+        path = self.folder / "committed"
+        with Needing(path, 21):
+            if not self.private and self.number != self.committed:
+                handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                try:
+                    os.pwrite(handle, b"%020d\n" % self.number, 0)
+                finally:
+                    os.close(handle)
         self.committed = self.number
         return self.committed
 
     def mark(self, keep: int) -> None:
         """A checkpoint was made: from here a new log begins; those are dropped that the `keep` last ones do without."""
-        if self.log is not None:
-            os.fsync(self.log)
-            self._close()
-        if self.committed not in [first for first, _ in self.logs()]:
-            (self.folder / f"undo-{self.committed}.log").touch(0o600)
-        for _, path in self.logs()[: -max(1, keep)]:
-            path.unlink()
+        with Needing(self.folder):
+            if self.log is not None:
+                os.fsync(self.log)
+                self._close()
+            if self.committed not in [first for first, _ in self.logs()]:
+                (self.folder / f"undo-{self.committed}.log").touch(0o600)
+            for _, path in self.logs()[: -max(1, keep)]:
+                path.unlink()
 
     def _close(self) -> None:
         if self.log is not None:
@@ -195,28 +211,41 @@ class Disk:
 
     # -- going back -----------------------------------------------------------------------------------------------
     def back(self, number: int) -> None:
-        """Put back what rows held when there were so many records. Raises ValueError where the logs do not reach."""
+        """Put back what rows held when there were so many records. Raises ValueError where the logs do not reach,
+        StoreFailed where they are damaged; then nothing has changed."""
         reach = min([first for first, _ in self.logs()], default=self.committed)
         if not reach <= number <= self.committed:
             raise ValueError(
                 f"the store in {self.folder} can go back to any of its records {reach} to {self.committed}, but not to"
                 f" {number}"
             )
-        self._close()
-        for first, path in reversed(self.logs()):
-            records = list(self._records(path))
-            for at, part, slots, old, _ in reversed(records):
-                if at >= number:
-                    self.rows[part][slots] = old
-            if self.private:
-                continue
-            if first > number:
-                path.unlink()
-                continue
-            os.truncate(path, min([place for at, *_, place in records if at >= number], default=self._whole(path)))
-        self.number = number
-        self.commit()
-        self.committed = number
+        with Needing(self.folder):
+            self._checked(number)
+            self._close()
+            self.number = number
+            self.commit()  # first: who opens the folder after a crash goes back again, as far as there are records
+            for first, path in reversed(self.logs()):
+                self._undo(first, path, number)
+
+    def _checked(self, number: int) -> None:
+        """The records from a number on are there, as far as they were acknowledged."""
+        if number < self.committed:
+            found = {at for _, path in self.logs() for at, *_ in self._records(path)}
+            for lost in (at for at in range(number, self.committed) if at not in found):
+                raise StoreFailed(errno.EBADMSG, f"what was changed by record {lost} cannot be read", self.folder)
+
+    def _undo(self, first: int, path: Path, number: int) -> None:
+        """Put back what the records of one log say, from a number on, and drop these."""
+        records = list(self._records(path))
+        for at, part, slots, old, _ in reversed(records):
+            if at >= number:
+                self.rows[part][slots] = old
+        if self.private:
+            return
+        if first > number:
+            path.unlink()
+            return
+        os.truncate(path, min([place for at, *_, place in records if at >= number], default=self._whole(path)))
 
     def _whole(self, path: Path) -> int:
         """Bytes of a log's whole records: what follows was being written when its process ended."""

@@ -352,3 +352,14 @@ class StoreExists(RunProblem):
     explain = "The rows of a memory belong to the run that wrote them: its checkpoints say which of them count."
 
     path: str
+
+
+@dataclass(frozen=True)
+class StoreDamaged(RunProblem):
+    code = "RD0717"
+    message = "{path} is damaged: {reason}"
+    hint = "restore the memory's folder from a copy, or start a new run"
+    explain = "Beside a memory's rows stands how many changes count and what rows held before, which must be whole."
+
+    path: str
+    reason: str

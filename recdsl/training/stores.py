@@ -12,10 +12,22 @@ from uuid import uuid4
 
 from torch import nn
 
-from recdsl.errors.runs import CheckpointMismatch, DiskFull, RunError, RunInUse, StoreExists, WriteFailed
-from recdsl.training.store import FULL, free
+from recdsl.errors.runs import (
+    CheckpointMismatch,
+    DiskFull,
+    RunError,
+    RunInUse,
+    StoreDamaged,
+    StoreExists,
+    WriteFailed,
+)
+from recdsl.training.folder import Folder
+from recdsl.training.store import FULL, free, replace
+from recdsl.training.store import guarded as writing
 
 FOLDER = "stores"
+NOTED = ("owner", "place", "folder")
+"""What a run has noted of a store that is somewhere else."""
 OTHER = "choose another place: --run-dir for runs, or `storage: disk(PATH)` for the rows of a memory"
 
 
@@ -26,9 +38,10 @@ def keepers(module: nn.Module) -> Mapping[str, Any]:
 
 
 def open_stores(module: nn.Module, run: Path, *, private: bool = False) -> None:
-    """Map the files of a run's stores, as the module's state knows them. Raises RD0702, RD0705, RD0706, RD0708."""
+    """Map the files of a run's stores, as the module's state knows them. Raises RD0702, RD0705 to RD0708, RD0716,
+    RD0717."""
     for name, keeper in keepers(module).items():
-        folder, owner = located(run / FOLDER, name, keeper.info["place"])
+        folder, owner = located(run, name, keeper.info["place"])
         with guarded(folder, "none"):
             try:
                 keeper.open(module, folder, private=private, owner=owner)
@@ -36,18 +49,19 @@ def open_stores(module: nn.Module, run: Path, *, private: bool = False) -> None:
                 raise RunError(CheckpointMismatch(str(folder), str(error))) from None
 
 
-def located(folder: Path, name: str, place: str) -> tuple[Path, str]:
-    """The folder of a store, and who owns it: in the run, or where the spec says. Then the run's folder has a note of
-    where that is from anywhere, and of what names the run there."""
+def located(path: Path, name: str, place: str) -> tuple[Path, str]:
+    """The folder of a run's store, and who owns it: in the run, or where the spec says. Then the run has a note of
+    where that is from anywhere, and of what names the run there. Raises RD0702, RD0706, RD0707."""
     if not place:
-        return folder / name, ""
-    note = folder / f"{name}.json"
-    with guarded(folder, "none"):
-        known = json.loads(note.read_text()) if note.exists() else {"owner": uuid4().hex}
-        if known.get("place") != place:
-            known |= {"place": place, "folder": str(Path(place).expanduser().absolute() / name)}
-            folder.mkdir(parents=True, exist_ok=True)
-            note.write_text(json.dumps(known))
+        return path / FOLDER / name, ""
+    note, run = f"{FOLDER}/{name}.json", Folder(path)
+    known = {part: run.entry(note, part, str) for part in NOTED} if (run.path / note).exists() else {}
+    if known.get("place") != place:
+        owner = known.get("owner", uuid4().hex)
+        known = {"owner": owner, "place": place, "folder": str(Path(place).expanduser().absolute() / name)}
+        with writing(run.path):
+            (run.path / FOLDER).mkdir(parents=True, exist_ok=True)
+        replace(run.path / note, json.dumps(known).encode())
     return Path(known["folder"]), known["owner"]
 
 
@@ -87,6 +101,8 @@ def guarded(folder: Path, kept: str) -> Generator[None]:
             raise RunError(StoreExists(path)) from None
         if error.errno == errno.EAGAIN:
             raise RunError(RunInUse(path)) from None
+        if error.errno == errno.EBADMSG:
+            raise RunError(StoreDamaged(path, reason)) from None
         if error.errno in FULL:
             raise RunError(DiskFull(path, needed, free(folder), reason, kept)) from None
         raise RunError(WriteFailed(path, reason, OTHER)) from None

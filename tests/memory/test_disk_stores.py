@@ -15,6 +15,7 @@ import torch
 
 from recdsl.backends.torch.disk import Disk, StoreFailed
 from recdsl.errors.runs import RunError
+from recdsl.training import store, stores
 from recdsl.training.checkpoint import listed, load
 from recdsl.training.run import evaluate, train
 from tests.memory import hansen_support as hansen
@@ -315,6 +316,89 @@ def test_a_folder_in_use_or_that_cannot_be_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match=r"RD0706(.|\n)*disk\(PATH\)"):
         train(placed(tmp_path, str(tmp_path / "file" / "b")), root=tmp_path / "runs", progress="silent")
+
+
+@pytest.mark.parametrize("note", ["", "[]", '{"place": 3}', '{"place": "a", "folder": "b"}', "\x00\x01"])
+def test_a_damaged_note_is_one_error(note: str, tmp_path: Path) -> None:
+    run = train(placed(tmp_path, str(tmp_path / "a")), root=tmp_path / "runs", progress="silent").folder
+    (run / "stores" / "past.json").write_text(note)
+    with pytest.raises(RunError, match=r"RD0707.*stores/past\.json"):
+        train(placed(tmp_path, str(tmp_path / "a")), root=tmp_path / "runs", resume=str(run), progress="silent")
+
+
+def test_a_note_that_finds_no_room_is_one_error_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, data: bytes) -> None:
+        path.write_bytes(data[:5])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(store, "write", full)
+    with pytest.raises(RunError, match=r"RD0702.*past\.json"):
+        stores.located(tmp_path, "past", str(tmp_path / "a"))
+    assert list((tmp_path / "stores").iterdir()) == []
+
+
+def test_an_owner_is_written_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that ends while it writes leaves no folder behind that belongs to nobody."""
+
+    def ended(old: Path, new: Path) -> None:
+        raise KeyboardInterrupt
+
+    filled(tmp_path / "rows", 0)
+    (tmp_path / "rows" / "committed").unlink(missing_ok=True)
+    for path in (tmp_path / "rows").glob("undo-*.log"):
+        path.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", ended)
+        with pytest.raises(KeyboardInterrupt):
+            Disk(tmp_path / "rows", PARTS, owner="mine")
+    Disk(tmp_path / "rows", PARTS, owner="mine")
+
+
+@pytest.mark.parametrize("name", ["owner", "committed"])
+def test_files_that_cannot_be_read_are_a_store_that_failed(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    with pytest.raises(StoreFailed, match=f"Is a directory: .*{name}"):
+        Disk(tmp_path, PARTS, owner="mine" if name == "owner" else "")
+
+
+def test_a_damaged_number_is_one_error(tmp_path: Path) -> None:
+    run = train(placed(tmp_path, str(tmp_path / "a")), root=tmp_path / "runs", progress="silent").folder
+    (tmp_path / "a" / "past" / "committed").write_bytes(b"\xff\xfe")
+    with pytest.raises(RunError, match=r"RD0717.*past/committed is damaged"):
+        train(placed(tmp_path, str(tmp_path / "a")), root=tmp_path / "runs", resume=str(run), progress="silent")
+
+
+def test_no_rows_are_put_back_from_a_damaged_log(tmp_path: Path) -> None:
+    """Not even those that can be read: they would be rows of no moment."""
+    known = filled(tmp_path, 6)
+    path = min(tmp_path.glob("undo-*.log"))
+    data = bytearray(path.read_bytes())
+    data[40] ^= 1
+    path.write_bytes(data)
+    disk = Disk(tmp_path, PARTS)
+    with pytest.raises(StoreFailed, match="what was changed by record 1 cannot be read"):
+        disk.back(0)
+    assert shown(disk) == known[6]
+
+
+def test_going_back_that_was_interrupted_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known, disk = filled(tmp_path, 9), Disk(tmp_path, PARTS)
+    undo, seen = vars(Disk)["_undo"], list[int]()
+
+    def once(self: Disk, *given: Any) -> None:
+        if seen:
+            raise KeyboardInterrupt
+        seen.append(1)
+        undo(self, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Disk, "_undo", once)
+        with pytest.raises(KeyboardInterrupt):
+            disk.back(4)
+    del disk
+    assert shown(Disk(tmp_path, PARTS)) == known[2]
 
 
 # -- faults ----------------------------------------------------------------------------------------------------------
