@@ -19,6 +19,9 @@ def step(jax: Any, rate: float) -> Any:
     """(carry, (x, y)) -> carry. Gates i, f, o, g; traces [B, 4, C, D + 2] of cell and output."""
     np, sigmoid = jax.numpy, jax.nn.sigmoid
 
+    def tall(value: Any) -> Any:
+        return value[:, None, :, None]
+
     def advance(carry: Any, row: Any) -> Any:
         weights, w, tc, th, h, c = carry
         x, y = row
@@ -33,7 +36,6 @@ def step(jax: Any, rate: float) -> Any:
         own = np.stack([np.zeros_like(i), np.zeros_like(i), tau * o * (1 - o), np.zeros_like(i)], 1)
         kappa = (psi * weights[..., -2]).sum(1)
         turn, rho = own[:, 2] * weights[2, :, -2], o * (1 - tau * tau)
-        tall = lambda v: v[:, None, :, None]  # noqa: E731
         moved = tall(f) * tc + tall(kappa) * th + psi[..., None] * drive
         out = tall(rho) * moved + tall(turn) * th + own[..., None] * drive
         h = o * tau

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from functools import cache
 from typing import Any
 
@@ -122,7 +121,7 @@ def test_pieces_are_the_definition_and_the_whole_call(name: str, rule: str, seed
     assert_close_gradients(lambda _: model, case, expected=reference(case))
 
 
-@pytest.mark.skipif(not any(shutil.which(name) for name in ("cc", "gcc", "clang")), reason="there is no C compiler")
+@pytest.mark.compiler
 @pytest.mark.parametrize(("name", "rule"), [("stores", RULES[0]), ("one", RULES[1])])
 def test_c_runs_pieces(name: str, rule: str) -> None:
     stages, model = made(name, rule, "native")

@@ -177,7 +177,7 @@ class _Told:
         assert routing.head is not None
         reader: Any = Reference(case.graph, case.plan)
         call = vars(Reference)["_call"](reader, case.batch, None, None, None, {})
-        unroll = answered.Window(case.graph, case.params, call, routing, torch.float64, step)  # pyright: ignore[reportPrivateUsage]
+        unroll = answered.Window(case.graph, case.params, call, routing, torch.float64, step)
         steps, _ = unroll.run(call.steps, 0)
         total = torch.zeros((), dtype=torch.float64)
         for loss in case.graph.losses:
