@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
+from recdsl.backends.native.listing import MANY, listing
+
 LONG = 8_000
 """Characters from which a function is cut up. Below, calls would cost more than they save."""
 NAME = re.compile(r"\b(?:[a-z]+\d+|[TB])\b")
@@ -28,9 +30,9 @@ class Cut:
     pieces: tuple[tuple[str, str], ...]
 
 
-def cut(text: str, least: int = LONG) -> Cut:
-    """The function with its nests outside of it, if it has `least` characters. A nest that uses a name whose type is
-    not known here stays where it is."""
+def cut(text: str, least: int = LONG, many: int = MANY) -> Cut:
+    """The function with its nests outside of it, if it has `least` characters; what it calls as a list, if these are
+    `many`. A nest that uses a name whose type is not known here stays where it is."""
     if len(text) < least:
         return Cut(text, ())
     types: dict[str, str] = {}
@@ -45,7 +47,8 @@ def cut(text: str, least: int = LONG) -> Cut:
             name, body, call = made
             pieces[name] = body
             out.append(part[0].replace("{", call))
-    return Cut("\n".join(out) + "\n", tuple(pieces.items()))
+    short, more = listing("\n".join(out) + "\n", types, many)
+    return Cut(short, (*pieces.items(), *more))
 
 
 def _parts(lines: Sequence[str]) -> Iterator[list[str]]:

@@ -10,6 +10,7 @@ from backend_support import seeded
 from native_support import native
 
 from recdsl.backends.native import lower
+from recdsl.backends.native.listing import MANY
 from recdsl.backends.native.outline import Cut, cut
 from recdsl.backends.torch.module import programs
 from recdsl.driver import analyse
@@ -54,9 +55,9 @@ def test_nests_that_differ_in_names_share_a_piece() -> None:
     assert cut(TEXT, len(TEXT) + 1) == Cut(TEXT, ())
 
 
-def all_cut(monkeypatch: pytest.MonkeyPatch, change: Any = None) -> None:
+def all_cut(monkeypatch: pytest.MonkeyPatch, change: Any = None, many: int = MANY) -> None:
     def made(text: str) -> Cut:
-        found = cut(text, 0)
+        found = cut(text, 0, many)
         return change(found) if change else found
 
     monkeypatch.setattr(lower, "cut", made)
@@ -67,6 +68,43 @@ def test_gradients_are_those_of_the_definition(rule: str, monkeypatch: pytest.Mo
     all_cut(monkeypatch)
     assert_close_gradients(native, random_case(3, (("default", rule),)))
     assert_close_gradients(native, seeded(4))
+
+
+LISTED_RULES = ["tbptt(window=3, every=2)", "snap(1)", "columns", "rtrl", "sab(truncate=2)"]
+
+
+@pytest.mark.parametrize("rule", LISTED_RULES)
+def test_listed_calls_have_the_gradients_of_the_definition(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    all_cut(monkeypatch, many=0)
+    assert_close_gradients(native, random_case(3, (("default", rule),)))
+    assert_close_gradients(native, seeded(4))
+
+
+ROOMS = """    long room = 0;
+    const long at_m7 = room;
+    room += ROUND(T * B * (long)sizeof(real));
+    if (!p) return room;
+    const real *restrict const a1 = p[0]; (void)a1;
+    real *restrict const a2 = p[1]; (void)a2;
+    real *restrict const a3 = p[2]; (void)a3;
+    char *const base = p[3];
+    real *restrict const m7 = (real *)(base + at_m7); (void)m7;
+    memset(m7, 0, T * B * sizeof(real));
+"""
+
+
+def test_what_a_list_holds() -> None:
+    """Pointers by place, steps of loops as they go, runs of calls as one; what stays in the text keeps its name."""
+    lines = TEXT.splitlines(keepends=True)
+    made = cut("".join([*lines[:2], ROOMS, *lines[5:18], "        a2[t4] += m7[0];\n", *lines[21:]]), 0, 0)
+    assert "static const unsigned list[] = {0, 6, 0, 0, 1, 1, 0, 6, 0, 0, 1, 2};" in made.text
+    assert "listed(calls, q, v, list + 0, 2);" in made.text
+    assert "v[0] = T;" not in made.text
+    assert "static const unsigned cleared[] = {3, 0};" in made.text
+    for line in ("v[0] = B;", "v[1] = t4;", "real *const a2 = q[1];", "real *const m7 = q[3];", "a2[t4] += m7[0];"):
+        assert made.text.count(line) == 1
+    assert "a3 =" not in made.text
+    assert [name.partition("_")[0] for name, _ in made.pieces] == ["part", "listed", "via"]
 
 
 def _first(made: Cut) -> Cut:
@@ -82,6 +120,23 @@ def _alike(made: Cut) -> Cut:
 def _short(made: Cut) -> Cut:
     """A call too few."""
     return Cut(re.sub(r"part_\w+\([^;]*;", ";", made.text, count=1), made.pieces)
+
+
+def _last(made: Cut) -> Cut:
+    """Lists end a call too early."""
+    return Cut(re.sub(r"list \+ (\d+), (\d+)\)", lambda m: f"list + {m[1]}, {int(m[2]) - 1})", made.text), made.pieces)
+
+
+def _still(made: Cut) -> Cut:
+    """Steps of loops are not noted."""
+    return Cut(re.sub(r"v\[\d+\] = t\d+;", "", made.text.replace("long v[", "long v[99] = {0}, w[")), made.pieces)
+
+
+@pytest.mark.parametrize("fault", [_last, _still], ids=lambda fault: fault.__name__.strip("_"))
+def test_faults_of_lists_are_found(fault: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    all_cut(monkeypatch, fault, many=0)
+    with pytest.raises(AssertionError):
+        assert_close_gradients(native, seeded(4))
 
 
 @pytest.mark.parametrize("fault", [_first, _alike, _short], ids=lambda fault: fault.__name__.strip("_"))
