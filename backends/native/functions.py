@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from operator import mul
 from typing import Any
 
@@ -54,7 +55,8 @@ class CFunction:
     def __init__(self, find: Callable[[torch.dtype], Any], arguments: Sequence[str], results: Sequence[Any]) -> None:
         self.find, self.results = find, results
         self.calls: dict[torch.dtype, Any] = {}
-        self.count = len(arguments) + len(results) + 1
+        self.extents: dict[tuple[Any, ...], Extent] = {}
+        self.places = ctypes.c_void_p * (len(arguments) + len(results) + 1)
         self.inputs = len(arguments)
         self.kinds = [KINDS.get(kind) for kind in arguments]
 
@@ -69,29 +71,44 @@ class CFunction:
         return self.calls[dtype]
 
     def __call__(self, like: Tensor, arena: Any, T: int, B: int, *given: Any) -> tuple[Tensor, ...]:
-        function = self._function(like.dtype)
-        tensors, scalars = given[: self.inputs], given[self.inputs :]
-        numbers = (ctypes.c_long * (2 + len(scalars)))(T, B, *scalars)
-        held = [_as(x, kind or like.dtype) for x, kind in zip(tensors, self.kinds, strict=True)]
-        results = self._results(like, arena, (1, T, B, *scalars))
-        need = function(None, numbers)
-        room = arena.take(need // 8 + 16, dtype=torch.float64)
+        dtype = like.dtype
+        function, scalars = self._function(dtype), given[self.inputs :]
+        extent = self.extents.get((dtype, T, B, *scalars)) or self._extent(dtype, T, B, *scalars)
+        held = [_as(x, kind or dtype) for x, kind in zip(given[: self.inputs], self.kinds, strict=True)]
+        take, new = arena.take, like.new_empty
+        results = [take(*shape, dtype=kind) if kept else new(shape, dtype=kind) for kept, shape, kind in extent.results]
+        room = take(extent.room, dtype=torch.float64)
         place = [x.data_ptr() for x in held]
         place += [x.data_ptr() for x in results]
         start = room.data_ptr()
         place.append(start + -start % 64)
-        function((ctypes.c_void_p * self.count)(*place), numbers)
+        function(self.places(*place), extent.numbers)
         arena.give(room)
         return tuple(results)
 
-    def _results(self, like: Tensor, arena: Any, sizes: tuple[int, ...]) -> list[Tensor]:
-        """Memory for what the function leaves. Buffers stay in the arena, what the caller sees is made anew."""
-        found: list[Tensor] = []
-        for kept, kind, lead, axes in self.results:
-            shape = [sum(map(mul, size, sizes)) for size in lead] + list(axes)
-            make = arena.take if kept else _new(like)
-            found.append(make(*shape, dtype=KINDS.get(kind)))
-        return found
+    def _extent(self, dtype: torch.dtype, *sizes: int) -> Extent:
+        """What is the same at each call of these sizes; a few are remembered."""
+        numbers = (ctypes.c_long * len(sizes))(*sizes)
+        shapes = [[*(sum(map(mul, size, (1, *sizes))) for size in lead), *axes] for _, _, lead, axes in self.results]
+        kinds = [(kept, KINDS.get(kind)) for kept, kind, *_ in self.results]
+        results = tuple((kept, tuple(shape), kind) for (kept, kind), shape in zip(kinds, shapes, strict=True))
+        if len(self.extents) >= REMEMBERED:
+            self.extents.clear()
+        made = Extent(numbers, results, self._function(dtype)(None, numbers) // 8 + 16)
+        return self.extents.setdefault((dtype, *sizes), made)
+
+
+@dataclass(frozen=True)
+class Extent:
+    """Of the calls of one size: the sizes as C reads them, (whether it stays in the arena, shape, kind) of each
+    result, and the room that the function needs, in numbers of eight bytes."""
+
+    numbers: Any
+    results: tuple[tuple[bool, tuple[int, ...], torch.dtype | None], ...]
+    room: int
+
+
+REMEMBERED = 64  # sizes of calls
 
 
 def _as(x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -99,7 +116,3 @@ def _as(x: Tensor, dtype: torch.dtype) -> Tensor:
     if x.dtype is not dtype:
         x = x.to(dtype)
     return x if x.is_contiguous() else x.contiguous()
-
-
-def _new(like: Tensor) -> Callable[..., Tensor]:
-    return lambda *shape, dtype=None: like.new_empty(shape, dtype=dtype)

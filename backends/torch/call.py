@@ -254,9 +254,10 @@ class Call:
         found = in_pieces(self) if self.parted else kept_in_pieces(self) if again else self.run("forward")
         self.data.update(found)
         losses = [found[f"loss{k}"] for k in range(len(about["losses"]))]
-        loss = self.like.new_zeros(())
-        for info, value in zip(about["losses"], losses, strict=True):
-            loss = loss + info["weight"] * value
+        terms = [info["weight"] * value for info, value in zip(about["losses"], losses, strict=True)]
+        loss = terms[0] if terms else self.like.new_zeros(())
+        for term in terms[1:]:
+            loss = loss + term
         self.parts = losses
         self.learned = self.learned if self.parted else self.learn()
         return loss, *(self._timed(k, found[f"out{k}"]) for k in range(len(about["outputs"])))
@@ -342,11 +343,8 @@ class Call:
         given = self.state or {}
         wanted = dict(about["carries"]) | about["traces"]
         if self.state is None:
-            found = self.run("start", "plain")
-            for init, carries in about["inits"]:
-                for carry in carries:
-                    start = found[init]
-                    self.data[self.storages["state " + carry]] = start.expand(self.extents(carry, wanted[carry]))
+            learned = self.model.recdsl_functions["plain.start"][1]
+            self.data |= self._starts(wanted) if learned else self.lease.once("start", lambda: self._starts(wanted))
             return
         for carry, shape in wanted.items():
             if carry in about["traces"] and (carry not in given or carry in about["forgotten"]):
@@ -358,6 +356,16 @@ class Call:
             if tuple(given[carry].shape) != sizes:
                 raise ValueError(f"state {carry!r} has shape {list(given[carry].shape)}, not {list(sizes)}")
             self.data[self.storages["state " + carry]] = given[carry].detach()
+
+    def _starts(self, wanted: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
+        """Where no state is given: the same at each call, unless a parameter is a start or has a part in it."""
+        found, made = self.run("start", "plain"), dict[str, Tensor]()
+        for init, carries in self.model.recdsl_about["inits"]:
+            for carry in carries:
+                start = found[init].expand(self.extents(carry, wanted[carry]))
+                small = start.numel() <= 1 << 16  # whole in memory, as C reads it; large ones are not worth keeping
+                made[self.storages["state " + carry]] = start.contiguous() if small else start
+        return made
 
     def extents(self, name: str, shape: Sequence[int]) -> tuple[int, ...]:
         """Of a state or trace: samples in front, where they do not share it."""
@@ -415,7 +423,7 @@ class Call:
         """What the caller gets. The call keeps no result: autograd would keep both alive for ever."""
         about = self.model.recdsl_about
         loss, *outputs = results
-        state = {c: self.data[self.storages["next " + c]].detach().clone() for c in about["carries"]}
+        state = {c: self.data[self.storages["next " + c]].clone() for c in about["carries"]}
         for name, shape in about["traces"].items() if self.left else ():
             if name in about["forgotten"]:
                 continue

@@ -41,6 +41,7 @@ class CompiledModel(torch.nn.Module):
         super().__init__()
         self.recdsl_seed = seed
         dtype = dtype or torch.get_default_dtype()
+        self.recdsl_paths: dict[str, list[str]] = {}
         known = self.recdsl_about["parameters"]
         rows = {f"{n}.{p}" for n, info in self.recdsl_about["stores"].items() if info["disk"] for p in info["rows"]}
         for name, value in initial(described({n: known[n] for n in known if n not in rows}), seed, dtype).items():
@@ -60,7 +61,7 @@ class CompiledModel(torch.nn.Module):
 
     def _register(self, name: str, value: Tensor, frozen: bool, *, saved: bool = True) -> None:
         value = value.contiguous()  # an orthogonal matrix comes transposed
-        *path, last = attribute(name, self.recdsl_about["parameters"]).split(".")
+        *path, last = self.recdsl_paths[name] = attribute(name, self.recdsl_about["parameters"]).split(".")
         owner: torch.nn.Module = self
         for part in path:
             if part not in owner._modules:
@@ -74,14 +75,14 @@ class CompiledModel(torch.nn.Module):
     def recdsl_tensor(self, name: str) -> Tensor:
         """A parameter or frozen parameter by the spec's name."""
         owner: Any = self
-        for part in attribute(name, self.recdsl_about["parameters"]).split("."):
+        for part in self.recdsl_paths[name]:
             owner = getattr(owner, part)
         return owner
 
     def recdsl_replace(self, name: str, value: Tensor) -> None:
         """Another tensor in the place of a buffer."""
         owner: Any = self
-        *path, last = attribute(name, self.recdsl_about["parameters"]).split(".")
+        *path, last = self.recdsl_paths[name]
         for part in path:
             owner = getattr(owner, part)
         owner._buffers[last] = value
@@ -160,8 +161,7 @@ class Run(torch.autograd.Function):
         ctx.made_versions = [value._version for value in ctx.made]
         tape = torch.empty(0)
         ctx.save_for_backward(tape)
-        for done in (call.lease.close, call.boundaries.clear, call.shelves.clear):
-            weakref.finalize(tape, done)
+        weakref.finalize(tape, hand_back, call.lease, call.boundaries, call.shelves)
         ctx.mark_non_differentiable(*(value for value in results if not value.is_floating_point()))
         return results
 
@@ -176,6 +176,13 @@ class Run(torch.autograd.Function):
         if [value._version for value in ctx.made] != ctx.made_versions:
             raise RuntimeError("an output was changed in place between the call and backward()")
         return None, *credited(ctx.call, cotangents[0], list(cotangents[1:]))
+
+
+def hand_back(lease: Any, *kept: list[Any]) -> None:
+    """Nobody can go back through the call any more: its memory serves others."""
+    lease.close()
+    for items in kept:
+        items.clear()
 
 
 def credited(call: Call, loss: Tensor | None, outputs: list[Tensor | None]) -> list[Tensor | None]:
