@@ -43,15 +43,16 @@ def run(only: list[str], repeats: int) -> Iterator[Row]:
         if only and str(steps) not in only:
             continue
         row: Row = {"cell": f"T={steps}", "config": f"B={batch} H={hidden}"}
-        for name, make in (("ours", ours), ("dense", dense)):
+        for name, make in MADE.items():
             call = make(steps, batch, hidden)
             call()
             row[f"{name}_s"] = round(min(seconds(call) for _ in range(min(repeats, 3))), 3)
             del call
-        for name, make in (("ours", ours), ("dense", dense)):
+        for name, make in MADE.items():
             row[f"{name}_MiB"] = round(peak(make, steps, batch, hidden) / 2**20, 1)
         for unit in ("s", "MiB"):
             row[f"dense/ours {unit}"] = round(float(row[f"dense_{unit}"]) / float(row[f"ours_{unit}"]), 2)
+            row[f"ours/native {unit}"] = round(float(row[f"ours_{unit}"]) / float(row[f"native_{unit}"]), 2)
         yield row
 
 
@@ -68,8 +69,8 @@ def data(steps: int, batch: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return x, torch.randn((steps, batch, INPUTS), generator=draws, dtype=dtype)
 
 
-def ours(steps: int, batch: int, hidden: int) -> Callable[[], object]:
-    model: Any = compile_spec(SPEC.replace("HID", str(hidden)))
+def ours(steps: int, batch: int, hidden: int, backend: str = "torch") -> Callable[[], object]:
+    model: Any = compile_spec(SPEC.replace("HID", str(hidden)), backend)
     x, y = data(steps, batch, torch.float32)
     model({"x": x[:2], "y": y[:2]}).loss.backward()  # libraries that load at the first call are not the model's memory
 
@@ -78,6 +79,11 @@ def ours(steps: int, batch: int, hidden: int) -> Callable[[], object]:
         model({"x": x, "y": y}).loss.backward()
 
     return call
+
+
+def native(steps: int, batch: int, hidden: int) -> Callable[[], object]:
+    """The model with its loops in C."""
+    return ours(steps, batch, hidden, "native")
 
 
 def dense(steps: int, batch: int, hidden: int) -> Callable[[], object]:
@@ -90,6 +96,9 @@ def dense(steps: int, batch: int, hidden: int) -> Callable[[], object]:
         model(x, y).backward()
 
     return call
+
+
+MADE = {"ours": ours, "native": native, "dense": dense}
 
 
 class Dense(nn.Module):

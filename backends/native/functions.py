@@ -77,24 +77,28 @@ class CFunction:
         held = [_as(x, kind or dtype) for x, kind in zip(given[: self.inputs], self.kinds, strict=True)]
         take, new = arena.take, like.new_empty
         results = [take(*shape, dtype=kind) if kept else new(shape, dtype=kind) for kept, shape, kind in extent.results]
-        room = take(extent.room, dtype=torch.float64)
+        room = new(extent.room, dtype=torch.float64) if scalars else take(extent.room, dtype=torch.float64)
         place = [x.data_ptr() for x in held]
         place += [x.data_ptr() for x in results]
         start = room.data_ptr()
         place.append(start + -start % 64)
         function(self.places(*place), extent.numbers)
-        arena.give(room)
+        if not scalars:
+            arena.give(room)
         return tuple(results)
 
     def _extent(self, dtype: torch.dtype, *sizes: int) -> Extent:
-        """What is the same at each call of these sizes; a few are remembered."""
+        """What is the same at each call of these sizes; a few are remembered. The arena hands out what the first call
+        of a kind asked for: what grows with the rows in front of a piece of a call does not come from there."""
         numbers = (ctypes.c_long * len(sizes))(*sizes)
-        shapes = [[*(sum(map(mul, size, (1, *sizes))) for size in lead), *axes] for _, _, lead, axes in self.results]
-        kinds = [(kept, KINDS.get(kind)) for kept, kind, *_ in self.results]
-        results = tuple((kept, tuple(shape), kind) for (kept, kind), shape in zip(kinds, shapes, strict=True))
+        results: list[tuple[bool, tuple[int, ...], torch.dtype | None]] = []
+        for kept, kind, lead, axes in self.results:
+            grows = any(any(size[3:]) for size in lead)
+            shape = (*(sum(map(mul, size, (1, *sizes))) for size in lead), *axes)
+            results.append((kept and not grows, shape, KINDS.get(kind)))
         if len(self.extents) >= REMEMBERED:
             self.extents.clear()
-        made = Extent(numbers, results, self._function(dtype)(None, numbers) // 8 + 16)
+        made = Extent(numbers, tuple(results), self._function(dtype)(None, numbers) // 8 + 16)
         return self.extents.setdefault((dtype, *sizes), made)
 
 

@@ -23,6 +23,18 @@ MACROS = """
 #define GIVEN_B(n) n[1]
 #endif
 #define ROUND(n) (((n) + 63) / 64 * 64)
+#ifndef __SANITIZE_ADDRESS__
+#define SIZED(n) ROUND(n)
+#define PLACED(base, at, n) (base + at)
+#define LEFT(base, size)
+#else  /* behind the room of each value lies some that the sanitizer forbids */
+#define GAP 256
+#define SIZED(n) (ROUND(n) + GAP)
+#define PLACED(base, at, n) (__asan_poison_memory_region(base + at + (n), SIZED(n) - (n)), base + at)
+#define LEFT(base, size) __asan_unpoison_memory_region(base, size)
+void __asan_poison_memory_region(void const volatile *, unsigned long);
+void __asan_unpoison_memory_region(void const volatile *, unsigned long);
+#endif
 """
 
 

@@ -16,6 +16,8 @@ from recdsl.backends.native.values import NotLoweredError, Ref, Region, Value, c
 from recdsl.program.ir import Affine, Program
 
 OPEN = 8  # nests that may be open at once
+WORD = re.compile(r"\b[a-z]\w*")
+TERM = re.compile(rf"(- ?(?:\d+ \* )?)?({WORD.pattern})")  # of a size: a variable, and whether it is taken away
 
 
 @dataclass
@@ -69,17 +71,21 @@ class Nests:
     def scratch(self, value: Value, order: tuple[int, ...] | None = None) -> Ref:
         """New memory for a value."""
         base = self.names("m")
-        sizes = [self._most(name, text) for name, text in value.lead.items()]
+        sizes = [self._most(text) for text in value.lead.values()]
         self.memory.room(base, value.dtype, sizes, numel(value.axes))
         return Ref((base, None), base, "0", lead_strides(value.lead, numel(value.axes)), contiguous(value.axes, order))
 
-    def _most(self, name: str, size: str) -> str:
-        """How many rows a lead may have, said before the function begins: all steps where they are those of a window,
-        which has bounds of its own, but one row a window and one more may be more than there are steps."""
-        whole = next((text for text, named in self.named.items() if named == size), size)
-        known = set(self.memory.symbols.values())
-        said = all(word in known or word.isdigit() for word in re.findall(r"\w+", whole))
-        return whole if said or name != "t" else "T"
+    def _most(self, size: str) -> str:
+        """How many rows a lead may have, said before the function begins. What varies in it is a row of the call, or
+        the first or last one of a window: at most T where it adds, at least 0 where it is taken away. One row a window
+        and one more may be more than there are steps, and so may the rows of a piece with those in front of it."""
+        sizes = {name: text for text, name in self.named.items()}
+        while set(WORD.findall(size)) & sizes.keys():
+            size = WORD.sub(lambda word: f"({sizes[word[0]]})" if word[0] in sizes else word[0], size)
+        words, known = set(WORD.findall(size)), set(self.memory.symbols.values())
+        if re.search(r"-[ \d*]*\(", size) and not words <= known:
+            return " + ".join(["T", *sorted(words & known)])  # signs change within: all rows there are
+        return TERM.sub(lambda term: term[0] if term[2] in known else f"{term[1]}0" if term[1] else "T", size)
 
     def settle(self, value: Value, order: tuple[int, ...] | None = None) -> Ref:
         """The value in memory: where it lies, or computed into new memory."""

@@ -23,6 +23,7 @@ class Memory:
         self.names, self.arguments, self.results = names, list[str](), list[str]()
         self.bases: dict[str, str] = {}
         self.rooms: list[tuple[str, str, list[str], int]] = []
+        self.left: list[str] = []
         touched = [s for s in statements(body) if isinstance(s, Load | Store | Add)]
         written = {s.storage for s in touched if isinstance(s, Store | Add)}
         keeps = entry == ("again" if "again" in dict(program.entries) else "forward")
@@ -69,10 +70,10 @@ class Memory:
                 kind = self.storages[name].type
                 sizes = [affine_text(size, self.symbols) for _, size in kind.lead]
                 rooms.append((base, kind.dtype, sizes, numel(tuple(a.size for a in kind.axes))))
-        for base, dtype, sizes, inner in rooms:
+        counts = {base: " * ".join([*sizes, str(inner)]) for base, _, sizes, inner in rooms}
+        for base, dtype, _, _ in rooms:
             lines.append(f"const long at_{base} = room;")
-            count = " * ".join([*sizes, str(inner)])
-            lines.append(f"room += ROUND({count} * (long)sizeof({STORED[dtype]}));")
+            lines.append(f"room += SIZED({counts[base]} * (long)sizeof({STORED[dtype]}));")
         lines.append("if (!p) return room;")
         for k, name in enumerate(given):
             kind = STORED[self.storages[name].type.dtype]
@@ -82,7 +83,9 @@ class Memory:
             lines.append(f"char *const base = p[{len(given)}];")
         for base, dtype, _, _ in rooms:
             kind = STORED[dtype]
-            lines.append(f"{kind} *restrict const {base} = ({kind} *)(base + at_{base}); (void){base};")
+            placed = f"PLACED(base, at_{base}, {counts[base]} * (long)sizeof({kind}))"
+            lines.append(f"{kind} *restrict const {base} = ({kind} *){placed}; (void){base};")
+        self.left = ["LEFT(base, room);"] if rooms else []
         return [*lines, *self._zeros()]
 
     def _zeros(self) -> list[str]:

@@ -48,7 +48,7 @@ class EntryWriter(Access):
         head = [f"/* {comment(self.name)} of {comment(self.program.name)} */", f"{EXPORT} {function}({SIGNATURE}) {{"]
         head += ["const long T = GIVEN_T(n), B = GIVEN_B(n);", "(void)T; (void)B;"]
         head += [f"const long s{k} = n[{k + 2}]; (void)s{k};" for k in range(len(self.scalars))]
-        lines = [*head, *self.memory.declarations(), *self.blocks[0], "return 0;", "}"]
+        lines = [*head, *self.memory.declarations(), *self.blocks[0], *self.memory.left, "return 0;", "}"]
         return Lowered(indent(lines), tuple(self.memory.arguments), tuple(self.memory.results))
 
     # -- statements -----------------------------------------------------------------------------------------------

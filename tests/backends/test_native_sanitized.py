@@ -26,6 +26,25 @@ for case in cases:
     assert_close_gradients(lambda c: native(c, flags=flags), case)
 print("clean", len(cases))
 """
+PIECES = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import torch
+from test_replayed_calls import TEXTS, apart, call_of, called
+from recdsl.backends.native import native_module, nests
+from recdsl.driver import analyse
+most = nests.Nests._most
+{planted}
+flags = ("-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+for name in ("stores", "slots"):
+    stages = analyse(TEXTS[name].replace("CREDIT", "sab(truncate=3, replay=always)"))
+    model = native_module(stages.graph, stages.plan, stages.source, flags=flags).Model(0, torch.float64)
+    case = call_of(stages, 0)
+    assert apart(called(model, case, 10**6), called(model, case, 3)) < 1e-12
+print("clean")
+"""
+SHORT = "nests.Nests._most = lambda self, size: 'T' if 's0' in most(self, size) else most(self, size)"
+"""Room for the rows of a piece, where what it reads goes back to the beginning of the call."""
 PLANTED = """
 import ctypes, sys
 from recdsl.backends.native import build
@@ -72,6 +91,19 @@ def test_clean(first: int, spec: str):
     done = run(SCRIPT.format(first=first, spec=spec))
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.startswith("clean")
+
+
+def test_pieces_of_a_call():
+    """Each value has room for the rows in front of a piece too; between the rooms lies forbidden memory."""
+    done = run(PIECES.format(planted=""))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.startswith("clean")
+
+
+def test_too_little_room_is_seen():
+    done = run(PIECES.format(planted=SHORT))
+    assert done.returncode != 0
+    assert "use-after-poison" in done.stderr
 
 
 def test_the_sanitizers_see_a_fault():
