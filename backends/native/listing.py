@@ -17,9 +17,9 @@ MANY = 100
 """Calls from which a function is written so. Each costs a few nanoseconds more than a call of C."""
 CALL = re.compile(r"^(part_\w+)\((.*)\);$")
 ROOM = re.compile(r"^const long at_(\w+) = room;$")
-SIZE = re.compile(r"^room \+= (ROUND\(.*\));$")
+SIZE = re.compile(r"^room \+= (SIZED\(.*\));$")
 GIVEN = re.compile(r"^(?:const )?\w+ \*restrict const (\w+) = p\[\d+\];")
-LAID = re.compile(r"^\w+ \*restrict const (\w+) = \(\w+ \*\)\(base \+ at_\w+\);")
+LAID = re.compile(r"^\w+ \*restrict const (\w+) = \(\w+ \*\)PLACED\(base, at_\w+, .*\);")
 CLEARED = re.compile(r"^memset\((\w+), 0, (.*)\);$")
 TABLE = re.compile(r"^static const \w+ (\w+)\[\] = ")
 LOOP = re.compile(r"^for \(long (\w+) = ")
@@ -83,8 +83,9 @@ class Places:
         lines += [f"const long sizes[] = {{{', '.join(self.sizes) or 0}}};", "long room = 0;"]
         lines += [f"for (long k = 0; k < {count}; k++) room += sizes[rooms[k]];", "if (!p) return room;"]
         lines += [f"void *q[{len(self.pointers)}];", f"long v[{max(numbers, 1)}];"]
-        lines += [f"memcpy(q, p, {self.given} * sizeof *q);", f"char *base = p[{self.given}];"]
-        lines += [f"for (long k = 0; k < {count}; base += sizes[rooms[k]], k++) q[{self.given} + k] = base;"]
+        lines += [f"memcpy(q, p, {self.given} * sizeof *q);", f"char *const base = p[{self.given}], *next = base;"]
+        lines += [f"for (long k = 0; k < {count}; next += sizes[rooms[k]], k++)"]
+        lines += [f"q[{self.given} + k] = PLACED(next, 0, sizes[rooms[k]] - GAP);"]
         if self.cleared:
             lines += [f"static const unsigned cleared[] = {{{_list(self.cleared)}}};"]
             lines += [f"const size_t spans[] = {{{', '.join(self.spans)}}};"]

@@ -24,6 +24,7 @@ MACROS = """
 #endif
 #define ROUND(n) (((n) + 63) / 64 * 64)
 #ifndef __SANITIZE_ADDRESS__
+#define GAP 0
 #define SIZED(n) ROUND(n)
 #define PLACED(base, at, n) (base + at)
 #define LEFT(base, size)

@@ -82,13 +82,13 @@ def test_listed_calls_have_the_gradients_of_the_definition(rule: str, monkeypatc
 
 ROOMS = """    long room = 0;
     const long at_m7 = room;
-    room += ROUND(T * B * (long)sizeof(real));
+    room += SIZED(T * B * (long)sizeof(real));
     if (!p) return room;
     const real *restrict const a1 = p[0]; (void)a1;
     real *restrict const a2 = p[1]; (void)a2;
     real *restrict const a3 = p[2]; (void)a3;
     char *const base = p[3];
-    real *restrict const m7 = (real *)(base + at_m7); (void)m7;
+    real *restrict const m7 = (real *)PLACED(base, at_m7, T * B * (long)sizeof(real)); (void)m7;
     memset(m7, 0, T * B * sizeof(real));
 """
 
