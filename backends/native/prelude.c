@@ -118,7 +118,7 @@ INLINE real r_sigmoid(real x) {
     return (x < R(0) ? e : R(1)) / (R(1) + e);
 }
 INLINE real r_sign(real x) { return R((x > R(0)) - (x < R(0))); }
-INLINE real r_relu(real x) { return x > R(0) ? x : R(0); }
+INLINE real r_relu(real x) { return R(0) >= x ? R(0) : x; }
 INLINE real r_softplus(real x) { return r_log1p(r_exp(-r_fabs(x))) + r_relu(x); }
 INLINE real r_mod(real x, real y) {
     real r = r_fmod(x, y);

@@ -110,7 +110,8 @@ def _compared(w: Nests, op: Op, arg: Value, value: Value, dest: Ref) -> None:
     if op.op == "reduce_max":
         body.append(f"{dest.base}[{dest.address(where, rest)}] = top;")
     elif op.op == "logsumexp":
-        body += ["real total = 0;", *along(lambda x: f"total += r_exp({x} - top);", PLUS)]
+        body += ["top = top - top == R(0) ? top : R(0);", "real total = 0;"]  # what is infinite is its own sum
+        body += along(lambda x: f"total += r_exp({x} - top);", PLUS)
         body.append(f"{dest.base}[{dest.address(where, rest)}] = r_log(total) + top;")
     else:
         target = f"{dest.base}[{dest.address(where, axes)}]"

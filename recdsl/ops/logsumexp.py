@@ -23,6 +23,7 @@ class Logsumexp(Primitive):
         place = len(lead(args[0], types[0])) + dict(attrs)["at"]
         top = xp.amax(args[0], place, keepdims=True)
         top = getattr(top, "detach", lambda: top)()
+        top = xp.where(xp.isfinite(top), top, xp.zeros_like(top))
         return xp.log(xp.exp(args[0] - top).sum(place)) + top.squeeze(place)
 
     def _softmax(self, b: Builder, x: int, out: int, attrs: Attrs) -> int:

@@ -17,7 +17,7 @@ class Maximum(Elementwise):
     smooth = False
 
     def value(self, xp: Any, args: Sequence[Any], attrs: Attrs, types: Sequence[Type]) -> Any:
-        return xp.where(args[0] >= args[1], args[0], args[1])
+        return xp.where((args[0] >= args[1]) | (args[0] != args[0]), args[0], args[1])
 
     def scale(self, b: Builder, args: Sequence[int], out: int, attrs: Attrs, argument: int, v: int) -> int | None:
         first = b.op("ge", args[0], args[1])
