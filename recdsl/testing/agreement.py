@@ -89,7 +89,8 @@ def check(made: Drawn, rule: str, make: Made, tally: Tally) -> None:
             agree(other, one)
             tally.calls += 1
     for name, value in pair[0].state_dict().items():
-        agree({name: pair[1].state_dict()[name]}, {name: value})
+        if not name.endswith(".radial"):  # a ratio, also of gradients that are rounding alone
+            agree({name: pair[1].state_dict()[name]}, {name: value})
 
 
 def _lasting(seed: int, rule: str) -> Any:
