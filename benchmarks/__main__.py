@@ -1,4 +1,4 @@
-"""`python -m benchmarks run --suite bptt|traces|stream|online|ceiling|memory|store|peers|rtrl|compile
+"""`python -m benchmarks run --suite bptt|traces|stream|online|ceiling|memory|store|peers|rtrl|compile|precision
 [--quick] [--cell NAME] [--out FILE]`, or
 `python -m benchmarks alignment [--seeds N] [--out FILE] [--figure FILE.svg]`, or
 `python -m benchmarks trace-patterning [--updates N] [--seeds N] [--out FILE] [--figure FILE.svg]`, or
@@ -48,6 +48,7 @@ COLUMNS = {
     "rtrl": ("cell", "config", "torch_us", "native_us", "jax_us", "jax/torch", "jax/native"),
     "compile": ("spec", "nodes", "lines", "analyse_s", "source_s", "total_s", "first_s", "torch_imported", "c_kb",
                 "lower_s", "cold_s", "warm_s", "native"),
+    "precision": ("cell", "config", "runs", "outputs", "loss", "gradients", "parameters"),
 }  # fmt: skip
 
 
@@ -85,6 +86,10 @@ def rows(args: argparse.Namespace) -> Iterator[Row]:
         from benchmarks import rtrl
 
         yield from rtrl.run(args.peer_python, args.cell, args.repeats)
+    elif args.suite == "precision":
+        from benchmarks import precision
+
+        yield from precision.run(args.cell)
     elif args.suite == "traces":
         from benchmarks import traces
 

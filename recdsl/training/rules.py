@@ -26,6 +26,16 @@ OPTIMIZERS = (
         (LR_SGD, MOMENTUM, Option("nesterov", "bool", False, "look ahead (needs momentum)"), DECAY),
     ),
     Declaration(
+        "momentum",
+        "stochastic gradient descent with momentum (Polyak 1964)",
+        (
+            LR_SGD,
+            Option("momentum", "float", 0.9, MOMENTUM.doc, low=0.0, high=1.0),
+            Option("nesterov", "bool", False, "look ahead"),
+            DECAY,
+        ),
+    ),
+    Declaration(
         "rmsprop",
         "RMSprop (Hinton)",
         (

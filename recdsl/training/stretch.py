@@ -28,6 +28,7 @@ class Known:
 
 SLOTS = {
     "sgd": ("momentum_buffer",),
+    "momentum": ("momentum_buffer",),
     "rmsprop": ("square_avg", "momentum_buffer"),
     "adam": ("exp_avg", "exp_avg_sq"),
     "adamw": ("exp_avg", "exp_avg_sq"),
@@ -35,13 +36,15 @@ SLOTS = {
     "idbd": ("beta", "h"),
 }
 """What each optimizer keeps of a parameter, in the order in which C takes it."""
+SAME = {"momentum": "sgd", "adamw": "adam"}
+"""Names of one update with other options."""
 COUNTS = {"rmsprop": "step", "adam": "step", "adamw": "step", "td_lambda": "updates"}
 
 
 def options(settings: Settings) -> tuple[float, ...]:
     """Of the optimizer, as `online.c` reads them."""
     name, given = settings.optimizer.name, settings.optimizer.options
-    if name == "sgd":
+    if name in ("sgd", "momentum"):
         return given["momentum"], float(given["nesterov"]), given["weight_decay"]
     if name == "rmsprop":
         return given["alpha"], given["eps"], given["momentum"], given["weight_decay"]
@@ -76,8 +79,7 @@ def described(settings: Settings, known: Known) -> Update | None:
             kept = tuple(state[slot] for slot in wanted)
             times = float(state[count]) if count else 0.0
             found.append(Moved(key, parameter.detach(), kept, times, known.rates[key]))
-    rule = "adam" if name == "adamw" else name
-    return Update(rule, options(settings), tuple(found), settings["clip"] or 0.0)
+    return Update(SAME.get(name, name), options(settings), tuple(found), settings["clip"] or 0.0)
 
 
 def learner(module: nn.Module, settings: Settings, known: Known, shape: Shape) -> Learner | None:

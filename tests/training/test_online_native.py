@@ -10,6 +10,7 @@ import torch
 
 from recdsl.backends.native import build, online
 from recdsl.errors.runs import RunError
+from recdsl.training import rules, stretch
 from recdsl.training.catalogue import beside
 from recdsl.training.loading import load
 from recdsl.training.online import Online, trainer
@@ -67,20 +68,22 @@ def same(one: Online, other: Online, tolerance: float = 1e-10) -> None:
     assert records == pytest.approx(expected_records, rel=max(1e-8, tolerance), abs=tolerance)
 
 
-def check(text: str, *overrides: str, updates: int = UPDATES) -> Online:
+def check(text: str, *overrides: str, updates: int = UPDATES, tolerance: float = 1e-10) -> Online:
     found = after(text, "native", updates, *overrides)
     assert found.learner is not None, found.alone
-    same(found, after(text, "torch", updates, *overrides))
+    same(found, after(text, "torch", updates, *overrides), tolerance)
     return found
 
 
 OPTIMIZERS = [
     "sgd(lr=1e-2)",
     "sgd(lr=1e-2, momentum=0.9, nesterov=true, weight_decay=1e-3)",
-    "rmsprop(lr=1e-3, weight_decay=1e-2)",
-    "rmsprop(lr=1e-3, alpha=0.9, momentum=0.5)",
-    "adam(lr=1e-3, betas=[0.8, 0.95], weight_decay=1e-2)",
-    "adamw(lr=1e-3, weight_decay=1e-2)",
+    "momentum(lr=1e-2)",
+    "momentum(lr=1e-2, momentum=0.5, nesterov=true, weight_decay=1e-3)",
+    "rmsprop(lr=1e-3, eps=1e-3)",
+    "rmsprop(lr=1e-3, alpha=0.9, momentum=0.5, weight_decay=1e-2)",
+    "adam(lr=1e-3, betas=[0.8, 0.95], eps=1e-4, weight_decay=1e-2)",
+    "adamw(lr=1e-3, betas=[0.9, 0.99], eps=1e-6, weight_decay=1e-2)",
     "td_lambda(lr=1e-2, trace=0.8)",
     "td_lambda(lr=1e-3, trace=0.8, normalise=true, keep=0.99)",
     "td_lambda(lr=1e-3, normalise=true, initial=1.0)",
@@ -90,7 +93,15 @@ OPTIMIZERS = [
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_optimizers(optimizer: str) -> None:
-    check(TD % "snap(1)", f"train.optimizer={optimizer}")
+    """As torch's own, with every option."""
+    check(TD % "snap(1)", f"train.optimizer={optimizer}", tolerance=1e-12)
+
+
+def test_every_option_is_tried() -> None:
+    for declared in rules.OPTIMIZERS:
+        if declared.name in stretch.SLOTS:
+            used = " ".join(text for text in OPTIMIZERS if text.startswith(f"{declared.name}("))
+            assert all(f"{option.name}=" in used for option in declared.options), declared.name
 
 
 @pytest.mark.parametrize(
@@ -235,7 +246,7 @@ def test_snapshots_are_not_written_to() -> None:
     assert all(torch.equal(value, before[name]) for name, value in state.items())
 
 
-@pytest.mark.parametrize("optimizer", [OPTIMIZERS[k] for k in (1, 4, 7, 9)])
+@pytest.mark.parametrize("optimizer", [OPTIMIZERS[k] for k in (1, 6, 9, 11)])
 def test_rates_of_groups(optimizer: str) -> None:
     found = check(TD % "snap(1)", f"train.optimizer={optimizer}", "train.lr.w=3e-2", "train.schedule=linear")
     assert found.rates["w"] == 3e-2

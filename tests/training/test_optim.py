@@ -39,8 +39,9 @@ def test_declared_defaults_are_torchs(name: str) -> None:
     """With the options as declared, an optimizer moves as torch's own with lr alone (weight decay of adamw too)."""
     ours, theirs = (nn.Parameter(torch.tensor([1.0, -2.0])) for _ in range(2))
     options = DEFAULTS[name]
-    eps = {"eps": options["eps"]} if name == "adagrad" else {}
-    pair = optimizer(Chosen(name, options), [ours]), CLASSES[name]([theirs], **{"lr": options["lr"], **eps})
+    own = {"adagrad": "eps", "momentum": "momentum"}.get(name)
+    more = {} if own is None else {own: options[own]}
+    pair = optimizer(Chosen(name, options), [ours]), CLASSES[name]([theirs], **{"lr": options["lr"], **more})
     for _ in range(3):
         for parameter, made in zip((ours, theirs), pair, strict=True):
             parameter.grad = torch.tensor([0.3, 5.0]) * parameter.detach()

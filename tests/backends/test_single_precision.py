@@ -1,0 +1,89 @@
+"""Float32 over long calls and many online updates: as far from float64 as rounding takes it, and no farther.
+
+The bounds at 5,000 steps are stated in benchmarks/README.md, which measures with the same functions.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks import precision
+from recdsl.backends.native import lower, online
+from recdsl.driver import analyse
+
+pytestmark = pytest.mark.compiler
+STEPS, UPDATES = 400, 500
+ROOM = 2.0
+"""Times what was measured."""
+BOUNDS = {
+    "gru": (2.2e-7, 1e-6, 2e-6),
+    "lru": (4e-7, 1e-6, 6e-6),
+    "lstm_columns": (2.5e-7, 1e-6, 1e-6),
+    "sab": (1e-6, 1e-6, 4e-6),
+}
+"""Of outputs, the loss and gradients, each in units of its largest entry."""
+APART = 3e-6
+"""After the updates, parameters are so far from those of float64, in units of the way that they have gone."""
+MOMENTUM = "momentum(lr=3e-3)"
+
+
+@cache
+def exact(name: str) -> precision.Found:
+    return precision.called(analyse(precision.SPECS[name]), "torch", torch.float64, STEPS)
+
+
+def within(name: str) -> None:
+    found = precision.called(analyse(precision.SPECS[name]), "native", torch.float32, STEPS)
+    output, loss, gradient = BOUNDS[name]
+    for key, off in precision.apart(found, exact(name)).items():
+        bound = {"outputs": output, "loss": loss}.get(key, gradient)
+        assert off <= ROOM * bound, f"{name}: {key} off by {off:.1e}"
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_long_calls(name: str) -> None:
+    within(name)
+
+
+@cache
+def exact_updates() -> tuple[Tensor, Tensor]:
+    return precision.learned(MOMENTUM, "native", torch.float64, UPDATES)
+
+
+def updates_within() -> None:
+    (first, expected), (_, found) = exact_updates(), precision.learned(MOMENTUM, "native", torch.float32, UPDATES)
+    off = float((found - expected).norm() / (expected - first).norm())
+    assert off <= ROOM * APART, f"apart by {off:.1e} of the way"
+
+
+def test_online_updates() -> None:
+    updates_within()
+
+
+FAULTS = {
+    "log(2) in one part": ("prelude.c", "    r = r - n * LOG2_LOW;\n", ""),
+    "a shorter sum in exp": ("prelude.c", "p = p * r + R(1.0 / 24);", "p = R(1.0 / 24);"),
+    "sums that lose small terms": (
+        "online.c", "a[i] = mu * a[i] + move;", "a[i] = mu * a[i] + ((move + R(64)) - R(64));",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_are_seen(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, old, new = FAULTS[fault]
+    owner = online if file == "online.c" else lower
+    real = owner.read_text
+
+    def read(*path: str) -> str:
+        text = real(*path)
+        assert path[-1] != file or old in text
+        return text.replace(old, new) if path[-1] == file else text
+
+    monkeypatch.setattr(owner, "read_text", read)
+    with pytest.raises(AssertionError, match=r"off by|apart by"):
+        updates_within() if owner is online else within("gru")
