@@ -1,8 +1,8 @@
 """Entries of a call whose sizes are known, as one straight line: what online learning runs, a step at a time.
 
 Loops are written out, axes of one entry are taken out of values (storages stay as they are), what was stored is read as
-the value that it is, and what is read no longer is not computed. Sums over an axis of one entry are that entry. Products
-with a zero are 0, as in timelines: such a zero is where a carry begins or ends, so nothing leads through it.
+the value that it is, and what is read no longer is not computed. Sums over an axis of one entry are that entry.
+Products with a zero are 0, as in timelines: it is where a carry begins or ends, so nothing leads through it.
 """
 
 from __future__ import annotations
