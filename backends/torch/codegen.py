@@ -412,6 +412,7 @@ class Entry:
         # the next state is copied out before the room is used again
         escaping = {self.root(text) for name, text in self.results.items() if not name.startswith("next_")}
         kept = {self.root(name) for name in (*self.results.values(), *tape)}
+        kept |= {self.root(self.rebound[name]) for name in kept if name in self.rebound}
         lines = [*self.head, *self.lines]
         for symbol in self.program.scalars:
             if any(re.search(rf"\b{symbol}\b", line) for line in lines):

@@ -160,6 +160,33 @@ def test_random_models(rule: str) -> None:
     assert count >= 3
 
 
+TWO_PASSES = """recdsl: 1
+name: passes
+sizes: {n: 2}
+inputs: {x: "float[n]"}
+targets: {y: "float[n]"}
+params: {A: "float[n, n] ~ normal(0, 1)", B: "float[n, n] ~ normal(0, 1)", D: "float[n, n] ~ normal(0, 1)"}
+step: |
+  h = h[t-1] + A @ x + B @ x
+  out = D @ h[t-2]
+loss: mse(out, y)
+credit: {A: bptt, B: "sab(truncate=2, replay=always)", default: none}
+"""
+
+
+def test_what_a_pass_leaves_outlasts_the_passes_behind_it() -> None:
+    """What crosses to the piece before is a row of a sequence whose room is given back in the middle of the entry."""
+    stages = analyse(TWO_PASSES)
+    model = execute(stages.source).Model(0, torch.float64)
+    for seed in (0, 1):
+        case = call_of(stages, seed)
+        whole = called(model, case, WHOLE)
+        for chunk in (1, 2, 3):
+            assert apart(whole, called(model, case, chunk)) < 1e-12
+        model.recdsl_chunk = 2
+        assert_close_gradients(lambda _: model, case, expected=reference(case))
+
+
 FAULTS = {
     "the state of the piece before": (
         "Boundary(lo, hi, given, places)",
