@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -130,6 +131,20 @@ def test_c_runs_pieces(name: str, rule: str) -> None:
         model.recdsl_chunk = 2
         assert_close_gradients(lambda _: model, case, expected=reference(case))
         assert apart(called(model, case, WHOLE), called(model, case, 3)) < 1e-12
+
+
+@pytest.mark.compiler
+def test_c_has_room_for_the_items_of_all_pieces() -> None:
+    """Scores and stamps of a search are as many as there are items, whatever the steps of a piece."""
+    text = TEXTS["stores"].replace("credit: CREDIT", f'credit: {{often: "stop(query=stop)", default: "{RULES[0]}"}}')
+    stages = analyse(text)
+    torch_model = execute(stages.source).Model(0, torch.float64)
+    model: Any = native_module(stages.graph, stages.plan, stages.source, flags=("-O0",)).Model(0, torch.float64)
+    case = call_of(stages, 0)
+    generator = torch.Generator().manual_seed(0)
+    batch = {n: torch.randn(90, 3, *v.shape[2:], generator=generator, dtype=v.dtype) for n, v in case.batch.items()}
+    long = replace(case, batch=batch, mask=None, reset=None, state=None)
+    assert apart(called(torch_model, long, WHOLE), called(model, long, 1)) < 1e-9
 
 
 @pytest.mark.parametrize("name", TEXTS)
