@@ -3,7 +3,8 @@
 `python -m benchmarks alignment [--seeds N] [--out FILE] [--figure FILE.svg]`, or
 `python -m benchmarks trace-patterning [--updates N] [--seeds N] [--out FILE] [--figure FILE.svg]`, or
 `python -m benchmarks images [--updates N] [--seeds N] [--out FILE] [--figure FILE.svg] [KEY=VALUE ...]`, or
-`python -m benchmarks copying [--delay N] [--updates N] [--seeds N] [--out FILE] [PART OF A MODEL'S NAME ...]`."""
+`python -m benchmarks copying [--delay N] [--updates N] [--seeds N] [--out FILE] [PART OF A MODEL'S NAME ...]`, or
+`python -m benchmarks adding [--length N] [--updates N] [--seeds N] [--out FILE] [PART OF A MODEL'S NAME ...]`."""
 
 from __future__ import annotations
 
@@ -135,12 +136,13 @@ def main() -> None:
     images.add_argument("--out", type=Path, help="write the results there as JSON")
     images.add_argument("--figure", type=Path, help="write the picture there as SVG")
     images.add_argument("changes", nargs="*", help="overrides of the spec, such as data.source=mnist")
-    copies = commands.add_parser("copying", help="copying over a delay: sparse attentive backtracking and others")
-    copies.add_argument("--delay", type=int, default=100)
-    copies.add_argument("--updates", type=int, default=10_000, help="at most; a run ends when the task is solved")
-    copies.add_argument("--seeds", type=int, default=3)
-    copies.add_argument("--out", type=Path, help="write the results there as JSON")
-    copies.add_argument("models", nargs="*", help="only models in whose names this stands")
+    for task, extent, far, most in (("copying", "delay", 100, 10_000), ("adding", "length", 200, 1_500)):
+        apart = commands.add_parser(task, help=f"{task} over a {extent}: sparse attentive backtracking and others")
+        apart.add_argument(f"--{extent}", dest="extent", type=int, default=far)
+        apart.add_argument("--updates", type=int, default=most, help="at most; a run ends when the task is solved")
+        apart.add_argument("--seeds", type=int, default=3)
+        apart.add_argument("--out", type=Path, help="write the results there as JSON")
+        apart.add_argument("models", nargs="*", help="only models in whose names this stands")
     args = parser.parse_args()
     if args.command == "alignment":
         align(args)
@@ -152,10 +154,10 @@ def main() -> None:
         from benchmarks.images import report as classify
 
         classify(args.updates, args.seeds, tuple(args.changes), args.out, args.figure)
-    elif args.command == "copying":
-        from benchmarks.copying import report as copied
+    elif args.command in ("copying", "adding"):
+        from benchmarks.copying import report as remembered
 
-        copied(args.delay, args.updates, args.seeds, args.models, args.out)
+        remembered(args.command, args.extent, args.updates, args.seeds, args.models, args.out)
     elif args.command == "trace-patterning":
         from benchmarks.trace_patterning import report
 

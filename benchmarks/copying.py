@@ -1,15 +1,16 @@
-"""Copying over a long delay: `specs/sab_copy.yaml`, other rules for the same model, and LSTMs without a memory.
+"""Copying over a delay and adding over a length: `specs/sab_copy.yaml` and `specs/sab_adding.yaml`, other rules for the
+same models, and LSTMs without a memory.
 
-All learn from the same batches, with the spec's optimizer: delay and number of symbols grow with each model's own
-success. A run ends early when it repeats `SOLVED` of the symbols of test sequences. "h cut": credit goes back through
-an LSTM's cell alone; "every 5": through its h too, but not on entering every fifth step.
+All learn from the same batches, with the spec's optimizer: delay or length grows with each model's own success. A run
+ends early when it does as well as `Task.enough` on test sequences. "h cut": credit goes back through an LSTM's cell
+alone; "every 5": through its h too, but not on entering every fifth step.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
@@ -24,7 +25,7 @@ from recdsl.training.online import trainer
 from recdsl.training.pipeline import COMPILER
 from recdsl.training.run import Setup, seed_all, setup
 
-SPEC = Path(__file__).parent.parent / "specs" / "sab_copy.yaml"
+SPECS = Path(__file__).parent.parent / "specs"
 MODELS = {
     "sab(truncate=5)": ("sab(truncate=5)", "memory"),
     "memory, tbptt(5)": ("tbptt(window=5)", "memory"),
@@ -34,124 +35,190 @@ MODELS = {
     "LSTM, h cut, c whole": ('{"h[t-1]": cut, default: bptt}', ""),
     "LSTM, tbptt(5)": ("tbptt(window=5)", ""),
 }
-ELMAN, LSTM = "h = tanh(W @ x + U @ h[t-1])", "h, c = lstm_cell(x, h[t-1], c[t-1], size=hidden)"
+LSTM = "h, c = lstm_cell(x, h[t-1], c[t-1], size=hidden)"
 OFTEN = "before = where(t % 5 == 0, stop(h[t-1]), h[t-1])\n  " + LSTM.replace("h[t-1]", "before")
 STATES = 'states: {h: "float[hidden]", c: "float[hidden]"}\n'
-SOLVED, EVERY = 0.995, 100
-FURTHER = (2, 4)
-COLUMNS = ("model", "seeds", "solved", "accuracy", *(f"x{n}" for n in FURTHER), "delay reached", "updates", "cpu_s")
+EVERY, FURTHER = 100, (2, 4)
+
+
+def copying_lstm(text: str) -> str:
+    """`sab_copy.yaml` with an LSTM in the place of the memory."""
+    head, rest = text.split("params:\n")
+    rest = rest[rest.index("step:") :].replace("  r = past.read\n", "").replace("[h; r]", "h")
+    return head + rest.replace("h = tanh(W @ x + U @ h[t-1])", LSTM)
+
+
+def adding_lstm(text: str) -> str:
+    """`sab_adding.yaml` without its memory."""
+    head, rest = text.split("memory:\n")
+    rest = rest[rest.index("step:") :].replace("  r = past.read\n  h = proposal + r\n", "").replace(" + v @ r", "")
+    return head.replace("w, v:", "w:") + rest.replace("proposal, c =", "h, c =")
+
+
+@dataclass(frozen=True)
+class Task:
+    """extent: the option of the data that says how far apart things are; `kept`: that of a sampler's state. least: for
+    attention over all, slots that suffice for an extent. enough: how good a score ends a run; solved: and counts."""
+
+    spec: str
+    extent: str
+    kept: str
+    metric: str
+    score: str
+    enough: Callable[[float], bool]
+    solved: Callable[[float], bool]
+    selects: str
+    least: Callable[[int], str]
+    lstm: Callable[[str], str]
+
+
+TASKS = {
+    "copying": Task(
+        "sab_copy.yaml",
+        "delay",
+        "delay",
+        "accuracy_last10",
+        "accuracy",
+        lambda share: share >= 0.995,
+        lambda share: share > 0.99,
+        "topk(5)",
+        lambda delay: f"topk({delay + 20})",
+        copying_lstm,
+    ),
+    "adding": Task(
+        "sab_adding.yaml",
+        "length",
+        "longest",
+        "mse",
+        "squared error",
+        lambda error: error < 1e-3,
+        lambda error: error < 1e-2,
+        "topk(5), normalise: shifted_relu",
+        lambda length: f"topk({length // 2}), normalise: softmax",
+        adding_lstm,
+    ),
+}
 
 
 @dataclass
 class Run:
-    """accuracy: share of repeated symbols of test sequences that are right, by delay, behind the last update. reached:
-    symbols and delay that training had come to. seconds: of CPU."""
+    """score: of test sequences by delay or length, behind the last update: the share of repeated symbols that are
+    right, or the squared error. reached: the delay or length that training had come to. seconds: of CPU."""
 
+    task: str
     model: str
     seed: int
-    delay: int
+    extent: int
     updates: int = 0
-    reached: tuple[int, int] = (0, 0)
-    accuracy: dict[int, float] = field(default_factory=dict[int, float])
+    reached: int = 0
+    score: dict[int, float] = field(default_factory=dict[int, float])
     points: list[tuple[int, float]] = field(default_factory=list[tuple[int, float]])
     seconds: float = 0.0
 
+    @property
+    def chosen(self) -> Task:
+        return TASKS[self.task]
 
-def text(name: str, delay: int) -> str:
-    """The spec of a model. Attention over all is over as many states as a sequence of that delay has: an unbounded
+
+def text(task: Task, name: str, extent: int) -> str:
+    """The spec of a model. Attention over all is over as many states as a sequence of that extent has: an unbounded
     store has no `all`, and one with so many slots takes longer."""
-    found, (credit, kind) = SPEC.read_text(encoding="utf-8"), MODELS[name]
+    found, (credit, kind) = (SPECS / task.spec).read_text(encoding="utf-8"), MODELS[name]
     found = found.replace("credit: sab(truncate=5)", f"credit: {credit}")
     if kind == "all":
-        return found.replace("topk(5)", f"topk({delay + 20})")
+        return found.replace(task.selects, task.least(extent))
     if kind == "memory":
         return found
-    head, rest = found.split("params:\n")
-    rest = rest[rest.index("step:") :].replace("  r = past.read\n", "").replace("[h; r]", "h")
-    if kind == "stop":
-        return head + STATES + rest.replace(ELMAN, OFTEN)
-    return head + rest.replace(ELMAN, LSTM)
+    found = task.lstm(found)
+    return found.replace("step: |", STATES + "step: |").replace(LSTM, OFTEN) if kind == "stop" else found
 
 
-def ready(name: str, seed: int, delay: int, updates: int) -> tuple[Trainer, Setup]:
-    changes = (f"data.delay={delay}", f"train.steps={updates}", f"train.seed={seed}", "train.backend=native")
-    compiled = COMPILER.build(text(name, delay), changes)
+def ready(found: Run, extent: int, updates: int) -> tuple[Trainer, Setup]:
+    task = found.chosen
+    changes = (f"data.{task.extent}={extent}", f"train.steps={updates}", f"train.seed={found.seed}")
+    compiled = COMPILER.build(text(task, found.model, extent), (*changes, "train.backend=native"))
     made = setup(compiled, beside(compiled.spec))
     return trainer(compiled, made.source, made.binding, made.settings), made
 
 
-def accuracy(worker: Trainer, made: Setup) -> float:
-    found = evaluate(worker.module, made.source, made.binding, made.settings, "test", 8)
-    return next(value for name, value in found.items() if "last" in name)
+def score(task: Task, worker: Trainer, made: Setup) -> float:
+    return evaluate(worker.module, made.source, made.binding, made.settings, "test", 8)[task.metric]
 
 
-def further(worker: Trainer, found: Run, delay: int) -> float:
-    """The accuracy over another delay, by a model with the same weights."""
-    other, made = ready(found.model, found.seed, delay, found.updates)
+def further(worker: Trainer, found: Run, extent: int) -> float:
+    """The score over another delay or length, by a model with the same weights."""
+    other, made = ready(found, extent, found.updates)
     other.module.load_state_dict(worker.module.state_dict())
-    return accuracy(other, made)
+    return score(found.chosen, other, made)
 
 
-def learn(name: str, seed: int, delay: int, updates: int) -> Run:
-    """One run."""
-    seed_all(seed)
+def learn(found: Run, updates: int) -> None:
+    """One run, written into `found`."""
+    seed_all(found.seed)
     torch.set_num_threads(1)
-    (worker, made), found = ready(name, seed, delay, updates), Run(name, seed, delay)
-    began, share = time.process_time(), 0.0
-    while worker.step < updates and share < SOLVED:
+    worker, made = ready(found, found.extent, updates)
+    began, done = time.process_time(), False
+    while worker.step < updates and not done:
         worker.update()
-        if worker.step % EVERY == 0 and reached(worker)[1] == delay:
-            share = accuracy(worker, made)
-            found.points.append((worker.step, share))
-    found.seconds, found.updates, found.reached = time.process_time() - began, worker.step, reached(worker)
-    for longer in (1, *FURTHER):
-        found.accuracy[longer * delay] = further(worker, found, longer * delay)
-    return found
+        if worker.step % EVERY == 0 and reached(found.chosen, worker) == found.extent:
+            now = score(found.chosen, worker, made)
+            found.points.append((worker.step, now))
+            done = found.chosen.enough(now)
+    found.seconds, found.updates = time.process_time() - began, worker.step
+    found.reached = reached(found.chosen, worker)
+    for times in (1, *FURTHER):
+        found.score[times * found.extent] = further(worker, found, times * found.extent)
 
 
-def reached(worker: Trainer) -> tuple[int, int]:
-    """Symbols and delay that training asks for by now."""
-    state = worker.sampler.state()
-    return int(state["level"]), int(state["delay"])
+def reached(task: Task, worker: Trainer) -> int:
+    """The delay or length that training asks for by now."""
+    return int(worker.sampler.state()[task.kept])
 
 
-def rows(found: Sequence[Run], delay: int) -> list[Row]:
+def rows(found: Sequence[Run]) -> list[Row]:
     """One row a model, means over seeds."""
     made: list[Row] = []
     for name in dict.fromkeys(run.model for run in found):
         own = [run for run in found if run.model == name]
+        task, extent = own[0].chosen, own[0].extent
         row: Row = {"model": name, "seeds": len(own)}
-        row["solved"] = sum(run.accuracy[delay] > 0.99 for run in own)
-        row["accuracy"] = round(mean(run.accuracy[delay] for run in own), 3)
-        row |= {f"x{n}": round(mean(run.accuracy[n * delay] for run in own), 3) for n in FURTHER}
-        row["delay reached"] = round(mean(run.reached[1] for run in own))
+        row["solved"] = sum(task.solved(run.score[extent]) for run in own)
+        row[task.score] = round(mean(run.score[extent] for run in own), 4)
+        row |= {f"x{n}": round(mean(run.score[n * extent] for run in own), 4) for n in FURTHER}
+        row["reached"] = round(mean(run.reached for run in own))
         row["updates"], row["cpu_s"] = round(mean(run.updates for run in own)), round(mean(run.seconds for run in own))
         made.append(row)
     return made
 
 
+def columns(task: Task) -> tuple[str, ...]:
+    return ("model", "seeds", "solved", task.score, *(f"x{n}" for n in FURTHER), "reached", "updates", "cpu_s")
+
+
+def restored(row: Mapping[str, object]) -> Run:
+    run = Run(**row)  # pyright: ignore[reportArgumentType]
+    run.score = {int(extent): share for extent, share in run.score.items()}
+    return run
+
+
 def stored(out: Path | None) -> list[Run]:
     """The runs of a file that a command like this one has left, to go on from."""
-    if out is None or not out.exists():
-        return []
-    known = [Run(**row) for row in json.loads(out.read_text())["runs"]]
-    for run in known:
-        run.accuracy = {int(length): share for length, share in run.accuracy.items()}
-    return known
+    return [] if out is None or not out.exists() else [restored(row) for row in json.loads(out.read_text())["runs"]]
 
 
-def report(delay: int, updates: int, seeds: int, only: Sequence[str], out: Path | None) -> None:
+def report(task: str, extent: int, updates: int, seeds: int, only: Sequence[str], out: Path | None) -> None:
     """Measure what `out` does not hold yet, print a line a run and a table, write JSON."""
     found, names = stored(out), [name for name in MODELS if not only or any(part in name for part in only)]
     for seed, name in product(range(1, seeds + 1), names):
-        if any((run.model, run.seed, run.delay) == (name, seed, delay) for run in found):
+        run = Run(task, name, seed, extent)
+        if any((old.task, old.model, old.seed, old.extent) == (task, name, seed, extent) for old in found):
             continue
-        run = learn(name, seed, delay, updates)
+        learn(run, updates)
         found.append(run)
-        shares = "  ".join(f"delay {n}: {share:.3f}" for n, share in run.accuracy.items())
-        done = f"{run.updates} updates, {run.seconds:.0f} s, {run.reached[0]} symbols over {run.reached[1]}"
-        print(f"{name}  seed {seed}  {shares}  ({done})", flush=True)
+        scores = "  ".join(f"{run.chosen.extent} {n}: {value:.4f}" for n, value in run.score.items())
+        done = f"{run.updates} updates, {run.seconds:.0f} s, came to {run.reached}"
+        print(f"{name}  seed {seed}  {scores}  ({done})", flush=True)
         if out is not None:
             made = [asdict(run) for run in found]
             out.write_text(json.dumps({"about": "see benchmarks/copying.py", "runs": made}, indent=1) + "\n")
-    print("\n" + table(rows([run for run in found if run.delay == delay], delay), COLUMNS))
+    print("\n" + table(rows([run for run in found if (run.task, run.extent) == (task, extent)]), columns(TASKS[task])))

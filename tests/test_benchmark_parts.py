@@ -7,12 +7,13 @@ from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks import ceiling
+from benchmarks import ceiling, copying
 from benchmarks.cells import CELLS
 from benchmarks.elsewhere import missing
 from benchmarks.picture import drawn
 from benchmarks.roofline import work
 from benchmarks.variants import Config
+from recdsl.driver import analyse
 
 GRU = next(cell for cell in CELLS if cell.name == "gru")
 
@@ -53,6 +54,17 @@ def test_a_peer_that_is_not_there_says_why() -> None:
     assert "names no Python" in missing(None, "jax")
     assert missing("/nowhere/python", "jax").startswith("/nowhere/python: ")
     assert missing(sys.executable, "torch") == ""
+
+
+@pytest.mark.parametrize("task", copying.TASKS)
+def test_models_beside_a_memory_are_what_their_names_say(task: str) -> None:
+    """Of each task: one spec with its memory under three kinds of credit, and LSTMs without one."""
+    made = {name: analyse(copying.text(copying.TASKS[task], name, 40)) for name in copying.MODELS}
+    assert [name for name, found in made.items() if not found.spec.memory] == [*copying.MODELS][3:]
+    exact = [name for name, found in made.items() if all(row.verdict == "exact" for row in found.plan.rows)]
+    # "Every 5" is a `stop` of the model itself, which is no cut of its rule.
+    assert exact == ["attention over all, bptt", "LSTM, bptt", "LSTM, h cut every 5, c whole"]
+    assert all(found.spec.name == made["LSTM, bptt"].spec.name for found in made.values())
 
 
 @pytest.mark.compiler

@@ -262,6 +262,40 @@ def test_copy_delay_grows_behind_the_number_of_symbols() -> None:
     assert full.arrays["x"].shape == (18, 5)
 
 
+def test_adding_grows_with_success() -> None:
+    sampler: Any = opened("adding", length=17, grow=0.02, first=7).draw(Request("train", 20, 0))
+    seen: list[tuple[int, int]] = []
+    for loss in (9.0, 9.0, *[0.0] * 60):
+        longest, batch = sampler.longest, sampler.next()
+        x, y = batch.arrays["x"], batch.arrays["y"]
+        seen.append((longest, len(x)))
+        half = len(x) // 2
+        assert (x[:half, :, 1].sum(0) == 1).all()
+        assert (x[half:, :, 1].sum(0) == 1).all()
+        assert np.allclose((x[:, :, 0] * x[:, :, 1]).sum(0), y[-1])
+        sampler.learned(loss)
+        assert sampler.longest == longest or (loss < 0.02 and len(x) == longest)
+    assert seen[2][0] == 7
+    assert all((longest + 1) // 2 <= steps <= longest for longest, steps in seen)
+    assert any(steps < longest for longest, steps in seen)
+    assert {longest for longest, _ in seen} == {7, 8, 9, 10, 12, 14, 16, 17}
+    sampler.longest, sampler.asked = 10, 10
+    sampler.learned(0.02)
+    assert sampler.longest == 10
+    sampler.learned(0.0199)
+    assert sampler.longest == 12
+    sampler.next()
+    again: Any = opened("adding", length=17, grow=0.02, first=7).draw(Request("train", 20, 0))
+    again.restore(sampler.state())
+    assert again.state() == sampler.state()
+    assert same(again.next(), sampler.next())
+    for split in ("valid", "test"):
+        full = opened("adding", length=17, grow=0.02, first=7).draw(Request(split, 5, 0)).next()
+        assert same(full, opened("adding", length=17).draw(Request(split, 5, 0)).next())
+    short = opened("adding", length=5, grow=0.02).draw(Request("train", 5, 0))
+    assert {len(short.next().arrays["x"]) for _ in range(20)} == {3, 4, 5}
+
+
 def test_gymnasium_is_asked_for_clearly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gymnasium", None)
     with pytest.raises(RunError, match=r"(?s)RD0714.*pip install gymnasium"):
