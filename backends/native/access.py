@@ -38,7 +38,7 @@ class Access(Nests):
         value.depth = len(self.blocks) - 1
         self.values[name], self.types[name], self.made[name] = value, type, found
         if value.number is None:
-            self.live.append((value, found))
+            self.live.add(value, found)
 
     # -- storage --------------------------------------------------------------------------------------------------
     def _region(self, name: str, index: Sequence[Any]) -> tuple[Ref, dict[str, str]]:
@@ -134,8 +134,8 @@ class Access(Nests):
         if any(at < place or inner[: len(loops)] != loops or not _plain(load) for at, load, inner in loads):
             return False
         last = max(self._until(at, inner, loops) for at, _, inner in loads)
-        written = {s for s, found in self.uses.stores.items() if any(place < at < last for at, _, _ in found)}
-        return not any(region[0] in written for region in value.reads)
+        written = (at for name, _ in value.reads for at, _, _ in self.uses.stores.get(name, ()))
+        return not any(place < at < last for at in written)
 
     def _until(self, at: int, inner: tuple[int, ...], loops: tuple[int, ...]) -> int:
         """How far memory that a reader needs must stay: to the end of the reader's own loop."""
@@ -152,14 +152,14 @@ class Access(Nests):
             loops = self.uses.stores[stmt.storage][0][2]
             last = max(self._until(at, inner, loops) for at, _, inner in self.uses.loads[stmt.storage])
             found = Def(stmt.value, self.place, (), last=last)
-            self.live.append((value, found))
+            self.live.add(value, found)
             return
         dest, lead = self._region(stmt.storage, stmt.index)
         self.protect(dest.region)
         self.assign(dest, spread_over(value, lead))
         found = self.made[stmt.value]
         if found.last > self.place and list(lead) == list(value.lead) and value.number is None and value.ref is None:
-            value.place(dest)
+            self.live.place(value, dest)
 
     def _add(self, stmt: Add) -> None:
         if id(stmt) in self.filled:

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from recdsl.backends.native.kernel import Domain, Group, Names, Write, boxes
+from recdsl.backends.native.live import Live
 from recdsl.backends.native.storages import Memory
 from recdsl.backends.native.strides import lead_strides
 from recdsl.backends.native.texts import affine_text
 from recdsl.backends.native.uses import Def, Uses
-from recdsl.backends.native.values import NotLoweredError, Ref, Region, Value, contiguous, numel, overlap
+from recdsl.backends.native.values import NotLoweredError, Ref, Region, Value, contiguous, numel
 from recdsl.program.ir import Affine, Program
 
 OPEN = 8  # nests that may be open at once
@@ -40,7 +41,7 @@ class Nests:
         self.memory = Memory(self.program, self.name, self.body, self.tape, self.names)
         self.symbols: dict[str, str] = {"T": "T", "B": "B", **{s: f"s{k}" for k, s in enumerate(self.scalars)}}
         self.made: dict[str, Def] = {}
-        self.live: list[tuple[Value, Def]] = []
+        self.live = Live()
         self.packed: dict[tuple[object, ...], Ref] = {}
         self.named: dict[str, str] = {}  # sizes that have a variable
         self.filled: set[int] = set()  # stores whose value was made where it belongs
@@ -92,7 +93,7 @@ class Nests:
         if value.ref is None:
             ref = self.scratch(value, order)
             self.assign(ref, value, order)
-            value.place(ref)
+            self.live.place(value, ref)
         assert value.ref is not None
         return value.ref
 
@@ -132,10 +133,8 @@ class Nests:
 
     def protect(self, region: Region) -> None:
         """Before memory is written: values that still read it, and will be read, are put elsewhere."""
-        self.live = [(value, d) for value, d in self.live if d.last > self.place]
-        for value, _ in self.live:
-            if any(overlap(other, region) for other in value.reads):
-                value.ref = None
-                ref = self.scratch(value)
-                self.assign(ref, value)
-                value.place(ref)
+        for value in self.live.reading(region, self.place):
+            value.ref = None
+            ref = self.scratch(value)
+            self.assign(ref, value)
+            self.live.place(value, ref)

@@ -47,18 +47,27 @@ class Uses:
             for name in read(stmt):
                 self._use(env[name], stmt, place, loops)
             if isinstance(stmt, For):
-                self._walk(stmt.body, dict(env), (*loops, id(stmt)), id(stmt))
+                self._inner(stmt.body, env, (*loops, id(stmt)), id(stmt))
                 self._count += 1
                 self.ends[id(stmt)] = self._count
             elif isinstance(stmt, If):
                 self.ifs.add(id(stmt))
-                self._walk(stmt.body, dict(env), loops, id(stmt))
+                self._inner(stmt.body, env, loops, id(stmt))
             elif isinstance(stmt, Store | Add):
                 self.stores.setdefault(stmt.storage, []).append((place, stmt, loops))
             elif isinstance(stmt, Load):
                 self.loads.setdefault(stmt.storage, []).append((place, stmt, loops))
             for name in made(stmt):
                 env[name] = self.defs[id(stmt)] = Def(name, place, loops, parent, last=place)
+
+    def _inner(self, body: Sequence[Stmt], env: dict[str, Def], loops: tuple[int, ...], parent: int) -> None:
+        """A body whose names mean nothing behind it."""
+        names = [name for stmt in body for name in made(stmt)]
+        outer = {name: env[name] for name in names if name in env}
+        self._walk(body, env, loops, parent)
+        for name in names:
+            env.pop(name, None)
+        env |= outer
 
     def _use(self, found: Def, stmt: Stmt, place: int, loops: tuple[int, ...]) -> None:
         found.readers.append((stmt, place))

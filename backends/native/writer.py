@@ -18,7 +18,7 @@ from recdsl.backends.native.products import contract
 from recdsl.backends.native.reductions import reduction
 from recdsl.backends.native.tapes import search
 from recdsl.backends.native.texts import bound_text, comment, condition_text
-from recdsl.backends.native.uses import statements
+from recdsl.backends.native.uses import made, statements
 from recdsl.backends.native.values import Ix, NotLoweredError, Ref, Value, contiguous, literal, numel, overlap
 from recdsl.program.ir import Add, At, Call, Effect, For, If, Load, Op, Range, Scalar, Stmt, Store
 
@@ -27,6 +27,8 @@ LONG = 120.0  # cost from which any value does: text stays short and shallow
 REPEATED = 1.5  # cost from which a value that is repeated along an axis is computed before
 EXPORT = '__attribute__((visibility("default"))) long'
 SIGNATURE = "void *const *p, const long *n"
+Scope = tuple[list[dict[str, Any]], list[str], dict[str, str]]
+"""What names mean outside of a body, the names that it gives a meaning, and the sizes that have a variable."""
 
 
 @dataclass
@@ -86,7 +88,7 @@ class EntryWriter(Access):
         self._enter(stmt)
         lo, hi = bound_text(stmt.lo, self.symbols), bound_text(stmt.hi, self.symbols)
         first, last, var, step = self.names("lo"), self.names("hi"), self.names("t"), abs(stmt.step)
-        outer = (dict(self.symbols), dict(self.values), dict(self.types), dict(self.made), dict(self.named))
+        outer, symbols = self._scope(stmt.body), dict(self.symbols)
         self.lines([f"const long {first} = {lo}, {last} = {hi};"])
         self.blocks.append([])
         self.symbols[stmt.var] = var
@@ -102,7 +104,8 @@ class EntryWriter(Access):
         self.flush()
         body = self.blocks.pop()
         self.lines([*head, *body, "}"])
-        self.symbols, self.values, self.types, self.made, self.named = outer
+        self.symbols = symbols
+        self._leave(outer)
         self.place = self.uses.ends[id(stmt)]
 
     def _enter(self, stmt: For) -> None:
@@ -122,13 +125,28 @@ class EntryWriter(Access):
         for storage in {s.storage for s in statements(stmt.body) if isinstance(s, Store | Add)}:
             self.protect((storage, None))
         self.flush()
-        outer = (dict(self.values), dict(self.types), dict(self.made), dict(self.named))
+        outer = self._scope(stmt.body)
         self.blocks.append([])
         self._statements(stmt.body)
         self.flush()
         body = self.blocks.pop()
         self.lines([f"if ({condition_text(stmt.predicate, self.symbols)}) {{", *body, "}"])
-        self.values, self.types, self.made, self.named = outer
+        self._leave(outer)
+
+    def _scope(self, body: Sequence[Stmt]) -> Scope:
+        """What names of a body mean outside of it."""
+        names = [name for stmt in body for name in made(stmt)]
+        tables: tuple[dict[str, Any], ...] = (self.values, self.types, self.made)
+        return [{name: table[name] for name in names if name in table} for table in tables], names, dict(self.named)
+
+    def _leave(self, outer: Scope) -> None:
+        """Behind a body: its names are gone."""
+        kept, names, self.named = outer
+        tables: tuple[dict[str, Any], ...] = (self.values, self.types, self.made)
+        for table, old in zip(tables, kept, strict=True):
+            for name in names:
+                table.pop(name, None)
+            table.update(old)
 
     # -- ops ------------------------------------------------------------------------------------------------------
     def _op(self, op: Op) -> None:
@@ -205,12 +223,12 @@ class EntryWriter(Access):
             contract(self, op, args, value, dest, adds)
         else:
             reduction(self, op, args, value, dest, adds)
-        value.place(dest)
+        self.live.place(value, dest)
 
     def _forward_to_store(self, op: Op, value: Value) -> None:
         dest, _ = self._destination(op, value, adding=False)
         self.assign(dest, value)
-        value.place(dest)
+        self.live.place(value, dest)
 
     def _destination(self, op: Op, value: Value, *, adding: bool = True) -> tuple[Ref, bool]:
         """Where a result goes: where it is stored soon, or to the sum that it alone is added to, or to new memory."""
@@ -238,8 +256,7 @@ class EntryWriter(Access):
             if self.place < touched[0] < place:
                 return None
         dest = self._region(stmt.storage, stmt.index)[0]
-        live = [v for v, d in self.live if d.last > self.place and v is not value]
-        if any(overlap(region, dest.region) for v in live for region in v.reads):
+        if any(other is not value for other in self.live.reading(dest.region, self.place)):
             return None
         if any(overlap(region, dest.region) for region in value.reads):
             return None
