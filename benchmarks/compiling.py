@@ -35,7 +35,7 @@ model = native_module(made.graph, made.plan, source).Model(0, torch.float32)
 times.append(clock())
 model.recdsl_prepare()
 times.append(clock())
-text = model.recdsl_code.libraries["plain"].source
+text = model.recdsl_code.library("plain").source
 print(json.dumps([times[1] - times[0], times[2] - times[1], len(text), model.recdsl_runs]))
 """
 

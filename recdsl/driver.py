@@ -5,7 +5,7 @@ The only module that joins front, middle and back. torch is imported by `compile
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from recdsl.credit.total import total
 from recdsl.graph.build import build
 from recdsl.graph.step import StepGraph
 from recdsl.graph.temporal import with_traces
+from recdsl.pause import paused
 from recdsl.syntax.ast import Spec
 from recdsl.syntax.printer import print_expression
 from recdsl.syntax.spec import read_spec
@@ -65,11 +66,20 @@ class Compilation:
         return assemble(self.graph, self.plan)
 
     @cached_property
+    def programs(self) -> Mapping[str, Assembled]:
+        """The programs of a module by variant: `plain`, `ragged` (with mask and reset), and those of long calls."""
+        from recdsl.backends.torch.module import programs
+
+        with paused():
+            return programs(self.graph, self.plan)
+
+    @cached_property
     def source(self) -> str:
         """The generated PyTorch file."""
         from recdsl.backends.torch.module import generate
 
-        return generate(self.graph, self.plan, self.credit)
+        with paused():
+            return generate(self.graph, self.plan, self.credit, made=self.programs)
 
     @property
     def seed(self) -> int:
@@ -80,6 +90,7 @@ class Compilation:
         return 0
 
 
+@paused()
 def analyse(path_or_text: str, overrides: Sequence[str] = (), update: int = 0) -> Compilation:
     """Everything short of code. Raises SpecError with all problems of the first phase that has any.
 

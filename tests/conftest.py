@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from recdsl.backends.native import store
 from recdsl.backends.native.build import BuildError, compiler
+
+
+def pytest_configure() -> None:
+    """What a test plants in the compiler stays out of the cache."""
+    store.enabled = False
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -236,8 +236,8 @@ def _compile(command: list[str], out: Path) -> None:
 def _commit(out: Path, made: Path) -> None:
     """Checksum, then library, each whole or not at all, also after a loss of power."""
     data = out.read_bytes()
-    _replace(made.with_suffix(".sha256"), sha256(data).hexdigest().encode() + b"\n")
-    _replace(made, data)
+    replace(made.with_suffix(".sha256"), sha256(data).hexdigest().encode() + b"\n")
+    replace(made, data)
     handle = os.open(made.parent, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -245,7 +245,8 @@ def _commit(out: Path, made: Path) -> None:
         os.close(handle)
 
 
-def _replace(target: Path, data: bytes) -> None:
+def replace(target: Path, data: bytes) -> None:
+    """The file with these contents, whole or as it was."""
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=".new-")
     try:
         with os.fdopen(handle, "wb") as file:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from recdsl.backends.native.build import library
 from recdsl.backends.native.functions import DTYPES, KINDS, CFunction, gemm
-from recdsl.backends.native.lower import Function, Lowering, head
+from recdsl.backends.native.lower import Function, head
 from recdsl.program.ir import Affine, Storage
 
-__all__ = ["DTYPES", "KINDS", "Library", "Table", "described", "extent", "joined"]
+__all__ = ["DTYPES", "KINDS", "Library", "Row", "Table", "described", "extent", "joined"]
 Table = dict[str, tuple[Callable[..., Any], tuple[str, ...], tuple[str, ...]]]
+
+Row = tuple[str, tuple[str, ...], tuple[str, ...], tuple[str, ...], tuple[Any, ...]]
+"""A C function: its symbol, what it takes, of which types, what it leaves, of which types and sizes."""
 
 
 class Library:
@@ -60,20 +63,23 @@ def extent(size: Affine, sizes: Mapping[str, int]) -> int:
 
 
 def joined(
-    generated: Table, variant: str, lowered: Lowering, code: Library
+    generated: Table,
+    variant: str,
+    functions: Sequence[tuple[str, Row]],
+    left: Sequence[tuple[str, str]],
+    code: Library,
 ) -> tuple[Table, tuple[tuple[str, str, str], ...]]:
     """A variant's part of a model's table with compiled functions, and (variant, entry, reason) of the others.
 
     What reads the tape runs where the tape is written: where one such entry has no C, all of them run on torch.
     """
-    left = [(variant, entry, reason) for entry, reason in lowered.left]
-    missing = [entry for entry, _ in lowered.left if entry != "start"]
+    others = [(variant, entry, reason) for entry, reason in left]
+    missing = [entry for entry, _ in left if entry != "start"]
     found: Table = {}
-    for made in lowered.functions:
-        if missing and made.entry != "start":
-            left.append((variant, made.entry, f"`{missing[0]}` runs on torch"))
+    for entry, (symbol, taken, kinds, results, shapes) in functions:
+        if missing and entry != "start":
+            others.append((variant, entry, f"`{missing[0]}` runs on torch"))
         else:
-            function = CFunction(code.finder(made.symbol), *described(made))
-            found[f"{variant}.{made.entry}"] = (function, (*made.arguments, *made.scalars), made.results)
+            found[f"{variant}.{entry}"] = (CFunction(code.finder(symbol), kinds, shapes), taken, results)
     mine = {name: entry for name, entry in generated.items() if name.startswith(f"{variant}.")}
-    return mine | found, tuple(left)
+    return mine | found, tuple(others)

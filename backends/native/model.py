@@ -10,33 +10,53 @@ import torch
 
 from recdsl.backends.native.build import BuildError, NativeWarning
 from recdsl.backends.native.call import DTYPES, Library, Table, joined
-from recdsl.backends.native.lower import Lowering
 from recdsl.backends.native.online import Learner, Shape, Update
+from recdsl.backends.native.variants import Variants
 
 
 class Code:
     """What a model runs: the generated functions, and the compiled ones of each variant once it is called."""
 
-    def __init__(self, generated: Table, lowered: Mapping[str, Lowering], flags: tuple[str, ...]) -> None:
-        self.generated = generated
-        self.libraries = {variant: Library(item.source, flags) for variant, item in lowered.items()}
-        made = {v: joined(generated, v, item, self.libraries[v]) for v, item in lowered.items()}
-        self.compiled = {variant: table for variant, (table, _) in made.items()}
-        self.left = tuple(entry for _, left in made.values() for entry in left)
+    def __init__(self, generated: Table, variants: Variants, flags: tuple[str, ...]) -> None:
+        self.generated, self.variants, self.flags = generated, variants, flags
+        self.libraries: dict[str, Library] = {}
+        self.tables: dict[str, tuple[Table, tuple[tuple[str, str, str], ...]]] = {}
         self.failed: dict[str, str] = {}
+
+    def library(self, variant: str) -> Library:
+        """The C of a variant, lowered when it is first asked for."""
+        if variant not in self.libraries:
+            self.libraries[variant] = Library(self.variants.variant(variant).source, self.flags)
+        return self.libraries[variant]
+
+    def table(self, variant: str) -> Table:
+        """The variant's functions, compiled ones where there are some."""
+        return self._joined(variant)[0]
+
+    def _joined(self, variant: str) -> tuple[Table, tuple[tuple[str, str, str], ...]]:
+        if variant not in self.tables:
+            made = self.variants.variant(variant)
+            library = self.library(variant)
+            self.tables[variant] = joined(self.generated, variant, made.functions, made.left, library)
+        return self.tables[variant]
+
+    @property
+    def left(self) -> tuple[tuple[str, str, str], ...]:
+        """(variant, entry, reason) of what has no C."""
+        return tuple(entry for variant in self.variants for entry in self._joined(variant)[1])
 
     def runs(self, variant: str, like: torch.Tensor) -> bool:
         """Whether there is C for this device and precision, as far as it is known. There is none for encoders and
         decoders that are run on their own, on many items at a time: these are a few large products."""
-        known = variant in self.libraries and variant not in self.failed
+        known = variant in self.variants and variant not in self.failed
         return known and like.device.type == "cpu" and like.dtype in DTYPES
 
     def load(self, variant: str, dtype: torch.dtype) -> bool:
         """Compile a variant, if that is to be done. What fails once is not tried again by this model."""
-        if dtype in self.libraries[variant].loaded:
+        if dtype in self.library(variant).loaded:
             return True
         try:
-            self.libraries[variant].load(dtype)
+            self.library(variant).load(dtype)
         except BuildError as error:
             self.failed[variant] = str(error)
             warnings.warn(f"{error}; this model runs on the torch backend", NativeWarning, stacklevel=4)
@@ -53,7 +73,7 @@ class Functions(Mapping[str, Any]):
     def __getitem__(self, name: str) -> Any:
         code, variant = self.code, name.partition(".")[0]
         if code.runs(variant, self.like) and code.load(variant, self.like.dtype):
-            return code.compiled[variant][name]
+            return code.table(variant)[name]
         return code.generated[name]
 
     def __iter__(self) -> Any:
@@ -63,15 +83,19 @@ class Functions(Mapping[str, Any]):
         return len(self.code.generated)
 
 
-def native_model(base: type[Any], lowered: Mapping[str, Lowering], name: str, flags: tuple[str, ...]) -> type[Any]:
+def native_model(base: type[Any], variants: Variants, name: str, flags: tuple[str, ...]) -> type[Any]:
     """The class `Model` of the module `name`."""
-    code = Code(base.recdsl_functions, lowered, flags)
+    code = Code(base.recdsl_functions, variants, flags)
 
     class Model(base):
         """The compiled model."""
 
-        recdsl_c = "\n".join(item.source for item in lowered.values())
         recdsl_code = code
+
+        @property
+        def recdsl_c(self) -> str:
+            """The C of all variants."""
+            return "\n".join(variants.variant(name).source for name in variants)
 
         @property
         def recdsl_functions(self) -> Functions:
@@ -93,7 +117,7 @@ def native_model(base: type[Any], lowered: Mapping[str, Lowering], name: str, fl
 
         def recdsl_learner(self, shape: Shape, update: Update, outputs: Sequence[str]) -> Learner:
             """Many updates of online learning in one call. Raises NotLoweredError and BuildError."""
-            return Learner(self, lowered, shape, update, outputs, flags)
+            return Learner(self, variants, shape, update, outputs, flags)
 
         def extra_repr(self) -> str:
             return super().extra_repr().replace("backend=torch", "backend=native")

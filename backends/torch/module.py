@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pprint
+from collections.abc import Mapping
 from dataclasses import replace
 from math import lcm
 from typing import Any
@@ -36,9 +37,16 @@ ENTRIES = (
 )  # fmt: skip
 
 
-def generate(graph: StepGraph, plan: CreditPlan, credit: str, *, optimise: bool = True) -> str:
-    """The whole file: description, generated functions, runtime. Imports only torch."""
-    variants = programs(graph, plan, optimise=optimise)
+def generate(
+    graph: StepGraph,
+    plan: CreditPlan,
+    credit: str,
+    *,
+    optimise: bool = True,
+    made: Mapping[str, Assembled] | None = None,
+) -> str:
+    """The whole file: description, generated functions, runtime. Imports only torch. made: its programs, if there."""
+    variants = dict(programs(graph, plan, optimise=optimise) if made is None else made)
     functions: list[str] = []
     table: list[str] = []
     parts = {name: assemble(*made, optimise=optimise) for name, made in parts_of(plan).items()}

@@ -162,7 +162,7 @@ def test_disk_is_full(monkeypatch: pytest.MonkeyPatch, right: float, cache: Path
     def full(target: Path, data: bytes) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(build, "_replace", full)
+    monkeypatch.setattr(build, "replace", full)
     falls_back("N3", right)
     assert not list(cache.glob("*.so"))
 

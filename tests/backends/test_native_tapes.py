@@ -14,6 +14,7 @@ from test_tape_rules import SAB, TWO_READS
 
 from recdsl.backends.native.lower import lower
 from recdsl.backends.native.model import native_model
+from recdsl.backends.native.variants import Variants
 from recdsl.backends.torch import execute
 from recdsl.backends.torch.module import generate, programs
 from recdsl.driver import analyse
@@ -50,7 +51,8 @@ def with_fault(case: Case, fault: str) -> Any:
         text, count = re.subn(old, new, item.source)
         lowered[variant], changed = replace(item, source=text), changed + count
     assert changed
-    made = native_model(execute(generate(case.graph, case.plan, "")).Model, lowered, f"fault_{len(fault)}", QUICK)
+    base, variants = execute(generate(case.graph, case.plan, "")).Model, Variants.of(lowered)
+    made = native_model(base, variants, f"fault_{len(fault)}", QUICK)
     return made(0, torch.float64)
 
 
