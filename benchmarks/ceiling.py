@@ -20,7 +20,7 @@ from benchmarks.elsewhere import missing, peer
 from benchmarks.roofline import copy_rate
 from benchmarks.table import Row
 from benchmarks.traces import COLUMNAR, GATES
-from recdsl.backends.native.build import library
+from recdsl.backends.native.build import library, widest
 from recdsl.backends.native.lower import head, prelude
 from recdsl.backends.native.online import Moved, Shape, Stretch, Update
 from recdsl.driver import compile as compile_spec
@@ -144,7 +144,7 @@ def by_hand(size: Size, x: Tensor, y: Tensor, start: Weights) -> Way:
     """`ceiling.c` with this size's literals, compiled as the backend compiles."""
     sizes = f"#define B {size.batch}\n#define C {size.columns}\n#define D {size.inputs}\n"
     source = head(single=True) + prelude() + sizes + Path(__file__).with_name("ceiling.c").read_text()
-    function: Any = library(source).recdsl_ceiling
+    function: Any = library(source, widest()[1]).recdsl_ceiling
     function.argtypes = (ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_double, *[ctypes.c_void_p] * 6)
     groups, entries = size.columns // LANES, size.inputs + 2
     gates = start[0].view(4, groups, LANES, entries).permute(1, 0, 3, 2)

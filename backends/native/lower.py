@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from recdsl.backends.native.block_nests import NORM, write
+from recdsl.backends.native.lanes import Lanes, lanes
+from recdsl.backends.native.moves import Moving, Rule, moves
 from recdsl.backends.native.outline import Cut, cut
 from recdsl.backends.native.texts import comment
 from recdsl.backends.native.uses import statements
 from recdsl.backends.native.values import NotLoweredError
 from recdsl.backends.native.writer import EntryWriter
 from recdsl.program.interface import Assembled
-from recdsl.program.ir import Add, Load, Program, Storage, Store
+from recdsl.program.ir import Add, Load, Program, Storage, Store, VType
 from recdsl.program.passes.single import single
 from recdsl.resources import read_text
 
@@ -96,6 +99,67 @@ def at_once(
         return None
     storages = {storage.name: storage for storage in program.storages}
     return Function("f0", "forward", found.arguments, found.results, program.scalars, storages, found.text)
+
+
+LONGEST = 120_000
+"""Characters of a function that is not cut into pieces."""
+
+
+@dataclass(frozen=True)
+class Blocked:
+    """A function that makes whole updates, and how what lasts lies."""
+
+    function: Function
+    lanes: Lanes
+
+
+@dataclass(frozen=True)
+class Lasting:
+    """What an update changes. states: the storage that a state is read from, by the one that it is left in; moving: the
+    parameters that an optimizer moves; rule: how it does; norm: whether the gradient's norm is asked for; wide: lanes
+    of a vector."""
+
+    states: Mapping[str, str]
+    moving: tuple[Moving, ...]
+    rule: Rule
+    norm: bool
+    wide: int
+
+
+def in_blocks(
+    program: Program, entries: Sequence[str], sizes: Mapping[str, int], unread: Collection[str], lasting: Lasting
+) -> Blocked:
+    """One function for calls of one step, which leaves states and parameters where it has found them (see `line.py`).
+    Raises NotLoweredError where there is none."""
+    made = single(program, entries, sizes, unread)
+    if made is program:
+        raise NotLoweredError("an update of several steps")
+    moved = moves(_in_place(made, lasting.states), lasting.moving, lasting.rule)
+    line = moved.program
+    storages = {storage.name: storage for storage in line.storages}
+    ((_, body),) = line.entries
+    touched = {stmt.storage for stmt in body if isinstance(stmt, Load | Store)}
+    kept = [(item.storage, *map(item.slot, range(item.slots))) for item in lasting.moving]
+    kept += [(name,) for name in sorted({*lasting.states.values()} & touched)]
+    kept += [(s.name,) for s in line.storages if s.kind == "parameter" and all(s.name != group[0] for group in kept)]
+    found = lanes(body, storages, kept, lasting.wide)
+    packed = {name for group in kept for name in group}
+    text = write(line, found, sizes["B"], packed, moved.squares if lasting.norm else (), "f0")
+    if len(text.text) > LONGEST:
+        raise NotLoweredError("a very long function")
+    storages[NORM] = Storage(NORM, "output", VType("float", (), ()), "call")
+    function = Function("f0", "forward", text.arguments, text.results, program.scalars, storages, text.text)
+    return Blocked(function, found)
+
+
+def _in_place(program: Program, states: Mapping[str, str]) -> Program:
+    """The program with states left where they were read."""
+    ((entry, body),) = program.entries
+    line = tuple(replace(stmt, storage=states.get(stmt.storage, stmt.storage)) if isinstance(stmt, Store) else stmt
+                 for stmt in body)  # fmt: skip
+    kept = {*states.values()}
+    storages = tuple(replace(s, lifetime="stream") if s.name in kept else s for s in program.storages)
+    return replace(program, storages=storages, entries=((entry, line),))
 
 
 def joined(cuts: Sequence[Cut]) -> str:

@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 
+from recdsl.backends.native.blocks import BlockLearner
 from recdsl.backends.native.build import BuildError, NativeWarning
 from recdsl.backends.native.call import DTYPES, Library, Table, joined
 from recdsl.backends.native.online import Learner, Shape, Update
+from recdsl.backends.native.values import NotLoweredError
 from recdsl.backends.native.variants import Variants
 
 
@@ -117,7 +119,10 @@ def native_model(base: type[Any], variants: Variants, name: str, flags: tuple[st
 
         def recdsl_learner(self, shape: Shape, update: Update, outputs: Sequence[str]) -> Learner:
             """Many updates of online learning in one call. Raises NotLoweredError and BuildError."""
-            return Learner(self, variants, shape, update, outputs, flags)
+            try:
+                return BlockLearner(self, variants, shape, update, outputs, flags)
+            except NotLoweredError:
+                return Learner(self, variants, shape, update, outputs, flags)
 
         def extra_repr(self) -> str:
             return super().extra_repr().replace("backend=torch", "backend=native")

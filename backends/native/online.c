@@ -23,6 +23,8 @@ typedef struct {
     const double *shares; /* by update, what the rates of parameters are multiplied by */
     const unsigned char *resets, *due;
     double *total, *parts, *norms;
+    real *numbers; /* of parameters, for functions that make whole updates */
+    const real *square; /* of the gradient's norm, as they leave it */
 } learner;
 
 static long place(long u, long ring, long shift) { return ring ? (u + shift) % ring : u; }
@@ -137,6 +139,23 @@ static double norm(const learner *o) {
     return total;
 }
 
+/* Of an update that its function makes itself: what depends on the count of updates and on schedules. */
+static void number(const learner *o, double rate, double count, real *to) {
+    const double *c = o->option;
+    to[0] = R(rate);
+    if (o->rule == 2) {
+        to[0] = R(rate / (1 - pow(c[0], count)));
+        to[1] = R(sqrt(1 - pow(c[1], count)));
+        to[2] = R(1 - rate * c[3]);
+    } else if (o->rule == 3) {
+        double share = 1 - c[1];
+        if (c[2] == 0) share = c[1] < 1 ? (1 - c[1]) / (1 - pow(c[1], count)) : 1 / count;
+        to[1] = R(share), to[2] = R(1 - share);
+    } else if (o->rule == 4) {
+        to[0] = R(rate / c[1]);
+    }
+}
+
 /* The memory that an entry needs for itself. */
 __attribute__((visibility("default"))) long recdsl_room(long entry, const long *n) { return entries[entry](0, n); }
 
@@ -164,6 +183,44 @@ typedef int mode;
 static mode flush(void) { return 0; }
 static void restore(mode found) { (void)found; }
 #endif
+
+/* Updates `first` to `count`, whose functions leave states and parameters where they have found them; how many were
+   made, from the first one of all, before one whose loss or gradient is not finite. What that one has changed stays.
+   Parameters count the updates before this stretch. */
+static long whole(learner *o, long first, long count) {
+    int seen = 0;
+    const int counts = o->rule == 2 || o->rule == 3;
+    for (long k = 0; k < o->loss_count; k++) seen = seen || o->losses[k].seen;
+    if (!seen) weigh(o, 0);
+    for (long u = first; u < count; u++) {
+        const int kind = o->resets[u];
+        if (seen) weigh(o, u);
+        if (o->clock)
+            for (long b = 0; b < B; b++) o->clock[b] = R(o->time + (double)u);
+        if (u == first || counts || o->shares[u] != o->shares[u - 1])
+            for (long k = 0; k < o->parameter_count; k++) {
+                const parameter *q = o->parameters + k;
+                number(o, q->rate * o->shares[u], q->count + (double)(u + 1), o->numbers + 3 * k);
+            }
+        const step *s = o->steps[kind];
+        for (const patch *q = s->patches, *last = q + s->count; q < last; q++) *q->slot = q->base + u * q->stride;
+        entries[s->entry](s->p, s->n);
+        for (const copy *c = o->copies[kind], *end = c + o->copy_count[kind]; c < end; c++)
+            memcpy(c->to + u * c->stride, c->from, (size_t)c->bytes);
+        real total = 0;
+        for (long k = 0; k < o->loss_count; k++) {
+            total += R(o->losses[k].weight) * *o->losses[k].value;
+            o->parts[u * o->loss_count + k] = *o->losses[k].value;
+        }
+        o->total[u] = total;
+        if (!(fabs((double)total) < INFINITY)) return u;
+        if (o->due[u]) {
+            o->norms[u] = sqrt((double)*o->square);
+            if (!(o->norms[u] < INFINITY)) return u;
+        }
+    }
+    return count;
+}
 
 /* `count` updates; the number of those done. One whose loss or gradient is not finite is left undone. */
 static long updates(learner *o, long count) {
@@ -198,9 +255,9 @@ static long updates(learner *o, long count) {
     return count;
 }
 
-__attribute__((visibility("default"))) long recdsl_online(learner *o, long count) {
+__attribute__((visibility("default"))) long recdsl_online(learner *o, long first, long count) {
     const mode before = flush();
-    const long done = updates(o, count);
+    const long done = o->numbers ? whole(o, first, count) : updates(o, count);
     restore(before);
     return done;
 }

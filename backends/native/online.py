@@ -7,6 +7,7 @@ where is settled once, when a `Learner` is made: inputs and outputs move with th
 from __future__ import annotations
 
 import ctypes
+from array import array as array_of
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -79,13 +80,13 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Done:
-    """losses, norms, parts (a row an update), as far as updates were made. outputs: by name, [steps, batch, *axes].
-    states: what the last updates began with and what the last one has left."""
+    """losses, norms, parts (by loss): a number an update, as far as updates were made. outputs: by name, [steps, batch,
+    *axes]. states: what the last updates began with and what the last one has left."""
 
     count: int
-    losses: list[float]
-    parts: list[list[float]]
-    norms: list[float]
+    losses: Sequence[float]
+    parts: Sequence[Sequence[float]]
+    norms: Sequence[float]
     outputs: dict[str, Tensor]
     states: list[dict[str, Tensor]]
 
@@ -157,7 +158,7 @@ class Learner:
         calls = {variant: self._calls(lowered[variant], variant) for variant in VARIANTS}
         entries = [(variant, made) for variant in VARIANTS for made in calls[variant]]
         self.code = Library(text(entries, shape), flags).load(self.like.dtype)
-        self.code.recdsl_online.argtypes = (ctypes.c_void_p, ctypes.c_long)
+        self.code.recdsl_online.argtypes = (ctypes.c_void_p, ctypes.c_long, ctypes.c_long)
         self.held, self.states = self._constants(), dict[str, Tensor]()
         self.moving: list[tuple[Patch, str]] = []
         self.recorded: list[tuple[Copy, str, VType]] = []
@@ -347,22 +348,26 @@ class Learner:
         count, losses = len(given.shares), len(self.about["losses"])
         streams = self._streams(given, count)
         kept = self._outputs(count)
+        total, norms, parts = (doubles(n) for n in (count, count, count * losses))
+        due = bytearray(given.due) if True in given.due else bytearray(count)
+        shares, resets = doubles(given.shares), self._resets(given.reset, count)
+        for name, value in {"total": total, "norms": norms, "parts": parts, "shares": shares}.items():
+            setattr(self.run, name, value.buffer_info()[0])
+        self.run.resets = resets.data_ptr()
+        self.run.due = ctypes.addressof((ctypes.c_ubyte * count).from_buffer(due))
+        self.run.time = float(given.states[0]["t"])
+        done = self._made(given, count)
+        del streams
+        by_loss = [parts[k : done * losses : losses] for k in range(losses)]
+        outputs = {name: self._shown(name, room, done) for name, room in kept.items()}
+        return Done(done, total[:done], by_loss, norms[:done], outputs, self._left(given, done))
+
+    def _made(self, given: Stretch, count: int) -> int:
+        """Run the updates; how many there have been."""
         for name, ring in self.states.items():
             for slot, state in enumerate(given.states):
                 ring[slot] = state.get(name, 0)
-        total, norms = (ctypes.c_double * count)(), (ctypes.c_double * count)()
-        parts, shares = (ctypes.c_double * (count * losses))(), (ctypes.c_double * count)(*given.shares)
-        resets = (ctypes.c_ubyte * count)(*self._resets(given.reset, count))
-        due = (ctypes.c_ubyte * count)(*given.due)
-        tables = {"total": total, "norms": norms, "parts": parts, "shares": shares, "resets": resets, "due": due}
-        for name, value in tables.items():
-            setattr(self.run, name, ctypes.addressof(value))
-        self.run.time = float(given.states[0]["t"])
-        done = int(self.code.recdsl_online(ctypes.addressof(self.run), count))
-        del streams
-        rows = [list(parts[u * losses : (u + 1) * losses]) for u in range(done)]
-        outputs = {name: self._shown(name, room, done) for name, room in kept.items()}
-        return Done(done, list(total[:done]), rows, list(norms[:done]), outputs, self._left(given, done))
+        return int(self.code.recdsl_online(ctypes.addressof(self.run), 0, count))
 
     @property
     def counts(self) -> dict[str, float]:
@@ -382,7 +387,7 @@ class Learner:
                 assert value.shape[:2] == (rows, self.shape.batch), name
                 ready[name] = as_stored(value, self.like.dtype)
             patch.base = ready[name].data_ptr()
-            patch.stride = self.shape.newest * _bytes(ready[name][0])
+            patch.stride = self.shape.newest * ready[name].stride(0) * ready[name].element_size()
         return list(ready.values())
 
     def _outputs(self, count: int) -> dict[str, Tensor]:
@@ -404,12 +409,11 @@ class Learner:
         wide = room[:done].repeat_interleave(newest, 0)[:, None]
         return wide.expand(done * newest, self.shape.batch, *room.shape[1:])
 
-    def _resets(self, reset: Tensor | None, count: int) -> list[bool]:
+    def _resets(self, reset: Tensor | None, count: int) -> Tensor:
         """By update, whether any of its steps begins anew."""
         if reset is None:
-            return [False] * count
-        anew = reset.any(1)
-        return anew.unfold(0, self.shape.steps, self.shape.newest).any(1).tolist()
+            return torch.zeros(count, dtype=torch.bool)
+        return reset.any(1).unfold(0, self.shape.steps, self.shape.newest).any(1)
 
     def _left(self, given: Stretch, done: int) -> list[dict[str, Tensor]]:
         """The states that the last update saw, and what it left."""
@@ -419,6 +423,15 @@ class Learner:
             state["t"] = given.states[0]["t"] + slot * self.shape.newest
             found.append(state)
         return found
+
+
+def doubles(given: int | Sequence[float]) -> array_of[float]:
+    """So many zeros, or these numbers."""
+    if isinstance(given, int) or given.count(given[0]) == len(given):
+        return array_of("d", (0.0 if isinstance(given, int) else given[0],)) * (
+            given if isinstance(given, int) else len(given)
+        )
+    return array_of("d", given)
 
 
 def as_stored(x: Tensor, real: torch.dtype) -> Tensor:

@@ -52,7 +52,7 @@ class Run(ctypes.Structure):
                 *_fields("pointer", "parameters"), *_fields("long", "parameter_count"),
                 *_fields("pointer", "clock"), *_fields("double", "time"), *_fields("long", "every ring rule"),
                 ("option", ctypes.c_double * 8), *_fields("double", "largest"),
-                *_fields("pointer", "shares resets due total parts norms")]  # fmt: skip
+                *_fields("pointer", "shares resets due total parts norms numbers square")]  # fmt: skip
 
 
 def array(kind: type[ctypes.Structure], items: list[Any]) -> Any:

@@ -153,7 +153,7 @@ class Online(Trainer):
         tally, names = self.tally, [info["name"] for info in about["losses"]]
         tally.extend("loss", done.losses)
         for k, name in enumerate(names if len(names) > 1 else ()):
-            tally.extend(f"loss.{name}", [row[k] for row in done.parts])
+            tally.extend(f"loss.{name}", done.parts[k])
         clipped = self.settings["clip"] is not None
         tally.extend("norm", [norm for norm, wanted in zip(done.norms, due, strict=False) if wanted or clipped])
         tally.extend("lr", rates[: done.count])
