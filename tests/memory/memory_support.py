@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 import recdsl
+from recdsl.backends.native import native_module
+from recdsl.driver import analyse
 
 torch.set_num_threads(1)
 INP, HID, KEY = 3, 4, 3
@@ -268,14 +270,22 @@ def draw(steps: int, samples: int, seed: int = 0) -> dict[str, Tensor]:
     }
 
 
-def module(text: str, seed: int = 0) -> Any:
+def module(text: str, seed: int = 0, backend: str = "torch") -> Any:
+    """On `native` without optimisation: C is compiled faster, and does the same."""
     torch.manual_seed(seed)
-    return recdsl.compile(text, dtype=torch.float64)
+    if backend == "torch":
+        return recdsl.compile(text, dtype=torch.float64)
+    found = analyse(text)
+    made: Any = native_module(found.graph, found.plan, found.source, flags=("-O0",)).Model(0, torch.float64)
+    assert made.recdsl_runs == "native"
+    return made
 
 
-def check(o: Options, steps: int = 9, samples: int = 2, *, ragged: bool = False, seed: int = 0) -> None:
+def check(
+    o: Options, steps: int = 9, samples: int = 2, *, ragged: bool = False, seed: int = 0, backend: str = "torch"
+) -> None:
     """The module has the outputs and gradients of the definition. Raises AssertionError."""
-    model, batch = module(spec(o), seed), draw(steps, samples, seed)
+    model, batch = module(spec(o), seed, backend), draw(steps, samples, seed)
     generator = torch.Generator().manual_seed(seed + 1)
     mask, reset = torch.ones(steps, samples, dtype=torch.bool), torch.zeros(steps, samples, dtype=torch.bool)
     if ragged:

@@ -48,6 +48,17 @@ WRITES = [
 ]
 FORWARD = [Options(), replace(SHIFTED, every=2), Options(evict="lowest(g)", score="mlp")]
 
+NATIVE = [
+    Options(select="threshold", chosen=0.3, normalise="shifted_relu", evict="least_used"),
+    replace(TOP, evict="least_used(decay=0.5)", null=True),
+    replace(TOP, release=True, chosen=3, slots=6),
+    replace(SHIFTED, chosen=3, shift={"underfull": "softmax"}, score="mlp", every=2),
+    replace(SHIFTED, evict="lowest(g)", null=True),
+    Options(life="stream", read_every=3, score="cosine", number=3.0, when=True),
+    replace(SHIFTED, score="separable", shift={"threshold": "kth"}, evict="lowest(g)", credit="rtrl"),
+]
+"""On `native`: every eviction and selection, slots of zeros, stores of a stream, traces through a memory."""
+
 
 def name(o: Options) -> str:
     own = {k: v for k, v in vars(o).items() if v != vars(Options())[k]}
@@ -58,6 +69,12 @@ def name(o: Options) -> str:
 @pytest.mark.parametrize("o", [*READS, *WRITES], ids=name)
 def test_outputs_and_gradients_are_those_of_the_definition(o: Options, ragged: bool) -> None:
     check(o, ragged=ragged)
+
+
+@pytest.mark.compiler
+@pytest.mark.parametrize("o", NATIVE, ids=name)
+def test_native_has_those_of_the_definition(o: Options) -> None:
+    check(o, ragged=True, backend="native")
 
 
 @pytest.mark.parametrize("o", FORWARD, ids=name)
