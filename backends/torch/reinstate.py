@@ -380,7 +380,7 @@ class Predicted(Keeper):
 
     def answers(self, call: Call, items: Tensors, condition: Tensor | None) -> tuple[Tensor, list[Tensor]]:
         """What the net says of some items, [items, answer], and its parameters, which have a graph of their own."""
-        flat = [items[part].reshape(len(items[part]), -1) for part in self.credit["parts"]]
+        flat = [items[part].reshape(-1, self.numel(part)) for part in self.credit["parts"]]
         z = torch.cat(flat if condition is None else [*flat, condition], 1)
         own = [call.values[name].detach().requires_grad_(torch.is_grad_enabled()) for name in self.credit["net"]]
         if len(own) == 2:
