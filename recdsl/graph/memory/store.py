@@ -48,7 +48,7 @@ class Shift:
 
 @dataclass(frozen=True)
 class Index:
-    """How a search looks for rows. lists: of an inverted file (0: four times the square root of its items); probes: how
+    """How a search looks for rows. lists: of an inverted file (0: the square root of its items); probes: how
     many of them a search looks at."""
 
     lists: int
