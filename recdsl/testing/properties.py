@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, wraps
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from recdsl.backends import find
 from recdsl.backends.init import initial
 from recdsl.backends.reference import Reference, Result
 from recdsl.credit.plan import CreditPlan
+from recdsl.diagnostics import SpecError
 from recdsl.testing.cases import Case
 from recdsl.testing.compare import assert_close_gradients, assert_matches, reference
 from recdsl.testing.models import Model
@@ -68,9 +69,16 @@ class Checked:
     def module(self) -> Any:
         return find("torch").module(self.compilation, torch.float64)
 
+    def read(self) -> None:
+        """Read the spec, if it has not been. Raises SpecError, without the way to it, and CannotMeasure."""
+        try:
+            measurable(self.compilation.graph)
+        except SpecError as error:
+            raise SpecError(error.problems) from None
+
     def check(self, example: Example) -> None:
         """The compiled module against the definition of its rule, and claims of exactness against full BPTT."""
-        measurable(self.compilation.graph)
+        self.read()
         case = self.case(example)
         bounded(case.graph, case.plan, example.steps, example.samples)
         expected = self._definition(case, example)
@@ -161,7 +169,12 @@ def properties(
     def holds(call: Example) -> None:
         checked.check(call)
 
-    return holds
+    @wraps(holds)
+    def test() -> None:
+        checked.read()  # what is wrong with the spec is no failure of a call that was drawn
+        holds()
+
+    return test
 
 
 def _mask(kind: str, shape: tuple[int, int], draws: Generator) -> Tensor | None:

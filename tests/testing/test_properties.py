@@ -88,8 +88,10 @@ def test_every_kind_of_call(mask: str, flags: tuple[bool, bool]) -> None:
 def test_errors_are_the_specs_own() -> None:
     """The spec is read when the test runs, so that one that is wrong does not stop the collection of others."""
     wrong = properties("missing.yaml")
-    with pytest.raises(SpecError, match=r"missing\.yaml"):
+    with pytest.raises(SpecError, match=r"missing\.yaml") as caught:
         wrong()
+    assert getattr(caught.value, "__notes__", []) == []  # those of Hypothesis: a call that was drawn has no part in it
+    assert len(caught.traceback) <= 3
 
 
 def test_large_specs_are_refused() -> None:
