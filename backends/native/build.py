@@ -14,6 +14,7 @@ import shutil
 import stat
 import subprocess
 import tempfile
+import threading
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -26,7 +27,8 @@ from pathlib import Path
 
 FLAGS = ("-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
 LINK = ("-std=gnu11", "-shared", "-fPIC", "-fvisibility=hidden", "-w", "-lm")
-SECONDS = 300
+SECONDS, PATIENCE = 300, "RECDSL_CC_SECONDS"
+"""How long the compiler may take, and the variable of the environment that says otherwise."""
 FULL = ("No space left on device", "Disk quota exceeded", "File too large", "Read-only file system")
 """What compilers and linkers pass on of a disk that takes no more."""
 
@@ -225,9 +227,25 @@ def compile_text(text: Path, out: Path) -> None:
     _compile([*compiler().command, *FLAGS, *LINK[:-1], "-o", str(out), str(text), LINK[-1]], out)
 
 
-def _compile(command: list[str], out: Path) -> None:
+def seconds() -> float:
+    """How long the compiler may take. Raises BuildError N2 for what is no number of seconds."""
+    said = os.environ.get(PATIENCE, "")
     try:
-        done = _run(command, SECONDS)
+        found = float(said or SECONDS)
+    except ValueError:
+        found = 0.0
+    if not 0 < found < threading.TIMEOUT_MAX:
+        raise BuildError("N2", f"{PATIENCE} is `{said}`, not a number of seconds")
+    return found
+
+
+def _compile(command: list[str], out: Path) -> None:
+    limit = seconds()
+    try:
+        done = _run(command, limit)
+    except subprocess.TimeoutExpired:
+        more = f"{PATIENCE}={max(1, round(4 * limit))} gives it more time, the backend `torch` needs none"
+        raise BuildError("N2", f"the C compiler took more than {limit:g} s and was stopped ({more})") from None
     except (OSError, subprocess.SubprocessError) as error:
         raise BuildError("N2", f"the C compiler did not finish: {error}") from None
     if done.returncode or not out.exists():

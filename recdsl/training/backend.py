@@ -37,6 +37,12 @@ def _work(compilation: Compilation, steps: int | None, updates: int, device: str
     return Work(steps, updates, forward, max(sides, default=0), device, search)
 
 
+def running(backend: str, module: torch.nn.Module) -> str:
+    """What runs a module, and why: torch, where it was to be C and there is none after all. backend: chosen."""
+    runs = str(getattr(module, "recdsl_runs", ""))
+    return f"{runs}, not {backend}" if runs.startswith("torch") else backend
+
+
 def built(compilation: Compilation, dtype: torch.dtype | None, choice: Choice) -> torch.nn.Module:
     """The module. Raises ValueError for a backend that does not exist."""
     from recdsl.backends import find

@@ -21,6 +21,7 @@ from recdsl.errors.training import NeedsOnline, WindowUneven
 from recdsl.syntax.ast import Spec
 from recdsl.syntax.blocks import files_beside
 from recdsl.training import checkpoint, folder, store, stores
+from recdsl.training.backend import running
 from recdsl.training.batches import Place, Source
 from recdsl.training.binding import Binding, bind_data
 from recdsl.training.catalogue import beside, open_data, used_sizes
@@ -182,7 +183,7 @@ def _resume(
 
 
 def _by(compiled: Compiled) -> str:
-    return f"; backend {compiled.backend}" if compiled.backend else ""
+    return f"; backend {running(compiled.backend, compiled.module)}" if compiled.backend else ""
 
 
 def _changes(overrides: Sequence[str]) -> str:
@@ -210,7 +211,7 @@ def describe(run: Folder, made: Setup, path_or_text: str, overrides: Sequence[st
     run.write("resolved.yaml", made.compiled.resolved)
     run.write("overrides.json", json.dumps(list(overrides)))
     about = folder.environment(made.settings["seed"], where.folder, overrides)
-    about["backend"] = made.compiled.backend
+    about["backend"] = running(made.compiled.backend, made.compiled.module)
     about["spec_path"] = os.path.abspath(path_or_text) if "\n" not in path_or_text else None
     run.write("environment.json", json.dumps(about, indent=1))
     known = {size.name.text for size in spec.sizes if size.value is None}

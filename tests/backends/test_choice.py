@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ import torch
 from backend_support import normal
 
 from recdsl.backends.choose import Choice, Work, choose
+from recdsl.backends.native.build import NativeWarning
 from recdsl.driver import analyse
 from recdsl.driver import compile as compile_spec
 from recdsl.training.backend import chosen
 from recdsl.training.loading import load
+from recdsl.training.progress import Silent
 from recdsl.training.run import train
 
 SPEC = """recdsl: 1
@@ -107,6 +110,29 @@ def test_a_run_goes_on_with_another_backend(tmp_path: Path, first: str, then: st
     for name, value in one.items():
         assert torch.allclose(value, other[name], rtol=1e-10, atol=1e-12), name
     assert json.loads((rest.folder / "environment.json").read_text())["backend"] == first
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_run_says_what_runs_it(resumed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where C was chosen and there is none after all, that is torch."""
+    half = run(tmp_path / "half", "train.backend=torch", "train.steps=4")
+    broken = tmp_path / "broken"
+    broken.write_text('#!/bin/sh\n[ "$1" = --version ] && exit 0\necho "error: no" >&2; exit 1\n')
+    broken.chmod(0o755)
+    monkeypatch.setenv("CC", str(broken))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name in [name for name in sys.modules if name.startswith("recdsl_native_")]:
+        monkeypatch.delitem(sys.modules, name)
+    said: list[str] = []
+    monkeypatch.setattr(Silent, "note", lambda self, text: said.append(text))
+    expected = "torch (N2: the C compiler failed: error: no), not native"
+    changes = ["train.backend=native", "train.steps=5"]
+    resume = str(half.folder) if resumed else None
+    with pytest.warns(NativeWarning, match="N2"):
+        done = train("" if resumed else SPEC, changes, root=tmp_path, resume=resume, progress="silent")
+    about = json.loads((done.folder / "environment.json").read_text())
+    assert about["backend"] == ("torch" if resumed else expected)
+    assert any(line.endswith(f"; backend {expected}") for line in said)
 
 
 @pytest.mark.compiler

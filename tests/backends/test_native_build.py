@@ -61,9 +61,9 @@ def right() -> float:
     return float(model({"x": normal(1, 5, 3, 2), "y": normal(2, 5, 3, 2)}).loss.detach())
 
 
-def falls_back(code: str, right: float) -> None:
+def falls_back(code: str, right: float, words: str = "") -> None:
     """One warning with a stable code, and the same loss."""
-    with pytest.warns(NativeWarning, match=f"{code}: .*torch backend") as seen:
+    with pytest.warns(NativeWarning, match=f"{code}: .*{words}.*torch backend") as seen:
         assert abs(loss("torch") - right) < 1e-12
     assert len(seen) == 1
 
@@ -140,7 +140,17 @@ def test_compiler_is_killed(monkeypatch: pytest.MonkeyPatch, right: float, tmp_p
 def test_compiler_hangs(monkeypatch: pytest.MonkeyPatch, right: float, tmp_path: Path):
     monkeypatch.setenv("CC", str(script(tmp_path, '[ "$1" = --version ] && exit 0\nexec sleep 60\n')))
     monkeypatch.setattr(build, "SECONDS", 0.2)
-    falls_back("N2", right)
+    falls_back("N2", right, "took more than 0.2 s and was stopped .RECDSL_CC_SECONDS=1 gives it more time, the backend")
+
+
+def test_the_compilers_time_is_a_setting(monkeypatch: pytest.MonkeyPatch, right: float, tmp_path: Path):
+    monkeypatch.setenv("CC", str(script(tmp_path, '[ "$1" = --version ] && exit 0\nexec sleep 60\n')))
+    monkeypatch.setenv("RECDSL_CC_SECONDS", "0.1")
+    falls_back("N2", right, "took more than 0.1 s")
+    for wrong in ("soon", "-1", "nan", "inf"):
+        monkeypatch.setenv("RECDSL_CC_SECONDS", wrong)
+        with pytest.raises(build.BuildError, match=f"RECDSL_CC_SECONDS is `{wrong}`"):
+            build.seconds()
 
 
 def test_cache_is_a_file(cache: Path, right: float):
