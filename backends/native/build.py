@@ -26,6 +26,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 FLAGS = ("-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
+WIDE = ("-mprefer-vector-width=512",)
+"""For processors that have them, vectors of 512 bits: compilers take half of that by default."""
 LINK = ("-std=gnu11", "-shared", "-fPIC", "-fvisibility=hidden", "-w", "-lm")
 SECONDS, PATIENCE = 300, "RECDSL_CC_SECONDS"
 """How long the compiler may take, and the variable of the environment that says otherwise."""
@@ -137,14 +139,19 @@ def check_folder(path: Path) -> None:
         raise BuildError("N3", f"the cache folder {path} cannot be used: {error.strerror}") from None
 
 
+def flags() -> tuple[str, ...]:
+    """Of the compiler, for this processor."""
+    return (*FLAGS, *(WIDE if "avx512f" in processor() else ()))
+
+
 def library(source: str, extra: tuple[str, ...] = ()) -> ctypes.CDLL:
     """The compiled and loaded text. Raises BuildError where there is none.
 
     A file's name has two parts: what is compiled and for which processor, and by what. Without a compiler the first
     part alone decides.
     """
-    flags = (*FLAGS, *extra)
-    key = _digest(source, *flags, *LINK, processor(), _recdsl())
+    asked = (*flags(), *extra)
+    key = _digest(source, *asked, *LINK, processor(), _recdsl())
     place = folder()
     check_folder(place)
     try:
@@ -157,7 +164,7 @@ def library(source: str, extra: tuple[str, ...] = ()) -> ctypes.CDLL:
     made = place / f"{key}-{_digest(*tool.command, tool.version)[:16]}.so"
     with _lock(made.with_suffix(".lock")):
         if not _good(made):
-            _build(source, tool, flags, made)
+            _build(source, tool, asked, made)
         return _load(made)
 
 
@@ -224,7 +231,7 @@ def _build(source: str, tool: Compiler, flags: tuple[str, ...], made: Path) -> N
 
 def compile_text(text: Path, out: Path) -> None:
     """A library for files of the user's own, beside the cache. Raises BuildError N1 and N2."""
-    _compile([*compiler().command, *FLAGS, *LINK[:-1], "-o", str(out), str(text), LINK[-1]], out)
+    _compile([*compiler().command, *flags(), *LINK[:-1], "-o", str(out), str(text), LINK[-1]], out)
 
 
 def seconds() -> float:

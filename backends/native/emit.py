@@ -15,7 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from recdsl.backends.native.build import FLAGS, LINK, compile_text, compiler
+from recdsl.backends.native.build import LINK, compile_text, compiler, flags
 from recdsl.backends.native.call import described
 from recdsl.backends.native.lower import Function, Lowering, head, joined, lower, prelude
 from recdsl.backends.native.outline import cut
@@ -71,7 +71,7 @@ def _headed(text: str, name: str) -> str:
 
 def command(name: str) -> str:
     """How the library is made of the C text."""
-    return shlex.join(["cc", *FLAGS, *LINK[:-1], "-o", f"lib{name}.so", f"{name}.c", LINK[-1]])
+    return shlex.join(["cc", *flags(), *LINK[:-1], "-o", f"lib{name}.so", f"{name}.c", LINK[-1]])
 
 
 def _library(text: str) -> bytes:
