@@ -80,6 +80,8 @@ def joined(
         if missing and entry != "start":
             others.append((variant, entry, f"`{missing[0]}` runs on torch"))
         else:
-            found[f"{variant}.{entry}"] = (CFunction(code.finder(symbol), kinds, shapes), taken, results)
+            fixed = not variant.endswith("_pieces")
+            function = CFunction(code.finder(symbol), kinds, shapes, fixed=fixed)
+            found[f"{variant}.{entry}"] = function, taken, results
     mine = {name: entry for name, entry in generated.items() if name.startswith(f"{variant}.")}
     return mine | found, tuple(others)

@@ -49,11 +49,19 @@ class CFunction:
     """Called by the runtime as `function(like, arena, T, B, *arguments)`; gives the results in order.
 
     find: the C function for a precision. arguments: their kinds (float, int, bool). results: (whether it stays in the
-    arena, kind, leading extents as (number, times T, times B, times scalars...), own extents) of each.
+    arena, kind, leading extents as (number, times T, times B, times scalars...), own extents) of each. fixed: whether
+    the scalars say nothing that T does not; the number of rows in front of a piece of a call does.
     """
 
-    def __init__(self, find: Callable[[torch.dtype], Any], arguments: Sequence[str], results: Sequence[Any]) -> None:
-        self.find, self.results = find, results
+    def __init__(
+        self,
+        find: Callable[[torch.dtype], Any],
+        arguments: Sequence[str],
+        results: Sequence[Any],
+        *,
+        fixed: bool = True,
+    ) -> None:
+        self.find, self.results, self.fixed = find, results, fixed
         self.calls: dict[torch.dtype, Any] = {}
         self.extents: dict[tuple[Any, ...], Extent] = {}
         self.places = ctypes.c_void_p * (len(arguments) + len(results) + 1)
@@ -77,13 +85,13 @@ class CFunction:
         held = [_as(x, kind or dtype) for x, kind in zip(given[: self.inputs], self.kinds, strict=True)]
         take, new = arena.take, like.new_empty
         results = [take(*shape, dtype=kind) if kept else new(shape, dtype=kind) for kept, shape, kind in extent.results]
-        room = new(extent.room, dtype=torch.float64) if scalars else take(extent.room, dtype=torch.float64)
+        room = (take if self.fixed else new)(extent.room, dtype=torch.float64)
         place = [x.data_ptr() for x in held]
         place += [x.data_ptr() for x in results]
         start = room.data_ptr()
         place.append(start + -start % 64)
         function(self.places(*place), extent.numbers)
-        if not scalars:
+        if self.fixed:
             arena.give(room)
         return tuple(results)
 
@@ -93,7 +101,7 @@ class CFunction:
         numbers = (ctypes.c_long * len(sizes))(*sizes)
         results: list[tuple[bool, tuple[int, ...], torch.dtype | None]] = []
         for kept, kind, lead, axes in self.results:
-            grows = any(any(size[3:]) for size in lead)
+            grows = not self.fixed and any(any(size[3:]) for size in lead)
             shape = (*(sum(map(mul, size, (1, *sizes))) for size in lead), *axes)
             results.append((kept and not grows, shape, KINDS.get(kind)))
         if len(self.extents) >= REMEMBERED:
