@@ -57,6 +57,7 @@ class Call:
         self.left_over: dict[str, tuple[Tensor, Tensor]] = {}
         self.requests: list[Any] = []
         self.lookups = Lookups()
+        self.places: dict[str, list[Tensor]] = {}
         self.boundaries: list[Boundary] = []
         self.shelves: list[Shelf] = []
         about = model.recdsl_about

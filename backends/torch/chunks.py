@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from copy import copy
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -58,8 +59,11 @@ def left_by(piece: Call) -> dict[str, Tensor]:
 def in_pieces(call: Call) -> dict[str, Any]:
     """Results of the entry `forward` for the whole call; gradients go to `call.learned`, last traces to `call.left`."""
     found: dict[str, Any] = {}
+    places: dict[str, list[Tensor]] = {}
     for piece, lo, hi in pieces(call):
+        call.lookups.kept = places
         made = piece.run("forward")
+        call.lookups.kept = None
         piece.data.update(made)
         gather(call, piece, found, lo, hi)
         add_up(call.learned, piece.learn())
@@ -67,6 +71,7 @@ def in_pieces(call: Call) -> dict[str, Any]:
             left = left_by(piece)
             call.left = {name: left[name] for name in call.model.recdsl_about["traces"]}
             found |= {call.storages["next " + name]: value for name, value in left.items()}
+    call.places = places
     return found
 
 
@@ -85,14 +90,38 @@ def gather(call: Call, piece: Call, found: dict[str, Any], lo: int, hi: int) -> 
 
 
 def in_pieces_again(call: Call) -> dict[str, Tensor]:
-    """The gradient of loss and outputs, once their cotangents are known: the call is run again."""
+    """The gradient of loss and outputs, once their cotangents are known: the call is run again. Stores for all samples
+    have been written since: searches find the places that they found, and rows are those of that time."""
     found: dict[str, Tensor] = {}
+    again = {read: iter(places) for read, places in call.places.items()}
+    bygone(call)
     for piece, _, _ in pieces(call):
+        call.lookups.again = again
         piece.data.update(piece.run("forward"))
+        call.lookups.again = None
         made = piece.trace("_outputs")
         piece.data.update(made)
         add_up(found, {name: value for name, value in made.items() if name.startswith("grad_")})
     return found
+
+
+@dataclass(frozen=True)
+class Bygone:
+    """Rows as they were when a call began, in the place of those that are there now."""
+
+    column: Any
+
+    def rows(self, table: Tensor, place: Tensor) -> Tensor:
+        """Those at [*lead, rank] (-1: any). Returns [*lead, rank, *axes]."""
+        return self.column[place.clamp_min(0).reshape(-1)].reshape(*place.shape, *table.shape[1:])
+
+
+def bygone(call: Call) -> None:
+    """Have the call fetch rows as they were, of stores that are written in place."""
+    for name, seen in call.seen.items():
+        keeper = call.model.recdsl_keepers[name]
+        for part in keeper.info["rows"] if keeper.searched else ():
+            call.lookups.anew.setdefault(call.values[f"{name}.{part}"].data_ptr(), Bygone(seen[part]))
 
 
 def add_up(total: dict[str, Any], more: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ Scores are made of some slots at a time and thrown away: `PIECE` of them, whatev
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -17,11 +17,16 @@ PIECE = 1 << 19
 
 class Lookups:
     """What one call has for its rows, each known by the address where they begin, which is theirs while the call runs.
-    indexes: of a read of these keys, by its name too (`index.py`); anew: what stands for rows (`replay.py`)."""
+    indexes: of a read of these keys, by its name too (`index.py`); anew: what stands for rows (`replay.py`).
+
+    A call in pieces may be run again when rows have been written (`chunks.py`): kept: what searches find, by read;
+    again: what they are to find, since the rows that they found are no longer there."""
 
     def __init__(self) -> None:
         self.indexes: dict[tuple[int, str], Any] = {}
         self.anew: dict[int, Any] = {}
+        self.kept: dict[str, list[Tensor]] | None = None
+        self.again: dict[str, Iterator[Tensor]] | None = None
 
 
 def lookup(
@@ -40,6 +45,25 @@ def lookup(
     they are a queue; others: of these the query has leading axes; call: what it has beside them. Returns int64
     [*lead, size].
     """
+    if call is not None and call.again is not None:
+        return next(call.again[read])
+    found = searched(score, keys, count, age, others, size, read, call)
+    if call is not None and call.kept is not None:
+        call.kept.setdefault(read, []).append(found)
+    return found
+
+
+def searched(
+    score: str,
+    keys: Tensor,
+    count: Tensor,
+    age: Tensor | None,
+    others: tuple[Tensor, ...],
+    size: int,
+    read: str,
+    call: Lookups | None,
+) -> Tensor:
+    """`lookup` in the rows as they are."""
     query = others[QUERY.get(score, 0)]
     own = keys.dim() - 1 if score in ("dot", "cosine", "inverse_distance") else 1
     lead = query.shape[: query.dim() - own] if score != "separable" else ()

@@ -21,7 +21,7 @@ backends.
 | P16 one slot, ties | test_p16 |
 | P17 sequences are apart | test_p17 |
 | P18 memory and length | test_p18, test_replayed_calls |
-| P19 a task | test_sab_copying |
+| P19 a task | test_sab_copying, test_sab_adding |
 
 Pitfalls: faults in `Plain` and in generated code are in test_sab_mutants, those of stores in test_tapes and, in C,
 test_native_tapes. A value is not changed by what is read (6): test_what_is_read; no slot at all (12): test_no_slot.
