@@ -1,9 +1,8 @@
 """One update as C, from a program that is one straight line: nests over blocks of lanes (see `line.py`).
 
-In a block, what depends on samples stands in a loop over them inside of the loops over rows, and sums over samples stay
-in a vector of lanes until that loop ends, so that influences and parameters are read and written once. What lasts is
-written where it was read: the writes of an iteration stand behind its reads, and nests that read an entry stand in
-front of the one that writes it.
+In a block, sums over samples stay in a small array while influences are read and written, and move parameters behind
+the loop over samples: all that lasts is read and written once, and in order. The writes of an iteration stand behind
+its reads, and nests that read an entry stand in front of the one that writes it.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from recdsl.backends.native.texts import comment
 from recdsl.backends.native.values import (
     NotLoweredError,
     Stride,
+    numel,
 )
 from recdsl.program.ir import Program, Store
 
@@ -28,6 +28,8 @@ NORM = "norm"
 C_SUM = {"float": "real", "int": "integer", "bool": "integer"}
 
 
+Span = tuple[str, int, int]
+"""Memory, and the first and last of its entries that are touched."""
 Stage = tuple[list[str], list[str], set[str]]
 """Lines in front of the loop over blocks, lines in it, and the memory that they read."""
 
@@ -46,6 +48,18 @@ def write(
 ) -> Written:
     """The C of a line. packed: what lasts, and lies in blocks of lanes where it has the axis."""
     return BlockNests(program, lanes, batch, packed).write(squares, symbol)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A nest: memory for its sums, what it does for each sample, and behind that. shared: what all samples have made
+    when it is done; wants: what it reads for each sample."""
+
+    sums: tuple[str, ...]
+    inner: tuple[str, ...]
+    after: tuple[str, ...]
+    shared: set[str]
+    wants: set[str]
 
 
 class BlockNests(Line):
@@ -169,10 +183,7 @@ class BlockNests(Line):
             for item in self.items:
                 if item.total and item.place == stage:
                     before += self._zeros(item)
-            lines: list[str] = []
-            for nest in nests.get(stage, ()):
-                lines += self._nest(nest, seen)
-            out.append((before, lines, seen))
+            out.append((before, self._block(nests.get(stage, ()), seen), seen))
         return out
 
     def _keep(self, stages: Sequence[Stage]) -> None:
@@ -198,12 +209,53 @@ class BlockNests(Line):
     def _lanes(self, body: Sequence[str]) -> list[str]:
         return ["SIMD", f"for (long l = 0; l < {self.width}; l++) {{", *body, "}"] if body else []
 
-    def _nest(self, nest: Sequence[Item], seen: set[str]) -> list[str]:
-        if nest[0].total:
-            return self._totals(nest[0], seen)
-        return self._sums(nest, seen) if nest[0].over else self._plain(nest, seen)
+    def _block(self, nests: Sequence[list[Item]], seen: set[str]) -> list[str]:
+        """All nests of a block. Those that follow each other share the loop over samples, so that memory is walked
+        through in its order, unless one needs what another one has summed."""
+        lines: list[str] = []
+        run: list[Part] = []
+        for nest in nests:
+            if nest[0].over:
+                lines += self._closed(run) + (self._totals(nest[0], seen) if nest[0].total else self._sums(nest, seen))
+                run = []
+                continue
+            for items in self._clusters(nest):
+                part = self._plain(items, seen)
+                if any(other.shared & part.wants for other in run):
+                    lines += self._closed(run)
+                    run = []
+                run.append(part)
+        return lines + self._closed(run)
 
-    def _plain(self, nest: Sequence[Item], seen: set[str]) -> list[str]:
+    def _closed(self, run: Sequence[Part]) -> list[str]:
+        """Nests in one loop over samples, and behind it what all samples share."""
+        samples = self._samples(any(part.inner for part in run))
+        inner = [line for part in run for line in part.inner]
+        body = [*samples, *inner, *("}" for _ in samples), *(line for part in run for line in part.after)]
+        return ["{", *(line for part in run for line in part.sums), *body, "}"] if run else []
+
+    def _clusters(self, nest: Sequence[Item]) -> list[list[Item]]:
+        """Items that share entries of what lasts, or read each other: a loop over rows that walks through few arrays at
+        a time is faster than one through all of them."""
+        if not nest[0].rows:
+            return [list(nest)]
+        found: list[tuple[list[Item], set[Span], set[str]]] = []
+        for item in nest:
+            spans = {(base, lo, hi) for base, _, lo, hi in self.ranges[id(item)] if base in self.lasting}
+            bases = {base for base, *_ in self.ranges[id(item)] if base in self.made}
+            if item.dest is not None and item.lasts:
+                spans.add((item.dest.base, *span(item.dest, item.kept(self.width))))
+            own = {item.dest.base} if item.dest is not None and item.dest.base in self.made else set[str]()
+            apart = [part for part in found if not (bases & part[2] or _touch(spans, part[1]))]
+            near = [part for part in found if not any(part is other for other in apart)]
+            merged = ([i for part in near for i in part[0]] + [item], spans, own)
+            for part in near:
+                merged[1].update(part[1])
+                merged[2].update(part[2])
+            found = [*apart, merged]
+        return [items for items, _, _ in found]
+
+    def _plain(self, nest: Sequence[Item], seen: set[str]) -> Part:
         """Entries by themselves: first those of each sample, then those that all samples share."""
         inner, after = Reader(self.names), Reader(self.names)
         sums: list[str] = []
@@ -212,10 +264,11 @@ class BlockNests(Line):
             kernel = inner if item.inner else after
             text = item.value.entry(kernel, LEAD, item.own(self.width))
             if item.joint:
-                name = self.names("s")
-                sums.append(f"{C_SUM[item.value.dtype]} {name}[{self.width}] = {{0}};")
-                kernel.lines.append(f"{name}[l] += {text};")
-                text, kernel = f"{name}[l]", after
+                name, kind = self.names("s"), C_SUM[item.value.dtype]
+                sums.append(f"{kind} {name}[{numel(item.rows) * self.width}] __attribute__((aligned(64))) = {{0}};")
+                total = f"{name}[{_row(item.rows, self.width)} + l]"
+                kernel.lines.append(f"{total} += {text};")
+                text, kernel = total, after
             self._remember(item, kernel, text)
             if item.square:
                 kernel.lines.append(f"norm[l] += {text} * {text};")
@@ -225,10 +278,13 @@ class BlockNests(Line):
                 kernel.lines.append(f"{self._target(item)} = {text};")
         self._check(nest, inner, after)
         seen |= {base for kernel in (inner, after) for base, *_ in kernel.ranges}
-        rows, samples = self._loops(nest[0].rows, "r"), self._samples(bool(inner.lines or ends[True]))
-        body = [*samples, *self._lanes([*inner.lines, *ends[True]]), *("}" for _ in samples)]
-        body += self._lanes([*after.lines, *ends[False]])
-        return ["{", *rows, *sums, *body, *("}" for _ in rows), "}"]
+        rows = self._loops(nest[0].rows, "r")
+        texts = [
+            ["{", *rows, *self._lanes(lines), *("}" for _ in rows), "}"] if lines else []
+            for lines in ([*inner.lines, *ends[True]], [*after.lines, *ends[False]])
+        ]
+        shared = {item.dest.base for item in nest if item.dest is not None and (item.joint or not item.inner)}
+        return Part(tuple(sums), tuple(texts[0]), tuple(texts[1]), shared, {base for base, *_ in inner.ranges})
 
     def _dropped(self, item: Item) -> bool:
         return item.dest is not None and item.dest.base in self.unread
@@ -364,6 +420,19 @@ class BlockNests(Line):
             lines.append(f"*(real *)p[{len(self.bases)}] = square;")
         extra = (NORM,) if norm else ()
         return Written(_indent([*lines, "return 0;", "}"]), arguments, (*results, *extra))
+
+
+def _row(rows: Sequence[int], width: int) -> str:
+    """Where the lanes of a row begin."""
+    text = "0"
+    for k, size in enumerate(rows):
+        text = f"r{k}" if text == "0" else f"({text} * {size} + r{k})"
+    return text if text == "0" else f"{text} * {width}"
+
+
+def _touch(one: Collection[Span], other: Collection[Span]) -> bool:
+    """Whether two sets of entries have one in common."""
+    return any(a == b and lo <= last and first <= hi for a, lo, hi in one for b, first, last in other)
 
 
 def _combined(item: Item, name: str, text: str) -> str:

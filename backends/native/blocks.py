@@ -45,15 +45,15 @@ class Block:
 
 
 def block(kind: VType, shape: Sequence[int], lane: int | None, lanes: Lanes, dtype: torch.dtype) -> Block:
-    """[blocks, rows, samples, lanes], or as it is without lanes. shape: samples, if it has any, and own axes."""
+    """[blocks, samples, rows, lanes], or as it is without lanes. shape: samples, if it has any, and own axes."""
     if lane is None:
         memory = _aligned(tuple(shape), dtype)
         return Block(memory, memory)
     lead = len(shape) - len(kind.axes)
     rows = [lead + k for k in range(len(kind.axes)) if k != lane]
-    sizes = [lanes.blocks, *(shape[k] for k in rows), *shape[:lead], lanes.width]
+    sizes = [lanes.blocks, *shape[:lead], *(shape[k] for k in rows), lanes.width]
     memory = _aligned(tuple(sizes), dtype)
-    at = {axis: 1 + k for k, axis in enumerate([*rows, *range(lead)])}
+    at = {axis: 1 + k for k, axis in enumerate([*range(lead), *rows])}
     places = [(at[k],) if k != lead + lane else (0, len(sizes) - 1) for k in range(len(shape))]
     return Block(memory, memory.permute(*(k for part in places for k in part)))
 

@@ -51,6 +51,7 @@ class Line:
         self.summed: dict[str, Value] = {}
         self.items: list[Item] = []
         self.bases: dict[str, str] = {}
+        self.lasting = set[str]()
         self.tables: list[str] = []
         self.made: dict[str, tuple[str, int, list[Item]]] = {}  # scratch: type, entries of a block, who fills it
         self.refs: dict[str, Ref] = {}
@@ -142,14 +143,13 @@ class Line:
         return bool(lead) and self.samples > 1
 
     def _blocked(self, axes: Sequence[int], lane: int, batch: bool) -> tuple[dict[str, Stride], tuple[int, ...], int]:
-        """Strides of [block][rows][sample][lane], and the entries of a block."""
-        samples = self.samples if batch else 1
-        own, step = [0] * len(axes), samples * self.width
-        batch = samples > 1
+        """Strides of [block][sample][rows][lane], and the entries of a block."""
+        own, step = [0] * len(axes), self.width
         for k in reversed(range(len(axes))):
             own[k] = 1 if k == lane else step
             step *= 1 if k == lane else axes[k]
-        return {"g": Stride(step), "B": Stride(self.width if batch else 0)}, tuple(own), step
+        samples = self.samples if batch else 1
+        return {"g": Stride(step * samples), "B": Stride(step if samples > 1 else 0)}, tuple(own), step * samples
 
     def _storage(self, name: str, index: Sequence[Any] = ()) -> Ref:
         """Where a storage lies: in blocks of lanes if it lasts, else as the caller sees it."""
@@ -158,6 +158,8 @@ class Line:
         batch = self._varies(storage)
         if storage.type.dtype not in STORED or any(not isinstance(part, Affine) or part != Affine(0) for part in index):
             raise NotLoweredError(f"a line with rows of `{storage.kind}` storages")
+        if name in self.packed:
+            self.lasting.add(base)
         if lane is not None and name in self.packed:
             lead, own, _ = self._blocked(axes, lane, batch)
         else:
