@@ -43,6 +43,17 @@ for name in ("stores", "slots"):
     assert apart(called(model, case, 10**6), called(model, case, 3)) < 1e-12
 print("clean")
 """
+ONLINE = """
+import sys
+from pathlib import Path
+sys.path.insert(0, str(Path(sys.argv[1]).parent.parent))
+from recdsl.backends.native import build
+from tests.training.test_online_native import SPEC, TD, check
+build.FLAGS = ("-O0", "-march=native", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+check(TD % "columns", "train.optimizer=adam(lr=1e-3)", "train.batch=3", updates=40)
+check(SPEC % "tbptt(window=6, every=3)", "train.every=3", "train.batch=2", "train.clip=0.5", updates=40)
+print("clean")
+"""
 SHORT = "nests.Nests._most = lambda self, size: 'T' if 's0' in most(self, size) else most(self, size)"
 """Room for the rows of a piece, where what it reads goes back to the beginning of the call."""
 PLANTED = """
@@ -110,3 +121,9 @@ def test_the_sanitizers_see_a_fault():
     done = run(PLANTED.format())
     assert done.returncode != 0
     assert "runtime error" in done.stderr or "AddressSanitizer" in done.stderr
+
+
+def test_online_updates_are_clean():
+    done = run(ONLINE)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.startswith("clean")
