@@ -20,8 +20,7 @@ from recdsl.backends.native.call import described
 from recdsl.backends.native.lower import Function, Lowering, head, joined, lower, prelude
 from recdsl.backends.native.outline import cut
 from recdsl.backends.native.shipped import capabilities
-from recdsl.backends.torch.module import body, ragged_pair
-from recdsl.program.assemble import assemble
+from recdsl.backends.torch.module import body, programs
 from recdsl.resources import read_text
 
 EXPORTED = '__attribute__((visibility("default"))) '
@@ -40,7 +39,7 @@ class Emitted:
 def emit(graph: Any, plan: Any, source: str, name: str, *, single: bool = True) -> Emitted:
     """Compile a model into files `name`.c, lib`name`.so and `name`.py. Raises BuildError where there is no compiler."""
     compiler()  # before any work
-    lowered = {"plain": lower(assemble(graph, plan)), "ragged": lower(assemble(*ragged_pair(graph, plan)))}
+    lowered = {variant: lower(made) for variant, made in programs(graph, plan).items()}
     chosen = {variant: _chosen(item) for variant, item in lowered.items()}
     left = tuple(f"{v}.{entry}: {reason}" for v, item in lowered.items() for entry, reason in item.left)
     text = _text(chosen, single)

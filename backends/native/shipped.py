@@ -48,7 +48,8 @@ def compiled(library: Any, functions: Mapping[str, Any], table: Mapping[str, Any
     """The model's functions, those of the table in C."""
     found = dict(functions)
     for name, (symbol, arguments, kinds, results, shapes) in table.items() if library is not None else ():
-        found[name] = CFunction(_finder(library, symbol), kinds, shapes), arguments, results
+        fixed = "_pieces." not in name
+        found[name] = CFunction(_finder(library, symbol), kinds, shapes, fixed=fixed), arguments, results
     return found
 
 

@@ -53,6 +53,42 @@ print(json.dumps(found))
 """
 
 
+LONG = """recdsl: 1
+name: long
+sizes: {inp: 3, hid: 4}
+inputs: {x: "float[inp]"}
+targets: {y: "float[hid]"}
+memory:
+  past:
+    slots: unbounded
+    write: {value: h, every: 2}
+    read: {query: p, score: mlp(3), select: topk(2), normalise: shifted_relu}
+step: |
+  p, c = lstm_cell(x, h[t-1], c[t-1], size=hid)
+  h = p + past.read
+loss: mse(h, y)
+credit: sab(truncate=3, replay=always)
+"""
+LONG_RUN = """
+import json, sys
+sys.modules["recdsl"] = None
+sys.path.insert(0, sys.argv[1])
+import torch, shipped
+made = torch.load(sys.argv[1] + "/batch.pt")
+model = shipped.Model(dtype=torch.float64)
+model.load_state_dict(made["state"])
+used = []
+for name, entry in list(shipped.FUNCTIONS.items()):
+    def seen(*args, name=name, function=entry[0]):
+        used.append(name + " " + type(function).__name__)
+        return function(*args)
+    shipped.FUNCTIONS[name] = seen, *entry[1:]
+model(made["batch"]).loss.backward()
+torch.save({name: p.grad for name, p in model.named_parameters()}, sys.argv[1] + "/found.pt")
+print(json.dumps(sorted(set(used))))
+"""
+
+
 def shipped(folder: Path, rule: str) -> None:
     made = analyse(SPEC % rule)
     found = emit(made.graph, made.plan, made.source, "shipped", single=False)
@@ -99,6 +135,27 @@ def test_runs_without_recdsl(tmp_path: Path, rule: str) -> None:
     for name, numbers in wanted.items():
         assert found[name] == pytest.approx(numbers, rel=1e-10, abs=1e-12)
     assert found["single"] == pytest.approx(wanted["plain"][0], rel=1e-5)
+
+
+def test_pieces_of_long_calls_run_in_c_too(tmp_path: Path) -> None:
+    made = analyse(LONG)
+    found = emit(made.graph, made.plan, made.source, "shipped", single=False)
+    (tmp_path / "libshipped.so").write_bytes(found.library)
+    (tmp_path / "shipped.py").write_text(found.python)
+    model = compile_spec(LONG, dtype=torch.float64)
+    drawn = torch.randn(150, 2, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    batch = {"x": drawn[..., :3], "y": drawn[..., 3:]}
+    model(batch).loss.backward()
+    torch.save({"state": model.state_dict(), "batch": batch}, tmp_path / "batch.pt")
+    command = [sys.executable, "-I", "-c", LONG_RUN, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    used = json.loads(done.stdout)
+    assert {"plain_pieces.forward CFunction", "plain_pieces.again CFunction"} <= set(used)
+    assert all(item.endswith(" CFunction") for item in used)
+    gradients = torch.load(tmp_path / "found.pt")
+    for name, p in model.named_parameters():
+        torch.testing.assert_close(gradients[name], p.grad, rtol=0.0, atol=1e-9)
 
 
 def test_says_what_is_wrong_with_its_library_and_runs_without(tmp_path: Path) -> None:
