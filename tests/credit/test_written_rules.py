@@ -177,6 +177,7 @@ def test_what_has_no_name_equals_its_definition(seed: int) -> None:
         ("rule(window=4, boundary=synthetic(8, learn=slowly))", "no way to learn"),
         ("rule(window=4, boundary=synthetic(8, learn=3))", "`bp_lambda(share)`"),
         ("rule(window=4, boundary=memories(fixed))", "`boundary` is `zero`"),
+        ("rule(window=4, boundary=memories(replay=often))", "`auto` or `always` or `never`"),
         ("rule(window=4, boundary=mirror)", "`boundary` is `zero`"),
         ("rule(window=4, boundary=7)", "a word, or one with arguments"),
         ("rule(scope=support(n=2))", "a word, or one with values"),
@@ -204,3 +205,10 @@ def test_what_makes_no_sense_is_refused(rule: str, words: str) -> None:
         planned(rule)
     assert [problem.code for problem in caught.value.problems] == ["RD0503"]
     assert words in caught.value.problems[0].text()
+
+
+@pytest.mark.parametrize("boundary", ["memories(replay=often)", "synthetic(-1)", "mirror"])
+def test_an_error_behind_boundary_is_shown_there(boundary: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        planned(f"rule(window=4, boundary={boundary})")
+    assert caught.value.problems[0].span.text == boundary

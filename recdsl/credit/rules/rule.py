@@ -90,7 +90,7 @@ def _boundary(given: Mapping[str, Given], size: int | None, every: int) -> Expan
     match words:
         case Words("memories", () | ("sliding",) as variant, () | (("replay", _),) as more):
             sliding: dict[str, Given] = {"variant": "sliding"} if variant else {}
-            return SAB.expand({"truncate": size, **sliding, **dict(more)})
+            return _preset(SAB, {"truncate": size, **sliding, **dict(more)})
         case Words("synthetic"):
             return _answered(words, size)
         case _:
@@ -110,8 +110,13 @@ def _answered(words: Words, size: int) -> Expansion:
             reason = "is given twice" if name in own else f"is none of {', '.join(f'`{each}`' for each in known)}"
             raise RuleError("boundary", f"`{name}` of `synthetic` {reason}")
         own[name] = _typed(known[name], value)
+    return _preset(SYNTHETIC, own)
+
+
+def _preset(rule: Rule, given: Mapping[str, Given]) -> Expansion:
+    """What a rule asks for whose arguments stand behind `boundary`."""
     try:
-        return SYNTHETIC.expand(own)
+        return rule.expand(given)
     except RuleError as error:
         raise RuleError("boundary", error.reason) from error
 
