@@ -53,13 +53,14 @@ def write(
 @dataclass(frozen=True)
 class Part:
     """A nest: memory for its sums, what it does for each sample, and behind that. shared: what all samples have made
-    when it is done; wants: what it reads for each sample."""
+    when it is done; wants, makes: what it reads and writes for each sample."""
 
     sums: tuple[str, ...]
     inner: tuple[str, ...]
     after: tuple[str, ...]
     shared: set[str]
     wants: set[str]
+    makes: set[str]
 
 
 class BlockNests(Line):
@@ -67,6 +68,7 @@ class BlockNests(Line):
 
     # -- nests ----------------------------------------------------------------------------------------------------
     def write(self, squares: Sequence[str], symbol: str) -> Written:
+        self.runs, self.inside, self.outside = 0, dict[str, set[int]](), set[str]()
         self._read()
         for name in squares:
             value, lane = self._value(name), self.laned.get(name)
@@ -187,7 +189,8 @@ class BlockNests(Line):
         return out
 
     def _keep(self, stages: Sequence[Stage]) -> None:
-        """Scratch that is read from memory nowhere is not written; what one loop alone reads lasts for a block."""
+        """Scratch that is read from memory nowhere is not written; what one loop alone reads lasts for a block, or
+        (in one loop over samples) for a sample."""
         for base, (_, _, made) in self.made.items():
             places = {k for k, (_, _, seen) in enumerate(stages) if base in seen}
             if not places:
@@ -195,6 +198,9 @@ class BlockNests(Line):
             if made[0].lane is not None and not made[0].total and places <= {made[0].place}:
                 self.refs[base].lead["g"] = Stride(0)  # type: ignore[index]
                 self.local.add(base)
+                alone = base not in self.outside and len(self.inside.get(base, ())) == 1
+                if alone and all(item.inner and not item.joint and not item.over for item in made):
+                    self.refs[base].lead["B"] = Stride(0)  # type: ignore[index]
 
     def _target(self, item: Item) -> str:
         assert item.dest is not None
@@ -227,8 +233,18 @@ class BlockNests(Line):
                 run.append(part)
         return lines + self._closed(run)
 
+    def _outside(self, kernel: Reader) -> set[str]:
+        """What a kernel reads that is not in a loop over samples with others."""
+        found = {base for base, *_ in kernel.ranges}
+        self.outside |= found
+        return found
+
     def _closed(self, run: Sequence[Part]) -> list[str]:
         """Nests in one loop over samples, and behind it what all samples share."""
+        self.runs += 1
+        for part in run:
+            for base in (*part.wants, *part.makes):
+                self.inside.setdefault(base, set()).add(self.runs)
         samples = self._samples(any(part.inner for part in run))
         inner = [line for part in run for line in part.inner]
         body = [*samples, *inner, *("}" for _ in samples), *(line for part in run for line in part.after)]
@@ -277,14 +293,16 @@ class BlockNests(Line):
             elif not self._dropped(item):
                 kernel.lines.append(f"{self._target(item)} = {text};")
         self._check(nest, inner, after)
-        seen |= {base for kernel in (inner, after) for base, *_ in kernel.ranges}
+        seen |= {base for base, *_ in inner.ranges} | self._outside(after)
         rows = self._loops(nest[0].rows, "r")
         texts = [
             ["{", *rows, *self._lanes(lines), *("}" for _ in rows), "}"] if lines else []
             for lines in ([*inner.lines, *ends[True]], [*after.lines, *ends[False]])
         ]
         shared = {item.dest.base for item in nest if item.dest is not None and (item.joint or not item.inner)}
-        return Part(tuple(sums), tuple(texts[0]), tuple(texts[1]), shared, {base for base, *_ in inner.ranges})
+        makes = {item.dest.base for item in nest if item.dest is not None and item.inner and not item.joint}
+        wants = {base for base, *_ in inner.ranges}
+        return Part(tuple(sums), tuple(texts[0]), tuple(texts[1]), shared, wants, makes)
 
     def _dropped(self, item: Item) -> bool:
         return item.dest is not None and item.dest.base in self.unread
@@ -320,7 +338,7 @@ class BlockNests(Line):
             text, name = item.value.entry(kernel, LEAD, item.own(self.width)), self.names("s")
             kernel.lines.append(_combined(item, f"{name}[l]", text))
             accumulated.append((name, item))
-        seen |= {base for base, *_ in kernel.ranges}
+        seen |= self._outside(kernel)
         rows, sums = self._loops(first.rows, "r"), self._loops(first.sums, "k")
         samples = self._samples(first.inner)
         declared = [line for name, item in accumulated for line in self._declared(name, item)]
@@ -345,7 +363,7 @@ class BlockNests(Line):
         """A sum over lanes of a block is added to that of all."""
         kernel = Reader(self.names)
         text = item.value.entry(kernel, LEAD, item.own(self.width))
-        seen |= {base for base, *_ in kernel.ranges}
+        seen |= self._outside(kernel)
         rows, sums, samples = self._loops(item.rows, "r"), self._loops(item.sums, "k"), self._samples(item.inner)
         kind = C_SUM[item.value.dtype]
         loop = ['_Pragma("omp simd reduction(+ : total)")', f"for (long l = 0; l < {self.width}; l++) {{"]
@@ -365,7 +383,7 @@ class BlockNests(Line):
         """What has no lanes."""
         kernel = Reader(self.names)
         text = item.value.entry(kernel, LEAD, item.own(self.width))
-        seen |= {base for base, *_ in kernel.ranges}
+        seen |= self._outside(kernel)
         rows, sums, samples = self._loops(item.rows, "r"), self._loops(item.sums, "k"), self._samples(item.inner)
         if item.square:
             return ["{", *rows, *kernel.lines, f"norm[0] += {text} * {text};", *("}" for _ in rows), "}"]
