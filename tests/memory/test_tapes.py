@@ -103,9 +103,10 @@ FAULTS: dict[str, tuple[str, str]] = {
 def test_faults_are_found(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     old, new = FAULTS[fault]
 
-    def faulty(text: str, seed: int = 0) -> Any:
+    def faulty(text: str, seed: int = 0, backend: str = "torch") -> Any:
         source = analyse(text).source
         assert old in source
+        assert backend == "torch"
         return execute(source.replace(old, new)).Model(seed, torch.float64)
 
     monkeypatch.setattr(memory_support, "module", faulty)
