@@ -23,6 +23,7 @@ from recdsl.backends.native.values import (
 from recdsl.program.ir import Program, Store
 
 ON_STACK = 4096  # entries up to which memory of the function's own is on its stack
+LARGEST = 32_768  # entries of a sum over samples, which is on the stack
 ROUNDS = 20  # attempts to put readers in front of writers
 NORM = "norm"
 C_SUM = {"float": "real", "int": "integer", "bool": "integer"}
@@ -281,6 +282,8 @@ class BlockNests(Line):
             text = item.value.entry(kernel, LEAD, item.own(self.width))
             if item.joint:
                 name, kind = self.names("s"), C_SUM[item.value.dtype]
+                if numel(item.rows) * self.width > LARGEST:
+                    raise NotLoweredError("sums over samples that have no room on the stack")
                 sums.append(f"{kind} {name}[{numel(item.rows) * self.width}] __attribute__((aligned(64))) = {{0}};")
                 total = f"{name}[{_row(item.rows, self.width)} + l]"
                 kernel.lines.append(f"{total} += {text};")

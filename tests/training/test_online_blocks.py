@@ -154,6 +154,12 @@ def test_what_takes_other_loops(change: dict[str, str]) -> None:
     assert not isinstance(found.learner, BlockLearner)
 
 
+def test_sums_that_have_no_room_take_other_loops(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(block_nests, "LARGEST", 8)
+    found = check(LSTM, "train.batch=2", "sizes.column=8", updates=20)
+    assert not isinstance(found.learner, BlockLearner)
+
+
 # -- planted faults ---------------------------------------------------------------------------------------------------
 def _edited(pattern: str, by: str) -> Callable[[pytest.MonkeyPatch], None]:
     """A change in the text of the function."""
