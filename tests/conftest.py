@@ -6,11 +6,17 @@ import pytest
 
 from recdsl.backends.native import store
 from recdsl.backends.native.build import BuildError, compiler
+from recdsl.graph import facts
 
 
 def pytest_configure() -> None:
     """What a test plants in the compiler stays out of the cache."""
     store.enabled = False
+
+
+def pytest_runtest_setup(item: pytest.Function) -> None:
+    """Where a test changes functions, graphs that other tests have used forget what these found."""
+    facts.kept = "monkeypatch" not in item.fixturenames
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

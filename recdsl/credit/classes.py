@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from recdsl.credit.flow import Edge, Flow
+from recdsl.credit.flow import Edge, flow_of
 from recdsl.credit.plan import Answering, RoutingClass, Tracing, Window
 from recdsl.credit.select import matches
 from recdsl.graph.step import StepGraph
@@ -96,7 +96,7 @@ def barred(graph: StepGraph, names: Iterable[str]) -> frozenset[int]:
 
 def _reach(graph: StepGraph) -> list[set[int]]:
     """Per loss: the nodes that it reaches against the edges."""
-    flow = Flow(graph)
+    flow = flow_of(graph)
     return [flow.backward([loss.root]) for loss in graph.losses]
 
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from math import ceil
 
-from recdsl.credit.influence import Influence, beyond, effective, states
+from recdsl.credit.influence import Influence, beyond, effective, influence_of, states
 from recdsl.credit.masked import narrowed
 from recdsl.credit.plan import CreditPlan, Deferral, Remark, RoutingClass, Scope, Window
 from recdsl.credit.tracing import Tracer, late, live
@@ -50,7 +50,7 @@ def _kept(graph: StepGraph, routing: RoutingClass) -> set[str]:
     found = set[str]().union(*(inside[k] for k in scopes))
     if routing.tracing is not None and routing.tracing.scope == "all":
         return found
-    influence, seen = Influence(graph, routing.cuts), live(graph, routing)
+    influence, seen = influence_of(graph, routing.cuts), live(graph, routing)
     torn = [inside[k] for k, own in scopes.items() if not _closed(influence, seen, k, own)]
     while torn:
         found.difference_update(*torn)

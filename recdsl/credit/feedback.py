@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from math import sqrt
 
-from recdsl.credit.flow import Edge, Flow
+from recdsl.credit.flow import Edge, flow_of
 from recdsl.credit.influence import effective, states
 from recdsl.graph.step import Node, Parameter, StepGraph
 
@@ -31,7 +31,7 @@ def readouts(graph: StepGraph, spared: Collection[str] = ()) -> frozenset[Edge]:
 
     spared: states that count as part of the way to a loss.
     """
-    flow, carries = Flow(graph), [carry for carry in states(graph) if carry.name not in spared]
+    flow, carries = flow_of(graph), [carry for carry in states(graph) if carry.name not in spared]
     start = {node for carry in carries for node in (carry.read, carry.write)}
     behind = flow.forward(start, across=False)
     recurrent = {k for carry in carries for k in _ancestors(graph, carry.write)}

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from recdsl.graph.facts import once
 from recdsl.graph.step import Node, StepGraph
 from recdsl.graph.types import Type
 from recdsl.ops import primitive
@@ -111,6 +112,12 @@ class Flow:
                     best[state] = lag + step
                     (queue.append if step else queue.appendleft)((*state, lag + step))
         return None
+
+
+@once
+def flow_of(graph: StepGraph) -> Flow:
+    """The edges of a graph."""
+    return Flow(graph)
 
 
 def served(op: str, attrs: tuple[tuple[str, Any], ...], types: tuple[Type, ...], result: Type) -> tuple[bool, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import sqrt
 
-from recdsl.credit.flow import Flow
+from recdsl.credit.flow import flow_of
 from recdsl.credit.plan import Answering, Head, RoutingClass
 from recdsl.credit.scopes import ScopeError
 from recdsl.diagnostics import suggest
@@ -36,7 +36,7 @@ def head(graph: StepGraph, routing: RoutingClass, asked: Answering, count: int, 
 
 def answered(graph: StepGraph, routing: RoutingClass) -> tuple[Carry, ...]:
     """Carried numbers between the class's parameters and its losses, by name. Delayed inputs have none."""
-    flow = Flow(graph)
+    flow = flow_of(graph)
     leaves = [graph.leaf[f"parameter:{name}"] for name in routing.parameters if f"parameter:{name}" in graph.leaf]
     reached = flow.forward(leaves, routing.cuts)
     live = flow.backward([graph.losses[k].root for k in routing.losses], routing.cuts)

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from recdsl.credit.flow import Edge
 from recdsl.graph.emit import Emitter
+from recdsl.graph.facts import once
 from recdsl.graph.step import Carry, StepGraph
 from recdsl.jacobian.compose import inside, joined, overlaps
 from recdsl.jacobian.pieces import Key, Tie, absorb, tied
@@ -24,6 +25,7 @@ MOST = 24
 """Patterns of one influence before they are taken as one dense block."""
 
 
+@once
 def effective(graph: StepGraph) -> dict[int, frozenset[str]]:
     """Nodes that parameters act through: what the steps (or initial values) use, with the trained parameters in it."""
     trained = {p.name for p in graph.parameters if not p.frozen}
@@ -96,6 +98,16 @@ class Influence:
             if more == found:
                 return found
             found = more
+
+
+def influence_of(graph: StepGraph, cuts: Collection[Edge] = NO_EDGES) -> Influence:
+    """The patterns of a graph."""
+    return _influence(graph, frozenset(cuts))
+
+
+@once
+def _influence(graph: StepGraph, cuts: frozenset[Edge]) -> Influence:
+    return Influence(graph, cuts)
 
 
 def confine(patterns: Patterns, scope: Patterns) -> dict[str, Keys]:

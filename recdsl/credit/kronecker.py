@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from recdsl.credit.flow import Flow
+from recdsl.credit.flow import Flow, flow_of
 from recdsl.credit.influence import effective, states
 from recdsl.graph.step import Node, StepGraph
 
@@ -45,7 +45,7 @@ class Block:
 
 def blocks(graph: StepGraph, parameters: Collection[str]) -> tuple[Block, ...]:
     """The blocks of the named parameters, in the graph's order. Raises NoMatrixError."""
-    flow, found = Flow(graph), list[Block]()
+    flow, found = flow_of(graph), list[Block]()
     for source, names in sorted(effective(graph).items()):
         if not names.isdisjoint(parameters):
             found += blocks_of(graph, flow, source, min(names))

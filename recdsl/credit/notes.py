@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from recdsl.credit.flow import Flow
+from recdsl.credit.flow import flow_of
 from recdsl.credit.influence import effective, states
 from recdsl.credit.plan import CreditPlan, Head, Remark, RoutingClass, StoreCredit
 from recdsl.credit.store_notes import memory_remarks
@@ -94,7 +94,7 @@ def _past(graph: StepGraph, routing: RoutingClass) -> str:
     """Losses that see states as they enter a step, under a rule that reads influence on those that it leaves."""
     if routing.tracing is None or routing.tracing.read != "post":
         return ""
-    carries, flow = states(graph), Flow(graph)
+    carries, flow = states(graph), flow_of(graph)
     names = {scope.carry for scope in routing.scopes if scope.stored}
     left = {c.write for c in carries} - {c.read for c in carries}
     walls = frozenset((k, target) for k in left for target, _ in flow.after[k])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from recdsl.credit.flow import Edge, Flow
+from recdsl.credit.flow import Edge, flow_of
 from recdsl.graph.step import Node, StepGraph
 from recdsl.graph.types import Type
 from recdsl.ops import primitive
@@ -47,7 +47,7 @@ class Costs:
     """Operations over one graph, a step and sample. What does not vary is computed once a call and counts nothing."""
 
     def __init__(self, graph: StepGraph) -> None:
-        self.graph, self.flow = graph, Flow(graph)
+        self.graph, self.flow = graph, flow_of(graph)
         self.work = [node for node in graph.nodes if node.args and node.id in graph.varying]
 
     def forward(self) -> int:

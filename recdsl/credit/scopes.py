@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from recdsl.credit.flow import Edge, Flow
+from recdsl.credit.flow import Edge, flow_of
 from recdsl.credit.influence import Influence, Keys, effective, merge, states
 from recdsl.credit.kronecker import NoMatrixError, blocks_of
 from recdsl.credit.plan import Tracing
@@ -178,7 +178,7 @@ def layers(setting: Setting) -> list[frozenset[str]]:
 
 def first_states(graph: StepGraph, source: int) -> set[str]:
     """Carried values that a parameter reaches before any other carried value stands in between."""
-    flow, writes, reads = Flow(graph), dict[int, set[str]](), {carry.read for carry in graph.carries}
+    flow, writes, reads = flow_of(graph), dict[int, set[str]](), {carry.read for carry in graph.carries}
     for carry in states(graph):
         writes.setdefault(carry.write, set()).add(carry.name)
     found = {carry.name for carry in states(graph) if carry.init == source}
@@ -211,7 +211,7 @@ def _rank(setting: Setting, source: int) -> Scopes:
 def _kronecker(setting: Setting, source: int) -> Scopes:
     """Every state, as an estimate, for what is a matrix in products."""
     try:
-        found = blocks_of(setting.graph, Flow(setting.graph), source, _label(setting.graph, source))
+        found = blocks_of(setting.graph, flow_of(setting.graph), source, _label(setting.graph, source))
     except NoMatrixError as error:
         hint = "give it a rule of its own, such as `uoro`, `columns`, `snap(1)` or `bptt`"
         raise ScopeError(error.name, str(error), hint) from error
@@ -235,7 +235,7 @@ def leaky_readouts(graph: StepGraph) -> set[str]:
 
     The share does not depend on states or inputs, and no product mixes their entries.
     """
-    flow, found = Flow(graph), set[str]()
+    flow, found = flow_of(graph), set[str]()
     writes = {carry.write for carry in states(graph)}
     for carry in states(graph):
         behind = flow.forward([carry.read], across=False)
@@ -258,7 +258,7 @@ def lateral(graph: StepGraph) -> frozenset[Edge]:
 
     A product that no state is made of reads states out; it is none of them.
     """
-    flow, found = Flow(graph), set[Edge]()
+    flow, found = flow_of(graph), set[Edge]()
     writes = {carry.write for carry in graph.carries}
     ends = writes | {loss.root for loss in graph.losses}
     mixing = {
@@ -286,7 +286,7 @@ def spikes(graph: StepGraph) -> frozenset[Edge]:
     output is computed from it in the step and its own equation has the output's recurrent product; an adaptation that
     only sums the output up keeps its influence (Bellec et al. 2020).
     """
-    flow, products = Flow(graph), lateral(graph)
+    flow, products = flow_of(graph), lateral(graph)
     read_out = {carry.write for carry in states(graph) if carry.name in leaky_readouts(graph)}
     ends = {carry.write for carry in states(graph)} - read_out
     products = frozenset(edge for edge in products if flow.forward([edge[1]], across=False) & ends)

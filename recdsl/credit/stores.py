@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from recdsl.credit.flow import Flow
+from recdsl.credit.flow import flow_of
 from recdsl.credit.heads import net, width
 from recdsl.credit.plan import Replay, StoreCredit
 from recdsl.diagnostics import suggest
@@ -149,7 +149,7 @@ def _corrected(graph: StepGraph, memory: Memory, made: StoreCredit, call: Call) 
 
 def _credited(graph: StepGraph, memory: Memory, call: Call) -> tuple[str, ...]:
     """The parts of its items that parameters have made. Raises Stop where there is none."""
-    flow = Flow(graph)
+    flow = flow_of(graph)
     reached = flow.forward([graph.leaf[f"parameter:{p.name}"] for p in graph.parameters if not p.frozen])
     found = tuple(made.part for made in memory.rows if made.item in reached)
     if not found:

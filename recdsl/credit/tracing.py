@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 
-from recdsl.credit.flow import Edge, Flow
-from recdsl.credit.influence import Influence, Keys, Patterns, beyond, confine, effective, states, union
+from recdsl.credit.flow import Edge, flow_of
+from recdsl.credit.influence import Influence, Keys, Patterns, beyond, confine, effective, influence_of, states, union
 from recdsl.credit.kronecker import blocks_of
 from recdsl.credit.masked import Narrowing, narrowed
 from recdsl.credit.place import in_spec, spec_source
@@ -67,7 +67,7 @@ def entries(graph: StepGraph, found: Sequence[Scope]) -> int:
 def eligible(graph: StepGraph, routing: RoutingClass) -> dict[int, int]:
     """By effective parameter: numbers that `td` losses keep for each sample, one for each entry and prediction."""
     found: dict[int, int] = {}
-    flow = Flow(graph)
+    flow = flow_of(graph)
     for td in (graph.losses[k].td for k in routing.losses):
         seen = set[int]() if td is None else flow.backward([td.value])
         for source, names in effective(graph).items():
@@ -102,8 +102,8 @@ def size_of(key: Key, rows: Axes, seed: Axes) -> int:
 
 def _scopes(graph: StepGraph, routing: RoutingClass) -> tuple[Scope, ...]:
     assert routing.tracing is not None
-    setting = Setting(graph, Influence(graph), routing.tracing)
-    cut = Influence(graph, routing.cuts) if routing.cuts else setting.influence
+    setting = Setting(graph, influence_of(graph), routing.tracing)
+    cut = influence_of(graph, routing.cuts) if routing.cuts else setting.influence
     seen, found = live(graph, routing), list[Scope]()
     for source, names in sorted(effective(graph).items()):
         if names.isdisjoint(routing.parameters):
@@ -116,7 +116,7 @@ def _scopes(graph: StepGraph, routing: RoutingClass) -> tuple[Scope, ...]:
 
 def live(graph: StepGraph, routing: RoutingClass) -> set[str]:
     """Carried values whose influence is of use: some loss or output sees them, now or later."""
-    seen = Flow(graph).backward([graph.losses[k].root for k in routing.losses] + [node for _, node in graph.outputs])
+    seen = flow_of(graph).backward([graph.losses[k].root for k in routing.losses] + [node for _, node in graph.outputs])
     post = routing.tracing is not None and routing.tracing.read == "post"
     return {c.name for c in states(graph) if c.read in seen or (post and c.write in seen)}
 
@@ -132,7 +132,7 @@ def late(graph: StepGraph, routing: RoutingClass) -> bool:
         return True
     if narrowed(graph, routing):
         return False
-    flow, influence = Flow(graph), Influence(graph, routing.cuts)
+    flow, influence = flow_of(graph), influence_of(graph, routing.cuts)
     ends = {graph.losses[k].root for k in routing.losses} | {node for _, node in graph.outputs}
     shown = {c.name for c in influence.carries if flow.forward([c.write], across=False) & ends}
     for source in {scope_.source for scope_ in routing.scopes}:
@@ -161,8 +161,8 @@ class Tracer:
     """Verdicts of forward rules over one graph."""
 
     def __init__(self, graph: StepGraph) -> None:
-        self.graph, self.flow = graph, Flow(graph)
-        self.free, self.judge, self.narrowing = Influence(graph), Judge(graph), Narrowing(graph)
+        self.graph, self.flow = graph, flow_of(graph)
+        self.free, self.judge, self.narrowing = influence_of(graph), Judge(graph), Narrowing(graph)
         self._cut: dict[frozenset[Edge], Influence] = {frozenset(): self.free}
         self._work: dict[RoutingClass, tuple[int, int]] = {}
 
@@ -358,7 +358,7 @@ class Tracer:
 
     def _influence(self, cuts: frozenset[Edge]) -> Influence:
         if cuts not in self._cut:
-            self._cut[cuts] = Influence(self.graph, cuts)
+            self._cut[cuts] = influence_of(self.graph, cuts)
         return self._cut[cuts]
 
     # -- cuts -----------------------------------------------------------------------------------------------------

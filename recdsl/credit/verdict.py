@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
 
-from recdsl.credit.flow import NO_CUTS, Edge, Flow
+from recdsl.credit.flow import NO_CUTS, Edge, flow_of
 from recdsl.credit.lags import Walk
 from recdsl.credit.operations import flops
 from recdsl.credit.place import in_spec, spec_source
@@ -52,7 +52,7 @@ class Judge:
     """Verdicts over one graph."""
 
     def __init__(self, graph: StepGraph) -> None:
-        self.graph, self.flow, self.source = graph, Flow(graph), spec_source(graph)
+        self.graph, self.flow, self.source = graph, flow_of(graph), spec_source(graph)
         work = [node for node in graph.nodes if node.op not in LEAVES]
         self._flops = {node.id: flops(graph.nodes, node) for node in work}
         self._entries = {node.id: node.type.numel for node in work}

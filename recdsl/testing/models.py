@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from recdsl.credit.classes import admitted
-from recdsl.credit.flow import Flow
+from recdsl.credit.flow import flow_of
 from recdsl.credit.select import state_uses
 from recdsl.graph.step import LEAVES, StepGraph
 from recdsl.graph.types import Axis, Type
@@ -49,7 +49,7 @@ def random_model(draws: Draws, rules: Sequence[tuple[str, str]] | None = None, t
 def _freeze(maker: Maker, reduce: str) -> StepGraph:
     """A parameter that none of its losses reaches is refused unless it is frozen."""
     graph = maker.graph(reduce)
-    flow = Flow(graph)
+    flow = flow_of(graph)
     live = [flow.backward([loss.root]) for loss in graph.losses]
     while True:
         dead = set[str]()
