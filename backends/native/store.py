@@ -68,7 +68,7 @@ class Store:
             return None if data is None else marshal.loads(data)
         return None
 
-    def keep(self, name: str, value: object) -> None:
+    def keep(self, name: str, value: Any) -> None:
         """Write it down, whole or not at all."""
         with suppress(BuildError, OSError):
             if self.key:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from recdsl.credit.flow import Edge, Flow
@@ -59,19 +59,31 @@ class Walk:
         self.flow, self.ends, self.cuts = flow, ends, cuts
         self.bits = {carry.read: 1 << k for k, carry in enumerate(flow.graph.carries)}
         self.live = flow.backward(ends, cuts)
+        self._steps: dict[int, tuple[bool, int]] = {}
         self.rows = [self._step(carry.read) for carry in flow.graph.carries]
         self.hits = sum(1 << k for k, (hit, _) in enumerate(self.rows) if hit)
         self._known: dict[tuple[bool, int], Lags] = {}
 
     def _step(self, start: int) -> tuple[bool, int]:
         """Whether a node reaches a loss within the step, and which live carries it reaches in the next."""
-        inside = self.flow.forward([start], self.cuts, across=False)
-        carried = 0
-        for source in inside:
-            for target, lag in self.flow.after[source]:
-                if lag and target in self.live and (source, target) not in self.cuts:
-                    carried |= self.bits[target]
-        return not inside.isdisjoint(self.ends), carried
+        stack = [start]
+        while stack:  # what a node reaches follows from what the next ones reach: edges inside a step have no cycle
+            node = stack[-1]
+            edges = [(target, lag) for target, lag in self.flow.after[node] if (node, target) not in self.cuts]
+            waiting = [target for target, lag in edges if not lag and target not in self._steps]
+            stack += waiting
+            if not waiting:
+                self._steps[stack.pop()] = self._joined(node, edges)
+        return self._steps[start]
+
+    def _joined(self, node: int, edges: Sequence[tuple[int, int]]) -> tuple[bool, int]:
+        hit, carried = node in self.ends, 0
+        for target, lag in edges:
+            if not lag:
+                hit, carried = hit or self._steps[target][0], carried | self._steps[target][1]
+            elif target in self.live:
+                carried |= self.bits[target]
+        return hit, carried
 
     def lags(self, start: int) -> Lags:
         """Live lags of a node."""

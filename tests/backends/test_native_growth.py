@@ -11,7 +11,6 @@ import pytest
 from test_compile_time import chained, coupled, long_sum
 
 from recdsl.backends.native import lower
-from recdsl.credit.build import plan
 from recdsl.driver import analyse
 from recdsl.graph.ragged import ragged_map
 
@@ -38,9 +37,6 @@ def work(shape: Callable[[int], str], cells: int) -> dict[str, float]:
     found = dict[str, float]()
     made = analyse(shape(cells))
     count = len(made.graph.nodes)
-    with Calls() as calls:
-        plan(made.graph, made.spec.credit)
-    found["plan"] = calls.count / count
     with Calls() as calls:
         ragged_map(made.graph)
         program = made.program
