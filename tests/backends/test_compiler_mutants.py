@@ -310,8 +310,8 @@ def runtime(old: str, new: str) -> Callable[[pytest.MonkeyPatch], None]:
     return plant
 
 
-START = "start.expand(self.extents(carry, wanted[carry]))"
-ONE_ROW = "torch.cat([start[None], start.new_zeros((self.size - 1, *wanted[carry]))])"
+START = "found[init].expand(self.extents(carry, wanted[carry]))"
+ONE_ROW = "torch.cat([found[init][None], found[init].new_zeros((self.size - 1, *wanted[carry]))])"
 
 DUE = 'self._chosen(info["at"]) & self._preceded(info.get("after", ""))'
 
@@ -352,7 +352,7 @@ MUTANTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "last step, not last valid": runtime("(steps == last) & self.valid", "(steps == self.steps - 1) & self.valid"),
     "every from 0": runtime("(steps + 1) % at[1]", "steps % at[1]"),
     "mean of the whole batch": runtime("due.sum().clamp_min(1.0)", "due.numel()"),
-    "weights ignored": runtime('loss = loss + info["weight"] * value', "loss = loss + value"),
+    "weights ignored": runtime('info["weight"] * value for', "value for"),
     "one window missing": runtime("-(-self.steps // every)", "self.steps // every"),
     "cotangents lost": runtime('"backward" if all(value is None for value in outputs)', '"backward" if True'),
 }  # fmt: skip
@@ -400,6 +400,6 @@ def overlapping_calls_fail(key: int | str) -> bool:
 def test_room_closed_early(monkeypatch: pytest.MonkeyPatch):
     """A call's room is given to the next call before its backward pass."""
     with monkeypatch.context() as patch:
-        runtime("weakref.finalize(tape, done)", "done()")(patch)
+        runtime("weakref.finalize(tape, hand_back,", "hand_back(")(patch)
         found = next(key for key in GATED if overlapping_calls_fail(key))
     assert not overlapping_calls_fail(found)

@@ -6,13 +6,15 @@ The bounds at 5,000 steps are stated in benchmarks/README.md, which measures wit
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from benchmarks import precision
-from recdsl.backends.native import lower, online
+from recdsl.backends.native import lower, model, moves, online
+from recdsl.backends.native.values import NotLoweredError
 from recdsl.driver import analyse
 
 pytestmark = pytest.mark.compiler
@@ -60,7 +62,19 @@ def updates_within() -> None:
     assert off <= ROOM * APART, f"apart by {off:.1e} of the way"
 
 
-def test_online_updates() -> None:
+def without_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The learner of models that no axis divides into blocks."""
+
+    def refused(*_: object) -> None:
+        raise NotLoweredError("not here")
+
+    monkeypatch.setattr(model, "BlockLearner", refused)
+
+
+@pytest.mark.parametrize("blocks", [True, False])
+def test_online_updates(blocks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not blocks:
+        without_blocks(monkeypatch)
     updates_within()
 
 
@@ -71,6 +85,18 @@ FAULTS = {
         "online.c", "a[i] = mu * a[i] + move;", "a[i] = mu * a[i] + ((move + R(64)) - R(64));",
     ),
 }  # fmt: skip
+
+
+def test_a_fault_in_blocks_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    real: Any = moves._Update.sgd  # pyright: ignore[reportPrivateUsage]
+
+    def losing(self: Any, value: str, gradient: str, kept: list[str]) -> Any:
+        return real(self, value, self.plus(self.plus(gradient, self.const(64.0)), self.const(-64.0)), kept)
+
+    exact_updates()
+    monkeypatch.setattr(moves._Update, "sgd", losing)  # pyright: ignore[reportPrivateUsage]
+    with pytest.raises(AssertionError, match="apart by"):
+        updates_within()
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -84,6 +110,9 @@ def test_faults_are_seen(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
         assert path[-1] != file or old in text
         return text.replace(old, new) if path[-1] == file else text
 
+    if owner is online:
+        without_blocks(monkeypatch)
+        exact_updates()
     monkeypatch.setattr(owner, "read_text", read)
     with pytest.raises(AssertionError, match=r"off by|apart by"):
         updates_within() if owner is online else within("gru")
