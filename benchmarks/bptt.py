@@ -139,7 +139,7 @@ def peak(make: Callable[..., Callable[[], object]], *args: object) -> int:
 def _peak(answer: Connection, make: Callable[..., Callable[[], object]], args: tuple[object, ...]) -> None:
     torch.set_num_threads(1)
     call = make(*args)
-    before = _held()
+    before = held()
     for _ in range(3):
         call()
     answer.send(_status("VmHWM") - before)
@@ -153,7 +153,7 @@ def _variant(name: str, cell_name: str, config: Config) -> Callable[[], object]:
     return make(name, cell, config).run
 
 
-def _held() -> int:
+def held() -> int:
     """What the process holds now. Its past peak is forgotten, and free memory goes back to the system: what compiling
     has left over would hide what the calls need.
     """
