@@ -80,7 +80,7 @@ def _module(
     name = f"recdsl_native_{sha256(chr(0).join(texts).encode()).hexdigest()[:16]}"
     if name not in sys.modules:
         module = ModuleType(name)
-        module.Model = native_model(base, variants, name, flags)  # type: ignore[attr-defined]
+        vars(module)["Model"] = native_model(base, variants, name, flags)
         sys.modules[name] = module
     return sys.modules[name]
 

@@ -14,7 +14,7 @@ from recdsl.backends.native.items import LEAD, Item, Reader, span, split
 from recdsl.backends.native.kernel import STORED, Kernel, Names
 from recdsl.backends.native.lanes import Lanes
 from recdsl.backends.native.line import Line
-from recdsl.backends.native.texts import comment
+from recdsl.backends.native.texts import comment, indent
 from recdsl.backends.native.values import (
     NotLoweredError,
     Stride,
@@ -197,11 +197,11 @@ class BlockNests(Line):
             if not places:
                 self.unread.add(base)
             if made[0].lane is not None and not made[0].total and places <= {made[0].place}:
-                self.refs[base].lead["g"] = Stride(0)  # type: ignore[index]
+                self.leads[base]["g"] = Stride(0)
                 self.local.add(base)
                 alone = base not in self.outside and len(self.inside.get(base, ())) == 1
                 if alone and all(item.inner and not item.joint and not item.over for item in made):
-                    self.refs[base].lead["B"] = Stride(0)  # type: ignore[index]
+                    self.leads[base]["B"] = Stride(0)
 
     def _target(self, item: Item) -> str:
         assert item.dest is not None
@@ -440,7 +440,7 @@ class BlockNests(Line):
             lines += ["real square = 0;", f"for (long l = 0; l < {self.width}; l++) square += norm[l];"]
             lines.append(f"*(real *)p[{len(self.bases)}] = square;")
         extra = (NORM,) if norm else ()
-        return Written(_indent([*lines, "return 0;", "}"]), arguments, (*results, *extra))
+        return Written(indent([*lines, "return 0;", "}"]), arguments, (*results, *extra))
 
 
 def _row(rows: Sequence[int], width: int) -> str:
@@ -459,13 +459,3 @@ def _touch(one: Collection[Span], other: Collection[Span]) -> bool:
 def _combined(item: Item, name: str, text: str) -> str:
     """A sum or largest entry with one more."""
     return f"{name} = {text} > {name} || {text} != {text} ? {text} : {name};" if item.largest else f"{name} += {text};"
-
-
-def _indent(lines: Sequence[str]) -> str:
-    out: list[str] = []
-    depth = 0
-    for line in lines:
-        depth -= line.startswith("}")
-        out.append("    " * depth + line if not line.startswith("SIMD") else line)
-        depth += line.endswith("{")
-    return "\n".join(out) + "\n"

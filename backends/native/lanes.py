@@ -6,10 +6,10 @@ and no op looks at where along it an entry stands.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from recdsl.backends.native.ops import ELEMENTWISE
+from recdsl.backends.native.ops import ELEMENTWISE, groups
 from recdsl.backends.native.values import NotLoweredError
 from recdsl.program.ir import Load, Op, Scalar, Stmt, Storage, Store
 
@@ -156,23 +156,6 @@ class _Axes:
             for k, label in enumerate(attrs[side]):
                 node = ("value", name, k)
                 self.same(node, first.setdefault(label, node))
-
-
-def groups(source: Sequence[int], target: Sequence[int]) -> Iterator[tuple[list[int], list[int]]]:
-    """Axes that go into each other where extents change: groups with equal products."""
-    a = b = 0
-    while a < len(source) or b < len(target):
-        first, second = [a] if a < len(source) else [], [b] if b < len(target) else []
-        left, right = source[a] if first else 1, target[b] if second else 1
-        a, b = a + 1, b + 1
-        while left != right:
-            if left < right:
-                left, a = left * source[a], a + 1
-                first.append(a - 1)
-            else:
-                right, b = right * target[b], b + 1
-                second.append(b - 1)
-        yield first, second
 
 
 def lanes(body: Sequence[Stmt], storages: Mapping[str, Storage], lasting: Iterable[Sequence[str]], wide: int) -> Lanes:

@@ -54,7 +54,7 @@ class Line:
         self.lasting = set[str]()
         self.tables: list[str] = []
         self.made: dict[str, tuple[str, int, list[Item]]] = {}  # scratch: type, entries of a block, who fills it
-        self.refs: dict[str, Ref] = {}
+        self.leads: dict[str, dict[str, Stride]] = {}  # scratch: its strides, which are 0 where its memory is shared
         self.readers: dict[str, list[Stmt]] = {}
         self.stage: dict[str, int] = {}
         self.passed: dict[str, str] = {}
@@ -176,8 +176,8 @@ class Line:
             count = numel(axes) * (self.samples if batch else 1)
             lead, own = {"B": Stride(numel(axes) if batch else 0)}, contiguous(axes)
         self.made[base] = (value.dtype, count, [])
-        self.refs[base] = Ref((base, None), base, "0", lead, own)
-        return self.refs[base]
+        self.leads[base] = lead
+        return Ref((base, None), base, "0", lead, own)
 
     # -- values ---------------------------------------------------------------------------------------------------
     def _define(self, name: str, value: Value) -> None:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from recdsl.backends.native.writer import indent
+from recdsl.backends.native.texts import indent
 
 MANY = 100
 """Calls from which a function is written so. Each costs a few nanoseconds more than a call of C."""

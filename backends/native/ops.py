@@ -6,7 +6,7 @@ What sums or compares many entries (`sum`, `softmax`, `contract` with a sum) is 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -62,11 +62,17 @@ def _reshape(op: Op, own: Own, sizes: Sequence[tuple[int, ...]]) -> Own:
     """Groups of axes with equal products go into each other."""
     source, target = sizes[0], tuple(axis.size for axis in op.types[0].axes)
     found: list[Ix] = []
+    for into, second in groups(source, target):
+        found += _regroup([(own[k], target[k]) for k in second], [source[k] for k in into])
+    return tuple(found)
+
+
+def groups(source: Sequence[int], target: Sequence[int]) -> Iterator[tuple[list[int], list[int]]]:
+    """Axes that go into each other where extents change: groups with equal products."""
     a = b = 0
     while a < len(source) or b < len(target):
-        first, second = [a], [b]
-        left = source[a] if a < len(source) else 1
-        right = target[b] if b < len(target) else 1
+        first, second = [a] if a < len(source) else [], [b] if b < len(target) else []
+        left, right = source[a] if first else 1, target[b] if second else 1
         a, b = a + 1, b + 1
         while left != right:
             if left < right:
@@ -75,9 +81,7 @@ def _reshape(op: Op, own: Own, sizes: Sequence[tuple[int, ...]]) -> Own:
             else:
                 right, b = right * target[b], b + 1
                 second.append(b - 1)
-        into = [k for k in first if k < len(source)]
-        found += _regroup([(own[k], target[k]) for k in second if k < len(target)], [source[k] for k in into])
-    return tuple(found)
+        yield first, second
 
 
 def _regroup(given: Sequence[tuple[Ix, int]], sizes: Sequence[int]) -> list[Ix]:

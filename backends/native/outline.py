@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
-from recdsl.backends.native.listing import MANY, listing
+from recdsl.backends.native.listing import LOOP, MANY, NAMED, listing
 
 LONG = 8_000
 """Characters from which a function is cut up. Below, calls would cost more than they save."""
@@ -17,9 +17,7 @@ NAME = re.compile(r"\b(?:[a-z]+\d+|[TB])\b")
 POINTER = re.compile(r"^(?:const )?(real|integer|flag) \*restrict const (\w+) = ")
 TABLE = re.compile(r"^static const (real|integer|flag) (\w+)\[\] = ")
 NUMBER = re.compile(r"^const (long|real|integer|flag|int) (?=\w+ = )")
-LOOP = re.compile(r"^for \(long (\w+) = ")
 LOCAL = re.compile(r"\b(?:long|real|integer|flag|int) (\w+)(?= =|;)")
-GIVEN = re.compile(r"(\w+) = ")
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ def _declare(line: str, types: dict[str, str]) -> None:
     if loop:
         types[loop[1]] = "const long"
     elif number:
-        types.update(dict.fromkeys(GIVEN.findall(line), f"const {number[1]}"))
+        types.update(dict.fromkeys(NAMED.findall(line), f"const {number[1]}"))
 
 
 def _piece(nest: Sequence[str], types: dict[str, str]) -> tuple[str, str, str] | None:

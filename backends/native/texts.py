@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from recdsl.backends.native.values import NotLoweredError
 from recdsl.program.ir import Affine, Bound
@@ -39,3 +39,14 @@ def condition_text(predicate: tuple[str, Affine, Affine], symbols: Mapping[str, 
 def comment(text: str) -> str:
     """User text that cannot leave a comment or a line."""
     return "".join(c if c.isascii() and (c.isalnum() or c in " _-.,:=+[]()") else f"<{ord(c):x}>" for c in text)
+
+
+def indent(lines: Sequence[str]) -> str:
+    """Text with blocks moved in."""
+    out: list[str] = []
+    depth = 0
+    for line in lines:
+        depth -= line.startswith("}")
+        out.append("    " * depth + line if not line.startswith("SIMD") else line)
+        depth += line.endswith("{")
+    return "\n".join(out) + "\n"

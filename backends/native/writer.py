@@ -17,7 +17,7 @@ from recdsl.backends.native.ops import ON_TORCH, REDUCED, viewed, writer
 from recdsl.backends.native.products import contract
 from recdsl.backends.native.reductions import reduction
 from recdsl.backends.native.tapes import search
-from recdsl.backends.native.texts import bound_text, comment, condition_text
+from recdsl.backends.native.texts import bound_text, comment, condition_text, indent
 from recdsl.backends.native.uses import made, statements
 from recdsl.backends.native.values import Ix, NotLoweredError, Ref, Value, contiguous, literal, numel, overlap
 from recdsl.program.ir import Add, At, Call, Effect, For, If, Load, Op, Range, Scalar, Stmt, Store
@@ -295,14 +295,3 @@ def indexed(stmt: Store | Add, k: int) -> bool:
 
 def flat(value: Any) -> list[float]:
     return [x for item in value for x in flat(item)] if isinstance(value, list | tuple) else [value]
-
-
-def indent(lines: Sequence[str]) -> str:
-    """Text with blocks moved in."""
-    out: list[str] = []
-    depth = 0
-    for line in lines:
-        depth -= line.startswith("}")
-        out.append("    " * depth + line if not line.startswith("SIMD") else line)
-        depth += line.endswith("{")
-    return "\n".join(out) + "\n"

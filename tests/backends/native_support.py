@@ -11,6 +11,16 @@ from recdsl.backends.native.ops import ON_TORCH
 from recdsl.backends.torch.module import generate
 from recdsl.testing import Case
 
+# A plain recurrent network of two units.
+SPEC = """recdsl: 1
+sizes: {n: 2}
+inputs: {x: "float[n]"}
+targets: {y: "float[n]"}
+params: {W: "float[n, n] ~ normal(0, 0.5)"}
+step: |
+  h = tanh(W @ h[t-1] + x)
+loss: mse(h, y)
+"""
 QUICK = ("-O0",)  # vectorised code takes three times as long to compile; some tests do without
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from backend_support import normal
+from native_support import SPEC
 
 from recdsl.backends.native import build
 from recdsl.backends.native.build import BuildError, NativeWarning
@@ -21,15 +22,6 @@ from recdsl.driver import compile as compile_spec
 
 pytestmark = pytest.mark.compiler
 TEXT = '__attribute__((visibility("default"))) long answer(void) { return 42; }\n'
-SPEC = """recdsl: 1
-sizes: {n: 2}
-inputs: {x: "float[n]"}
-targets: {y: "float[n]"}
-params: {W: "float[n, n] ~ normal(0, 0.5)"}
-step: |
-  h = tanh(W @ h[t-1] + x)
-loss: mse(h, y)
-"""
 
 
 @pytest.fixture(autouse=True)

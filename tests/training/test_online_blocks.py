@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -167,8 +168,8 @@ def _edited(pattern: str, by: str) -> Callable[[pytest.MonkeyPatch], None]:
     def plant(patch: pytest.MonkeyPatch) -> None:
         real = block_nests.write
 
-        def write(*given: object) -> block_nests.Written:
-            made = real(*given)  # type: ignore[arg-type]
+        def write(*given: Any) -> block_nests.Written:
+            made = real(*given)
             text = re.sub(pattern, by, made.text)
             assert text != made.text
             return block_nests.Written(text, made.arguments, made.results)
