@@ -76,7 +76,8 @@ def _module(
     from recdsl.backends.native.variants import Variants
 
     variants = Variants(names, programs, store)
-    texts = (source, *(variants.variant(name).source for name in (names[:1] if store.key else names)), *flags)
+    known = [variants.variant(name) for name in (names[:1] if store.key else names)]
+    texts = (source, *(text for item in known for text in (item.source, item.later)), *flags)
     name = f"recdsl_native_{sha256(chr(0).join(texts).encode()).hexdigest()[:16]}"
     if name not in sys.modules:
         module = ModuleType(name)

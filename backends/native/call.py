@@ -10,7 +10,7 @@ import torch
 
 from recdsl.backends.native.build import library
 from recdsl.backends.native.functions import DTYPES, KINDS, CFunction, gemm
-from recdsl.backends.native.lower import Function, head
+from recdsl.backends.native.lower import LATER, Function, head
 from recdsl.program.ir import Affine, Storage
 
 __all__ = ["DTYPES", "KINDS", "Library", "Row", "Table", "described", "extent", "joined"]
@@ -67,9 +67,10 @@ def joined(
     variant: str,
     functions: Sequence[tuple[str, Row]],
     left: Sequence[tuple[str, str]],
-    code: Library,
+    libraries: Mapping[bool, Library],
 ) -> tuple[Table, tuple[tuple[str, str, str], ...]]:
     """A variant's part of a model's table with compiled functions, and (variant, entry, reason) of the others.
+    libraries: of the entries in `LATER`, and of the others.
 
     What reads the tape runs where the tape is written: where one such entry has no C, all of them run on torch.
     """
@@ -81,7 +82,7 @@ def joined(
             others.append((variant, entry, f"`{missing[0]}` runs on torch"))
         else:
             fixed = not variant.endswith("_pieces")
-            function = CFunction(code.finder(symbol), kinds, shapes, fixed=fixed)
+            function = CFunction(libraries[entry.endswith(LATER)].finder(symbol), kinds, shapes, fixed=fixed)
             found[f"{variant}.{entry}"] = function, taken, results
     mine = {name: entry for name, entry in generated.items() if name.startswith(f"{variant}.")}
     return mine | found, tuple(others)

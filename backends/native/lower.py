@@ -55,11 +55,17 @@ class Function:
     text: str = ""
 
 
+LATER = "_outputs"
+"""The end of entries for gradients that arrive at outputs, which most programs never ask for."""
+
+
 @dataclass(frozen=True)
 class Lowering:
-    """One variant's C text, but for the lines that say the precision. left: (entry, reason) of what has no C."""
+    """One variant's C text, but for the lines that say the precision. later: that of a library of its own, with the
+    entries in `LATER`, which is compiled when one of them is first called. left: (entry, reason) of what has no C."""
 
     source: str
+    later: str
     functions: tuple[Function, ...]
     left: tuple[tuple[str, str], ...]
     program: Program
@@ -80,9 +86,13 @@ def lower(assembled: Assembled) -> Lowering:
             left.append((name, str(error)))
             continue
         functions.append(Function(symbol, name, made.arguments, made.results, program.scalars, storages, made.text))
-    return Lowering(
-        prelude() + "\n" + joined([cut(made.text) for made in functions]), tuple(functions), tuple(left), program
-    )
+    late = [made for made in functions if made.entry.endswith(LATER)]
+    first = [made for made in functions if made not in late]
+    return Lowering(_whole(first), _whole(late) if late else "", tuple(functions), tuple(left), program)
+
+
+def _whole(functions: Sequence[Function]) -> str:
+    return prelude() + "\n" + joined([cut(made.text) for made in functions])
 
 
 def at_once(
@@ -189,7 +199,8 @@ def text(assembled: Assembled) -> str:
     """What is compiled, in single precision, with the reasons for what is not."""
     made = lower(assembled)
     notes = [f"/* {entry} runs on torch: {comment(reason)} */\n" for entry, reason in made.left]
-    return head(single=True) + made.source + "".join(notes)
+    later = f"\n/* a library of its own */\n{made.later}" if made.later else ""
+    return head(single=True) + made.source + later + "".join(notes)
 
 
 def head(*, single: bool) -> str:

@@ -11,6 +11,7 @@ import torch
 from recdsl.backends.native.blocks import BlockLearner
 from recdsl.backends.native.build import BuildError, NativeWarning
 from recdsl.backends.native.call import DTYPES, Library, Table, joined
+from recdsl.backends.native.lower import LATER
 from recdsl.backends.native.online import Learner, Shape, Update
 from recdsl.backends.native.values import NotLoweredError
 from recdsl.backends.native.variants import Variants
@@ -21,15 +22,16 @@ class Code:
 
     def __init__(self, generated: Table, variants: Variants, flags: tuple[str, ...]) -> None:
         self.generated, self.variants, self.flags = generated, variants, flags
-        self.libraries: dict[str, Library] = {}
+        self.libraries: dict[tuple[str, bool], Library] = {}
         self.tables: dict[str, tuple[Table, tuple[tuple[str, str, str], ...]]] = {}
         self.failed: dict[str, str] = {}
 
-    def library(self, variant: str) -> Library:
-        """The C of a variant, lowered when it is first asked for."""
-        if variant not in self.libraries:
-            self.libraries[variant] = Library(self.variants.variant(variant).source, self.flags)
-        return self.libraries[variant]
+    def library(self, variant: str, *, later: bool = False) -> Library:
+        """The C of a variant, lowered when it is first asked for. later: that of gradients at outputs."""
+        if (variant, later) not in self.libraries:
+            made = self.variants.variant(variant)
+            self.libraries[variant, later] = Library(made.later if later else made.source, self.flags)
+        return self.libraries[variant, later]
 
     def table(self, variant: str) -> Table:
         """The variant's functions, compiled ones where there are some."""
@@ -38,8 +40,8 @@ class Code:
     def _joined(self, variant: str) -> tuple[Table, tuple[tuple[str, str, str], ...]]:
         if variant not in self.tables:
             made = self.variants.variant(variant)
-            library = self.library(variant)
-            self.tables[variant] = joined(self.generated, variant, made.functions, made.left, library)
+            libraries = {later: self.library(variant, later=later) for later in (False, True)}
+            self.tables[variant] = joined(self.generated, variant, made.functions, made.left, libraries)
         return self.tables[variant]
 
     @property
@@ -53,15 +55,17 @@ class Code:
         known = variant in self.variants and variant not in self.failed
         return known and like.device.type == "cpu" and like.dtype in DTYPES
 
-    def load(self, variant: str, dtype: torch.dtype) -> bool:
+    def load(self, variant: str, dtype: torch.dtype, *, later: bool = False) -> bool:
         """Compile a variant, if that is to be done. What fails once is not tried again by this model."""
-        if dtype in self.library(variant).loaded:
-            return True
+        name, library = f"{variant}{LATER * later}", self.library(variant, later=later)
+        if name in self.failed or dtype in library.loaded:
+            return name not in self.failed
         try:
-            self.library(variant).load(dtype)
+            library.load(dtype)
         except BuildError as error:
-            self.failed[variant] = str(error)
-            warnings.warn(f"{error}; this model runs on the torch backend", NativeWarning, stacklevel=4)
+            self.failed[name] = str(error)
+            runs = "gradients at its outputs run" if later else "this model runs"
+            warnings.warn(f"{error}; {runs} on the torch backend", NativeWarning, stacklevel=4)
             return False
         return True
 
@@ -74,7 +78,8 @@ class Functions(Mapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         code, variant = self.code, name.partition(".")[0]
-        if code.runs(variant, self.like) and code.load(variant, self.like.dtype):
+        kinds = (False, True) if name.endswith(LATER) else (False,)
+        if code.runs(variant, self.like) and all(code.load(variant, self.like.dtype, later=kind) for kind in kinds):
             return code.table(variant)[name]
         return code.generated[name]
 
@@ -97,7 +102,8 @@ def native_model(base: type[Any], variants: Variants, name: str, flags: tuple[st
         @property
         def recdsl_c(self) -> str:
             """The C of all variants."""
-            return "\n".join(variants.variant(name).source for name in variants)
+            made = [variants.variant(name) for name in variants]
+            return "\n".join(text for item in made for text in (item.source, item.later) if text)
 
         @property
         def recdsl_functions(self) -> Functions:

@@ -18,10 +18,11 @@ Programs = Callable[[], Mapping[str, Assembled]]
 
 @dataclass(frozen=True)
 class Variant:
-    """What is run: C text, but for the lines that say the precision, and its functions by entry. left: (entry, reason)
-    of what has no C."""
+    """What is run: C text, but for the lines that say the precision, that of a library of its own (see `Lowering`), and
+    functions by entry. left: (entry, reason) of what has no C."""
 
     source: str
+    later: str
     functions: tuple[tuple[str, Row], ...]
     left: tuple[tuple[str, str], ...]
 
@@ -69,5 +70,6 @@ class Variants(Mapping[str, Lowering]):
         for item in made.functions:
             kinds, shapes = described(item)
             functions.append((item.entry, (item.symbol, (*item.arguments, *item.scalars), kinds, item.results, shapes)))
-        self.store.keep(name, (made.source, tuple(functions), made.left))
-        return Variant(made.source, tuple(functions), made.left)
+        found = Variant(made.source, made.later, tuple(functions), made.left)
+        self.store.keep(name, (found.source, found.later, found.functions, found.left))
+        return found

@@ -48,8 +48,8 @@ def with_fault(case: Case, fault: str) -> Any:
     (old, new), changed = FAULTS[fault], 0
     lowered = {variant: lower(made) for variant, made in programs(case.graph, case.plan, optimise=True).items()}
     for variant, item in lowered.items():
-        text, count = re.subn(old, new, item.source)
-        lowered[variant], changed = replace(item, source=text), changed + count
+        (text, count), (later, more) = (re.subn(old, new, part) for part in (item.source, item.later))
+        lowered[variant], changed = replace(item, source=text, later=later), changed + count + more
     assert changed
     base, variants = execute(generate(case.graph, case.plan, "")).Model, Variants.of(lowered)
     made = native_model(base, variants, f"fault_{len(fault)}", QUICK)
