@@ -96,7 +96,7 @@ class Access(Nests):
 
         axes = tuple(a.size for a in kind.axes)
         reads = frozenset({ref.region}) | index.reads
-        self._define(load, load.result, Value(kind.dtype, lead, axes, at, reads, 2), kind)
+        self._define(load, load.result, Value(kind.dtype, lead, axes, at, reads, 2, parts=(index,)), kind)
 
     def _recomputed(self, load: Load) -> Value:
         """Rows of a sequence that was not stored."""
@@ -113,7 +113,7 @@ class Access(Nests):
             low, high = (self.integer(bound_text(b, self.symbols)) for b in (part.lo, part.hi))
             lead = {**source.lead, "t": high if low == "0" else self.integer(f"{high} - {low}")}
             write = partial(_from_row, source, "0" if low == first else f"({low} - {first})")
-        return Value(source.dtype, lead, axes, write, source.reads, source.cost + 0.1)
+        return Value(source.dtype, lead, axes, write, source.reads, source.cost + 0.1, parts=(source,))
 
     def _defers(self, stmt: Store | Add, value: Value) -> bool:
         """Whether a stored sequence is better computed where it is read: cheap, stored once, read in this entry only,

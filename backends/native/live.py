@@ -13,17 +13,32 @@ class Live:
         self.held: list[tuple[Value, Def]] = []
         self.numbers: dict[Value, list[int]] = {}
         self.readers: dict[str, set[int]] = {}
+        self.users: dict[Value, list[Value]] = {}  # of a value that has no memory yet: what is made of it
 
     def add(self, value: Value, found: Def) -> None:
         number = len(self.held)
         self.held.append((value, found))
         self.numbers.setdefault(value, []).append(number)
         self._note(value, [number])
+        for part in value.parts:
+            if part.ref is None and part.number is None:
+                self.users.setdefault(part, []).append(value)
 
     def place(self, value: Value, ref: Ref) -> None:
-        """From now on the value is read from memory."""
+        """From now on the value is read from memory, and by that what is made of it and has no memory of its own."""
         value.place(ref)
         self._note(value, self.numbers.get(value, []))
+        self._follow(value, ref)
+
+    def _follow(self, value: Value, ref: Ref) -> None:
+        changed = self.users.pop(value, [])
+        while changed:
+            user = changed.pop()
+            reads = user.reads | {ref.region}
+            if user.ref is None and reads != user.reads:
+                user.reads = reads
+                self._note(user, self.numbers.get(user, []))
+                changed += self.users.get(user, [])
 
     def _note(self, value: Value, numbers: list[int]) -> None:
         for name, _ in value.reads:

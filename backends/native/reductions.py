@@ -52,7 +52,8 @@ def _inner(op: Op, args: Sequence[Value]) -> Value:
     write, cost = writer(op, args)
     lead = {name: text for arg in args for name, text in arg.lead.items()}
     reads = frozenset(region for arg in args for region in arg.reads)
-    return Value(op.types[0].dtype, lead, tuple(a.size for a in op.types[0].axes), write, reads, cost)
+    axes = tuple(axis.size for axis in op.types[0].axes)
+    return Value(op.types[0].dtype, lead, axes, write, reads, cost, parts=tuple(args))
 
 
 def zeros(w: Nests, value: Value, dest: Ref) -> None:

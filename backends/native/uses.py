@@ -96,6 +96,15 @@ def made(stmt: Stmt) -> tuple[str, ...]:
     return (stmt.result,) if isinstance(stmt, Load | Scalar) else ()
 
 
+def from_outside(body: Sequence[Stmt]) -> list[str]:
+    """Names from outside that a body reads."""
+    found, known = list[str](), set[str]()
+    for stmt in statements(body):
+        found += [name for name in read(stmt) if name not in known]
+        known.update(made(stmt))
+    return list(dict.fromkeys(found))
+
+
 def statements(body: Sequence[Stmt]) -> Iterator[Stmt]:
     """All statements, those of inner bodies behind their loop."""
     for stmt in body:

@@ -112,6 +112,7 @@ At = Callable[["Kernel", Mapping[str, str], tuple[Ix, ...]], str]
 class Value:
     """`at` writes one entry; `reads` are the regions that this takes; `cost` counts arithmetic, about.
 
+    parts: values that the text is made of, wherever these lie by then; `reads` follows them (`Live.place`).
     lead: names of leading axes with their extents as C text. axes: sizes of own axes. ref: where it lies, if it does.
     """
 
@@ -124,6 +125,7 @@ class Value:
     ref: Ref | None = None
     number: float | int | bool | None = None
     depth: int = 0
+    parts: tuple[Value, ...] = ()
 
     def entry(self, kernel: Kernel, lead: Mapping[str, str], own: tuple[Ix, ...]) -> str:
         """The entry as text, a variable where it was computed before in this loop body."""

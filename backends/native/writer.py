@@ -7,7 +7,7 @@ the loops of that store. Only what sums over entries, what is dear and read twic
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from recdsl.backends.native.products import contract
 from recdsl.backends.native.reductions import reduction
 from recdsl.backends.native.tapes import search
 from recdsl.backends.native.texts import bound_text, comment, condition_text, indent
-from recdsl.backends.native.uses import made, statements
+from recdsl.backends.native.uses import from_outside, made, statements
 from recdsl.backends.native.values import Ix, NotLoweredError, Ref, Value, contiguous, literal, numel, overlap
 from recdsl.program.ir import Add, At, Call, Effect, For, If, Load, Op, Range, Scalar, Stmt, Store
 
@@ -111,17 +111,21 @@ class EntryWriter(Access):
     def _enter(self, stmt: For) -> None:
         """Before a loop: what it reads from outside and is not just a view is computed once; what it overwrites and
         is read later is kept."""
-        for found in self.uses.entering.get(id(stmt), []):
-            value = self.values[found.name]
-            if value.number is None and value.ref is None and value.cost > 0:
-                self.settle(value)
+        self._made_before(found.name for found in self.uses.entering.get(id(stmt), []))
         for storage in {s.storage for s in statements(stmt.body) if isinstance(s, Store | Add)}:
             if storage not in self.deferred:
                 self.protect((storage, None))
         self.flush()
 
+    def _made_before(self, names: Iterable[str]) -> None:
+        """Give values memory outside of a body: what is put there inside has none where the body is not run."""
+        for value in (self.values[name] for name in names):
+            if value.number is None and value.ref is None and value.cost > 0:
+                self.settle(value)
+
     def _condition(self, stmt: If) -> None:
         self.flush()
+        self._made_before(from_outside(stmt.body))
         for storage in {s.storage for s in statements(stmt.body) if isinstance(s, Store | Add)}:
             self.protect((storage, None))
         self.flush()
@@ -179,7 +183,7 @@ class EntryWriter(Access):
         extents = {name: text for arg in args for name, text in arg.lead.items()}
         lead = {name: extents[name] if name in extents else self.text(size) for name, size in kind.lead}
         reads = frozenset(region for arg in args for region in arg.reads)
-        return Value(kind.dtype, lead, tuple(a.size for a in kind.axes), lambda k, le, o: "", reads)
+        return Value(kind.dtype, lead, tuple(a.size for a in kind.axes), lambda k, le, o: "", reads, parts=tuple(args))
 
     def _constant(self, op: Op) -> None:
         number, kind = dict(op.attrs)["value"], op.types[0]

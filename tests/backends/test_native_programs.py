@@ -6,7 +6,7 @@ import pytest
 import torch
 from native_support import QUICK
 
-from recdsl.backends.native import kernel, nests, products
+from recdsl.backends.native import kernel, live, nests, products, writer
 from recdsl.backends.native.call import CFunction, Library, described
 from recdsl.backends.native.lower import lower
 from recdsl.backends.torch.arena import Record
@@ -75,6 +75,88 @@ entry forward {
   store z e
 }
 """
+STORED = """program stored
+
+storage x: input float[n=4] call
+storage w: input float[n=4] call
+storage c: carry float[n=4] call
+storage y: output float[n=4] call
+storage z: output float[n=4] call
+
+entry forward {
+  v = load x : float[n=4]
+  u = load w : float[n=4]
+  a = neg(v) : float[n=4]
+  b = mul(a, v) : float[n=4]
+  g = tanh(b) : float[n=4]
+  store c a
+  d = add(a, v) : float[n=4]
+  store y d
+  for t in 0..T {
+    e = load c : float[n=4]
+  }
+  store c u
+  store z g
+}
+"""
+UNSTORED = """program unstored
+
+storage x: input float[t=T, B; n=4] call
+storage w: input float[t=T, B; n=4] call
+storage c: carry float[t=T, B; n=4] call
+storage s: buffer float[t=T, B; n=4] call
+storage y: output float[t=T, B; n=4] call
+storage z: output float[t=T, B; n=4] call
+
+entry forward {
+  v = load x[0..T] : float[t=T, B; n=4]
+  u = load w[0..T] : float[t=T, B; n=4]
+  a = neg(v) : float[t=T, B; n=4]
+  b = mul(a, v) : float[t=T, B; n=4]
+  store s[0..T] b
+  store c[0..T] a
+  d = add(a, v) : float[t=T, B; n=4]
+  store y[0..T] d
+  store c[0..T] u
+  for t in 0..T {
+    e = load s[t] : float[B; n=4]
+    store z[t] e
+  }
+}
+"""
+CONDITIONAL = """program conditional
+
+storage x: input float[n=4] call
+storage w: input float[n=4, m=3] call
+storage k: input float[m=3] call
+storage c: carry float[m=3] call
+storage y: output float[m=3] call
+storage z: output float[n=4] call
+
+entry forward {
+  v = load x : float[n=4]
+  u = load w : float[n=4, m=3]
+  r = load k : float[m=3]
+  store c r
+  a = neg(v) : float[n=4]
+  b = mul(a, v) : float[n=4]
+  if T <= 0 {
+    s = contract(a, u) {out=(1,), x=(0,), y=(0, 1)} : float[m=3]
+    store c s
+  }
+  store z b
+  e = load c : float[m=3]
+  store y e
+}
+"""
+PROGRAMS = {
+    "overwritten": OVERWRITTEN,
+    "weighted": WEIGHTED,
+    "nested": NESTED,
+    "stored": STORED,
+    "unstored": UNSTORED,
+    "conditional": CONDITIONAL,
+}
 
 
 def compare(text: str) -> None:
@@ -100,9 +182,9 @@ def compare(text: str) -> None:
         torch.testing.assert_close(value, machine.get(name), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("text", [OVERWRITTEN, WEIGHTED, NESTED], ids=["overwritten", "weighted", "nested"])
-def test_equals_the_interpreter(text: str):
-    compare(text)
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_equals_the_interpreter(name: str):
+    compare(PROGRAMS[name])
 
 
 FAULTS = {
@@ -110,6 +192,9 @@ FAULTS = {
     "loops read what they write at other entries": (kernel, "_meets", OVERWRITTEN),
     "axes are merged that do not follow each other": (products, "_follows", WEIGHTED),
     "writes pass nests that need what they change": (kernel.Group, "needs", NESTED),
+    "what is made of a value reads it where it was": (live.Live, "_follow", STORED),
+    "a sequence that is not stored is made of what is no more": (live.Live, "_follow", UNSTORED),
+    "values that a condition puts into memory are read behind it": (writer.EntryWriter, "_made_before", CONDITIONAL),
 }
 
 
