@@ -28,7 +28,7 @@ class NativeBackend:
         same model before is not generated again (`store.py`)."""
         from recdsl.backends.native.store import Store
 
-        store = Store(compilation.graph, compilation.plan, compilation.credit)
+        store = Store(compilation.key) if compilation.key else Store.none()
         base, source, names = _torch_model(compilation, store)
         module = _module(base, source, lambda: compilation.programs, names, store)
         model = module.Model(compilation.seed, dtype)

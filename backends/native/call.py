@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from recdsl.backends.native.build import library
 from recdsl.backends.native.functions import DTYPES, KINDS, CFunction, gemm
-from recdsl.backends.native.lower import LATER, Function, head
-from recdsl.program.ir import Affine, Storage
+from recdsl.backends.native.parts import LATER, head
+
+if TYPE_CHECKING:
+    from recdsl.backends.native.lower import Function
+    from recdsl.program.ir import Affine, Storage
 
 __all__ = ["DTYPES", "KINDS", "Library", "Row", "Table", "described", "extent", "joined"]
 Table = dict[str, tuple[Callable[..., Any], tuple[str, ...], tuple[str, ...]]]

@@ -17,8 +17,9 @@ from typing import Any
 
 from recdsl.backends.native.build import LINK, compile_text, compiler, flags
 from recdsl.backends.native.call import described
-from recdsl.backends.native.lower import Function, Lowering, head, joined, lower, prelude
+from recdsl.backends.native.lower import Function, Lowering, joined, lower, prelude
 from recdsl.backends.native.outline import cut
+from recdsl.backends.native.parts import head
 from recdsl.backends.native.shipped import capabilities
 from recdsl.backends.torch.module import body, programs
 from recdsl.resources import read_text

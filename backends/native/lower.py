@@ -9,6 +9,7 @@ from recdsl.backends.native.block_nests import NORM, write
 from recdsl.backends.native.lanes import Lanes, lanes
 from recdsl.backends.native.moves import Moving, Rule, moves
 from recdsl.backends.native.outline import Cut, cut
+from recdsl.backends.native.parts import LATER, head
 from recdsl.backends.native.texts import comment
 from recdsl.backends.native.uses import statements
 from recdsl.backends.native.values import NotLoweredError
@@ -53,10 +54,6 @@ class Function:
     scalars: tuple[str, ...]
     storages: dict[str, Storage]
     text: str = ""
-
-
-LATER = "_outputs"
-"""The end of entries for gradients that arrive at outputs, which most programs never ask for."""
 
 
 @dataclass(frozen=True)
@@ -201,8 +198,3 @@ def text(assembled: Assembled) -> str:
     notes = [f"/* {entry} runs on torch: {comment(reason)} */\n" for entry, reason in made.left]
     later = f"\n/* a library of its own */\n{made.later}" if made.later else ""
     return head(single=True) + made.source + later + "".join(notes)
-
-
-def head(*, single: bool) -> str:
-    """The lines that say the precision."""
-    return f"#define REAL {'float' if single else 'double'}\n#define SINGLE {int(single)}\n"

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from recdsl.backends.native.blocks import BlockLearner
 from recdsl.backends.native.build import BuildError, NativeWarning
 from recdsl.backends.native.call import DTYPES, Library, Table, joined
-from recdsl.backends.native.lower import LATER
-from recdsl.backends.native.online import Learner, Shape, Update
-from recdsl.backends.native.values import NotLoweredError
+from recdsl.backends.native.parts import LATER
 from recdsl.backends.native.variants import Variants
+
+if TYPE_CHECKING:
+    from recdsl.backends.native.online import Learner, Shape, Update
 
 
 class Code:
@@ -125,6 +125,10 @@ def native_model(base: type[Any], variants: Variants, name: str, flags: tuple[st
 
         def recdsl_learner(self, shape: Shape, update: Update, outputs: Sequence[str]) -> Learner:
             """Many updates of online learning in one call. Raises NotLoweredError and BuildError."""
+            from recdsl.backends.native.blocks import BlockLearner
+            from recdsl.backends.native.online import Learner
+            from recdsl.backends.native.values import NotLoweredError
+
             try:
                 return BlockLearner(self, variants, shape, update, outputs, flags)
             except NotLoweredError:

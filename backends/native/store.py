@@ -22,8 +22,10 @@ from recdsl import canonical
 from recdsl.backends.native import build
 from recdsl.backends.native.build import BuildError, NativeWarning
 
-COMPILER = ("backends", "credit", "graph", "jacobian", "ops", "program")
-"""Folders of recdsl whose files decide what is generated from a step graph and its plan."""
+COMPILER = (
+    "backends", "credit", "grammars", "graph", "jacobian", "ops", "program", "specs/blocks", "syntax", "training",
+)  # fmt: skip
+"""Folders of recdsl whose files decide what is made of a spec."""
 SUM = 64
 enabled = True
 """Whether anything is kept: tests with faults planted in the compiler may not leave them there."""
@@ -32,14 +34,15 @@ enabled = True
 @cache
 def compiler_files() -> str:
     """The checksum of the compiler's own files."""
-    root = Path(canonical.__file__).parent
+    root = os.path.dirname(canonical.__file__)
     found = sha256()
     for folder in COMPILER:
-        for place, folders, files in os.walk(root / folder, followlinks=True):
+        for place, folders, files in os.walk(os.path.join(root, folder), followlinks=True):
             folders.sort()
             for name in sorted(files):
                 if not name.endswith((".pyc", ".pyo")):
-                    data = Path(place, name).read_bytes()
+                    with open(os.path.join(place, name), "rb") as file:
+                        data = file.read()
                     found.update(f"{folder}/{name} {len(data)}\0".encode())
                     found.update(data)
     return found.hexdigest()

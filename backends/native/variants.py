@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from recdsl.backends.native import lower as lowering
 from recdsl.backends.native.call import Row, described
-from recdsl.backends.native.lower import Lowering
 from recdsl.backends.native.store import Store
 from recdsl.pause import paused
-from recdsl.program.interface import Assembled
 
-Programs = Callable[[], Mapping[str, Assembled]]
+if TYPE_CHECKING:
+    from recdsl.backends.native.lower import Lowering
+    from recdsl.program.interface import Assembled
+
+    Programs = Callable[[], Mapping[str, Assembled]]
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Variant:
     left: tuple[tuple[str, str], ...]
 
 
-class Variants(Mapping[str, Lowering]):
+class Variants(Mapping[str, "Lowering"]):
     """Lowered programs by name, from the first time that one is asked for. programs: made when the first one is."""
 
     def __init__(self, names: tuple[str, ...], programs: Programs, store: Store) -> None:
@@ -44,6 +45,8 @@ class Variants(Mapping[str, Lowering]):
 
     def __getitem__(self, name: str) -> Lowering:
         if name not in self.lowered:
+            from recdsl.backends.native import lower as lowering  # with all that writes C
+
             with paused():
                 self.lowered[name] = lowering.lower(self.programs()[name])
         return self.lowered[name]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
+from contextvars import ContextVar
 from functools import lru_cache
 from importlib.resources import files
 
@@ -132,12 +133,19 @@ def read_block_file(source: Source, expected: str | None = None) -> BlockDecl:
     return block
 
 
+looked: ContextVar[set[str] | None] = ContextVar("looked", default=None)
+"""Where block files were looked for, while someone notes that (`recdsl/analyses.py`)."""
+
+
 def find_block(name: str, beside: str | None) -> BlockDecl | None:
     """The block file NAME.yaml beside the spec file, else the one of the library, else None. Raises SpecError."""
     if not IDENTIFIER.fullmatch(name) or len(name) > NAME_LENGTH:
         return None
     if beside is not None and not beside.startswith("<"):
         path = os.path.join(os.path.dirname(beside), f"{name}.yaml")
+        noted = looked.get()
+        if noted is not None:
+            noted.add(path)
         try:
             state = os.lstat(path)
         except (OSError, ValueError):

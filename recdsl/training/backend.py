@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from recdsl.backends.choose import Choice, Work, choose
-from recdsl.training.settings import settings
+from recdsl.backends.choose import AUTO, Choice, Work, choose
 
 if TYPE_CHECKING:
     import torch
@@ -18,6 +17,8 @@ CALL = 50
 
 def chosen(compilation: Compilation, asked: str = "") -> Choice:
     """What runs the spec's training. asked: the name of a backend, or "" for what `train: backend` says."""
+    from recdsl.training.settings import settings
+
     found = settings(compilation.spec)
     online = bool(found["online"])
     steps = found["steps"] * (found["every"] if online else CALL)
@@ -27,6 +28,10 @@ def chosen(compilation: Compilation, asked: str = "") -> Choice:
 
 def for_calls(compilation: Compilation, asked: str) -> Choice:
     """What runs a module that a program will call nobody knows how often."""
+    if asked not in ("", AUTO):  # nothing has to be known of the model
+        return Choice(asked, asked=asked)
+    from recdsl.training.settings import settings
+
     return choose(_work(compilation, None, 0, "cpu"), asked or settings(compilation.spec)["backend"])
 
 
