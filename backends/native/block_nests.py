@@ -73,6 +73,8 @@ class BlockNests(Line):
         self._read()
         for name in squares:
             value, lane = self._value(name), self.laned.get(name)
+            if lane is None:
+                value = self._early(name)
             at = self.last + (lane is None)
             self._add(Item(value, lane, None, (), at, square=True))
         self._align()
@@ -257,7 +259,7 @@ class BlockNests(Line):
         if not nest[0].rows:
             return [list(nest)]
         found: list[tuple[list[Item], set[Span], set[str]]] = []
-        for item in nest:
+        for item in self._ordered(nest):
             spans = {(base, lo, hi) for base, _, lo, hi in self.ranges[id(item)] if base in self.lasting}
             bases = {base for base, *_ in self.ranges[id(item)] if base in self.made}
             if item.dest is not None and item.lasts:

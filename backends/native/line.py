@@ -272,6 +272,13 @@ class Line:
         self._marked = None
         self._put(name, source, value, self.laned.get(name))
 
+    def _early(self, name: str) -> Value:
+        """A value without lanes, computed before anything that lasts is written."""
+        value = self._value(name)
+        if value.number is None and (value.ref is None or value.ref.base not in self.made):
+            self._apart(name)
+        return self._value(name)
+
     # -- statements -----------------------------------------------------------------------------------------------
     def _read(self) -> None:
         for stmt in self.body:
@@ -312,9 +319,8 @@ class Line:
             return
         value, lane, lasts = self._value(stmt.value), self.laned.get(stmt.value), stmt.storage in self.packed
         ref = self._storage(stmt.storage, stmt.index)
-        if lasts and lane is None and value.number is None and (value.ref is None or value.ref.base not in self.made):
-            self._apart(stmt.value)  # what lasts may be read until the end
-            value = self._value(stmt.value)
+        if lasts and lane is None:
+            value = self._early(stmt.value)
         at = self.last + (lane is None) if lasts else self.stage[stmt.value]
         self._add(Item(value, lane, ref, (), at, batch=self._varies(self.storages[stmt.storage]), lasts=lasts))
 

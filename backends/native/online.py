@@ -374,6 +374,11 @@ class Learner:
         """Updates of each parameter, as the optimizer counts them."""
         return dict(zip(self.learned, (item.count for item in self.moved), strict=False))
 
+    def recount(self, counts: Mapping[str, float]) -> None:
+        """Updates of parameters have been made elsewhere."""
+        for item, name in zip(self.moved, self.learned, strict=False):
+            item.count = counts.get(name, item.count)
+
     def _streams(self, given: Stretch, count: int) -> list[Tensor]:
         """Tell the entries where the inputs lie."""
         rows = (count - 1) * self.shape.newest + self.shape.steps

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 
-from recdsl.backends.torch.codegen import Entry, span_of
+from recdsl.backends.torch.codegen import ALIASING, Entry, span_of
 from recdsl.backends.torch.operations import TENSORS, Operand, expression, full, spread
 from recdsl.backends.torch.row_loop import RowLoop
 from recdsl.backends.torch.texts import affine_text, bound_text
@@ -31,6 +31,7 @@ class TraceEntry(Entry):
     hosts: dict[str, Host] = field(default_factory=dict[str, Host])
     links: dict[str, Host] = field(default_factory=dict[str, Host])
     added: set[str] = field(default_factory=set[str])
+    lent: set[str] = field(default_factory=set[str])
     sizes: dict[str, int] = field(default_factory=dict[str, int])
 
     def plan(self, statements: Sequence[Stmt]) -> None:
@@ -133,6 +134,7 @@ class TraceEntry(Entry):
         self.links = {name: host for host in self.hosts.values() for name in host.chain}
         self.added = {op.results[0] for host in self.hosts.values() for op in host.products.values()}
         self._rooms()
+        self.lent = self._views(statements)
         for statement in statements:
             if isinstance(statement, Load):
                 self._row(statement, loop, rows)
@@ -145,6 +147,16 @@ class TraceEntry(Entry):
             elif isinstance(statement, Store):
                 left += self._left(statement)
         return self._written(rows, [line for line in body if line], left)
+
+    def _views(self, statements: Sequence[Stmt]) -> set[str]:
+        """Values that are steps of sequences, whose room others get behind the loop, or views of them."""
+        found: set[str] = set()
+        for statement in statements:
+            if isinstance(statement, Load) and self.storages[statement.storage].kind != "carry":
+                found.add(statement.result)
+            elif isinstance(statement, Op) and statement.op in ALIASING and statement.args[0] in found:
+                found.add(statement.results[0])
+        return found
 
     def _rooms(self) -> None:
         """Two rooms for each trace that is made in place, one for its last step and one for the next."""
@@ -164,7 +176,8 @@ class TraceEntry(Entry):
         host = self.hosts.get(store.storage)
         if host is None:
             value = full(self.values[store.value])
-            return [(store.storage, batched(value) if self.storages[store.storage].type.lead else value.text)]
+            text = batched(value) if self.storages[store.storage].type.lead else value.text
+            return [(store.storage, f"{text}.clone()" if store.value in self.lent else text)]
         pairs = ((store.storage, host.stack), (f"{store.storage}_base", f"{host.stack}_base"))
         return [swap for one, other in pairs for swap in ((one, other), (other, one))]
 

@@ -37,8 +37,11 @@ class Model:
 
 def random_model(draws: Draws, rules: Sequence[tuple[str, str]] | None = None, td: bool = False) -> Model:
     """A model; `rules` are selectors with rules as in `credit:`, drawn too if None. td: with temporal differences."""
-    writer = _Writer(draws, td)
-    maker = writer.write()
+    return finished(draws, Writer(draws, td).write(), rules)
+
+
+def finished(draws: Draws, maker: Maker, rules: Sequence[tuple[str, str]] | None) -> Model:
+    """The model that a maker has collected."""
     reduce = "sum" if draws.chance(20) else "mean"
     graph = _freeze(maker, reduce)
     chosen = tuple(rules) if rules is not None else random_rules(draws, graph)
@@ -92,7 +95,7 @@ def _rule(draws: Draws) -> str:
     return f"tbptt(window={window})" if kind == 2 else f"tbptt(window={window}, every={draws.between(1, window)})"
 
 
-class _Writer:
+class Writer:
     """Writes one random model with a Maker.
 
     rough: ops with kinks and jumps may occur. forward: states read only states that are assigned before them, so that

@@ -71,7 +71,8 @@ def looks_behind(module: nn.Module) -> bool:
 class Online(Trainer):
     """See the module's text. `seen` holds the steps that can be replayed, `states` the state before each of them.
 
-    learner: what makes many updates at once. alone: why they are made one by one, where that is known.
+    learner: what makes many updates at once. alone: why they are made one by one, where that is known. apart: whether
+    some were since the learner's last ones.
     """
 
     def __post_init__(self) -> None:
@@ -87,6 +88,7 @@ class Online(Trainer):
         self.losses, self.told = (0.0, 0), 0
         self.blocks: deque[tuple[int, Tally]] = deque()
         self.learner: stretch.Learner | None = None
+        self.apart = False
 
     def _train(self, module: nn.Module) -> None:
         super()._train(module)
@@ -139,6 +141,9 @@ class Online(Trainer):
         shares = [factor(self.settings.schedule, self.step + k, steps) for k in range(count)]
         rates = [self.rate * share for share in shares]
         due = [(self.step + k + 1) % log == 0 for k in range(count)]
+        if self.apart:
+            stretch.recount(made, self.settings, self.named, self.optimizer)
+            self.apart = False
         done = made.learn(stretch.Stretch(stream.tensors, stream.reset, states, shares, due))
         if done.count:
             self._done(done, rates, due, stream)
@@ -199,6 +204,7 @@ class Online(Trainer):
         norm = guard.clip(self.named, clip, self.step, self.last_good) if due or clip is not None else None
         rate = self._advance(loss)
         self.state = {name: value.detach() for name, value in output.state.items()}
+        self.apart = True
         self._note(call, output, loss, norm, rate)
         self.losses = self.losses[0] + loss, self.losses[1] + 1
         self._told()

@@ -101,4 +101,22 @@ def counted(made: Learner, settings: Settings, named: Named, optimizer: torch.op
             state[name] = torch.full_like(state[name], count) if isinstance(state[name], Tensor) else int(count)
 
 
-__all__ = ["BuildError", "Done", "Known", "Learner", "NotLoweredError", "Shape", "Stretch", "counted", "learner"]
+def recount(made: Learner, settings: Settings, named: Named, optimizer: torch.optim.Optimizer) -> None:
+    """Tell a learner how many updates there have been: torch's optimizer has made some itself."""
+    name = COUNTS.get(settings.optimizer.name, "")
+    states = {key: optimizer.state.get(parameter, {}) for key, parameter in named}
+    made.recount({key: float(state[name]) for key, state in states.items() if name and name in state})
+
+
+__all__ = [
+    "BuildError",
+    "Done",
+    "Known",
+    "Learner",
+    "NotLoweredError",
+    "Shape",
+    "Stretch",
+    "counted",
+    "learner",
+    "recount",
+]
