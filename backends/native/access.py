@@ -11,9 +11,11 @@ from recdsl.backends.native.kernel import Kernel, nest
 from recdsl.backends.native.nests import Nests
 from recdsl.backends.native.reductions import reduction
 from recdsl.backends.native.strides import storage_strides
+from recdsl.backends.native.strips import LOW, SPAN
 from recdsl.backends.native.texts import bound_text
 from recdsl.backends.native.uses import Def
 from recdsl.backends.native.values import Ix, Ref, Stride, Value, literal, memory, numel, plus_text, product
+from recdsl.program.affine import add
 from recdsl.program.ir import Add, Affine, At, Load, Range, Stmt, Store
 
 CHEAP = 9.0  # cost up to which a stored sequence is computed where it is read
@@ -32,6 +34,7 @@ class Access(Nests):
     """Statements that touch storages."""
 
     deferred: dict[str, Deferred] = field(default_factory=dict)
+    own: dict[str, int] = field(default_factory=dict[str, int])  # of a strip: the row of its first step
 
     def _define(self, stmt: Stmt, name: str, value: Value, type: Any) -> None:
         found = self.uses.defs[id(stmt)]
@@ -51,7 +54,7 @@ class Access(Nests):
         for k, (label, extent) in enumerate(storage.type.lead):
             part = index[k] if k < len(index) else None
             if isinstance(part, Affine):
-                at = self.text(part)
+                at = self._row(name, part) if k == 0 else self.text(part)
                 if storage.kind == "ring" and k == 0:
                     size = self.text(extent)
                     at = f"((({at}) % ({size}) + ({size})) % ({size}))"
@@ -60,13 +63,26 @@ class Access(Nests):
                 offset = plus_text(offset, product(at, strides[k].text))
                 continue
             if isinstance(part, Range):
-                low, high = (self.integer(bound_text(b, self.symbols)) for b in (part.lo, part.hi))
-                lead[label] = high if low == "0" else self.integer(f"{high} - {low}")
-                offset = plus_text(offset, product(low, strides[k].text))
+                low, lead[label] = self._rows(part)
+                offset = plus_text(offset, product("0" if name in self.own else low, strides[k].text))
             else:
                 lead[label] = self.text(extent)
             kept[label] = strides[k]
         return Ref((name, row), base, offset, kept, self.memory.own_strides(name, own)), lead
+
+    def _row(self, name: str, part: Affine) -> str:
+        """A row of a storage; of one that lasts for a strip, counted from the strip's first."""
+        if name not in self.own:
+            return self.text(part)
+        low = self.symbols[LOW]
+        return f"({self.text(add(part, Affine(self.own[name]), -1))} - {low})"
+
+    def _rows(self, part: Range) -> tuple[str, str]:
+        """The first row of a range, and how many there are."""
+        low, high = (self.integer(bound_text(b, self.symbols)) for b in (part.lo, part.hi))
+        if any(name == LOW for name, _ in part.lo.parts[0].terms):
+            return low, self.symbols[SPAN]
+        return low, high if low == "0" else self.integer(f"{high} - {low}")
 
     def _load(self, load: Load) -> None:
         if load.storage in self.deferred:
@@ -110,8 +126,8 @@ class Access(Nests):
             write = partial(_at_row, source, row)
         else:
             assert isinstance(part, Range)
-            low, high = (self.integer(bound_text(b, self.symbols)) for b in (part.lo, part.hi))
-            lead = {**source.lead, "t": high if low == "0" else self.integer(f"{high} - {low}")}
+            low, extent = self._rows(part)
+            lead = {**source.lead, "t": extent}
             write = partial(_from_row, source, "0" if low == first else f"({low} - {first})")
         return Value(source.dtype, lead, axes, write, source.reads, source.cost + 0.1, parts=(source,))
 

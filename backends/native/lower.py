@@ -78,7 +78,7 @@ def lower(assembled: Assembled) -> Lowering:
     for number, (name, _) in enumerate(program.entries):
         symbol = f"f{number}"
         try:
-            made = EntryWriter(program, name, tape, program.scalars).write(symbol)
+            made = EntryWriter(program, name, tape, program.scalars, strips=True).write(symbol)
         except NotLoweredError as error:
             left.append((name, str(error)))
             continue

@@ -11,6 +11,7 @@ from recdsl.backends.native.kernel import Domain, Group, Names, Write, boxes
 from recdsl.backends.native.live import Live
 from recdsl.backends.native.storages import Memory
 from recdsl.backends.native.strides import lead_strides
+from recdsl.backends.native.strips import stripped
 from recdsl.backends.native.texts import affine_text
 from recdsl.backends.native.uses import Def, Uses
 from recdsl.backends.native.values import NotLoweredError, Ref, Region, Value, contiguous, numel
@@ -34,9 +35,11 @@ class Nests:
     values: dict[str, Value] = field(default_factory=dict)
     types: dict[str, Any] = field(default_factory=dict)
     groups: list[Group] = field(default_factory=list[Group])
+    strips: bool = False
 
     def __post_init__(self) -> None:
-        self.body = dict(self.program.entries)[self.name]
+        whole = dict(self.program.entries)[self.name]
+        self.body = stripped(self.program, self.name, self.tape) if self.strips else whole
         self.uses = Uses(self.body)
         self.memory = Memory(self.program, self.name, self.body, self.tape, self.names)
         self.symbols: dict[str, str] = {"T": "T", "B": "B", **{s: f"s{k}" for k, s in enumerate(self.scalars)}}
@@ -46,6 +49,9 @@ class Nests:
         self.named: dict[str, str] = {}  # sizes that have a variable
         self.filled: set[int] = set()  # stores whose value was made where it belongs
         self.place = 0
+        self.around = 0  # blocks that strips are
+        self.most: dict[str, str] = {}  # how many steps a strip has at most, by how many it has
+        self.head: list[str] = []  # lines in front of the rooms
 
     def lines(self, lines: Sequence[str]) -> None:
         self.blocks[-1] += lines
@@ -81,6 +87,8 @@ class Nests:
         the first or last one of a window: at most T where it adds, at least 0 where it is taken away. One row a window
         and one more may be more than there are steps, and so may the rows of a piece with those in front of it."""
         sizes = {name: text for text, name in self.named.items()}
+        if size in self.most:
+            return self.most[size]
         while set(WORD.findall(size)) & sizes.keys():
             size = WORD.sub(lambda word: f"({sizes[word[0]]})" if word[0] in sizes else word[0], size)
         words, known = set(WORD.findall(size)), set(self.memory.symbols.values())

@@ -269,6 +269,19 @@ INLINE void pack(long K, long N, const real *B, long bk, long bn, real *to) {
         for (long n = 0; n < N; n++)
             for (long k = k0; k < k0 + 16 && k < K; k++) to[k * N + n] = B[k * bk + n * bn];
 }
+/* ---- strips: how many steps at once, so that what they touch stays in the cache; but products that sum over steps and
+   samples are slow if these are few. each: numbers that a step touches, every: and for each sample */
+#ifndef STRIP_BYTES
+#define STRIP_BYTES (1L << 19)
+#define STRIP_STEPS 8
+#define STRIP_SUMS 256
+#endif
+static __attribute__((unused)) long strip(long T, long B, long each, long every) {
+    const long bytes = (each + every * B) * (long)sizeof(real) + 1, sums = STRIP_SUMS / (B > 0 ? B : 1);
+    const long least = sums > STRIP_STEPS ? sums : STRIP_STEPS, fits = STRIP_BYTES / bytes;
+    const long rows = fits > least ? fits : least, count = (T + rows - 1) / rows;
+    return count > 1 ? (T + count - 1) / count : T > 0 ? T : 1; /* all about as long */
+}
 /* ---- stores that grow: the `size` best of the slots whose stamp is at least `since`, best first, of equal scores the
    older first; -1 where there are no more. Best scores so far are held in order, so most slots cost one comparison. */
 static __attribute__((noinline, unused)) void search(long slots, long size, const real *scores, long by,

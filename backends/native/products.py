@@ -59,7 +59,7 @@ def contract(w: Nests, op: Op, args: Sequence[Value], value: Value, dest: Ref, a
         texts[k] = " + ".join([texts[k], *steps])
     m, n, k = (found or Dim("1", (Stride(0), Stride(0), Stride(0))) for found in (rows, columns, sums))
     operands = _packed(w, args, refs, texts, (m, n, k), bool(loops))
-    function = "product" if len(w.blocks) > 1 else "product_once"
+    function = "product" if len(w.blocks) - w.around > 1 else "product_once"
     call = (
         f"{function}({m.extent}, {n.extent}, {k.extent}, {operands[0]}, {operands[1]}, "
         f"{texts[2]}, {_text(m.strides[2])}, {_text(n.strides[2])}, {int(adds)});"
@@ -142,7 +142,7 @@ def _packed(
     found = list(plain)
     for side, along in ((0, m), (1, n)):
         value, ref = args[side], refs[side]
-        outer = value.depth < len(w.blocks) - 1 and not value.lead and not looped
+        outer = value.depth < len(w.blocks) - 1 - w.around and not value.lead and not looped
         wide = along.extent.isdigit() and k.extent.isdigit() and int(along.extent) > 1 and int(k.extent) > 1
         if outer and wide and k.strides[side] == Stride(1) and along.strides[side] != Stride(1):
             base = _pack(w, value, ref, texts[side], (k, along), side)

@@ -22,6 +22,7 @@ class Memory:
         self.storages = {storage.name: storage for storage in program.storages}
         self.names, self.arguments, self.results = names, list[str](), list[str]()
         self.bases: dict[str, str] = {}
+        self.short: dict[str, str] = {}  # how many rows a buffer has that only strips touch
         self.rooms: list[tuple[str, str, list[str], int]] = []
         self.left: list[str] = []
         touched = [s for s in statements(body) if isinstance(s, Load | Store | Add)]
@@ -69,6 +70,7 @@ class Memory:
             if name not in given:
                 kind = self.storages[name].type
                 sizes = [affine_text(size, self.symbols) for _, size in kind.lead]
+                sizes[:1] = [self.short.get(name, sizes[0])] if sizes else []
                 rooms.append((base, kind.dtype, sizes, numel(tuple(a.size for a in kind.axes))))
         counts = {base: " * ".join([*sizes, str(inner)]) for base, _, sizes, inner in rooms}
         for base, dtype, _, _ in rooms:

@@ -16,6 +16,7 @@ from recdsl.backends.native.kernel import STORED, Kernel
 from recdsl.backends.native.ops import ON_TORCH, REDUCED, viewed, writer
 from recdsl.backends.native.products import contract
 from recdsl.backends.native.reductions import reduction
+from recdsl.backends.native.strips import HIGH, LOW, SPAN, Strips
 from recdsl.backends.native.tapes import search
 from recdsl.backends.native.texts import bound_text, comment, condition_text, indent
 from recdsl.backends.native.uses import from_outside, made, statements
@@ -50,7 +51,7 @@ class EntryWriter(Access):
         head = [f"/* {comment(self.name)} of {comment(self.program.name)} */", f"{EXPORT} {function}({SIGNATURE}) {{"]
         head += ["const long T = GIVEN_T(n), B = GIVEN_B(n);", "(void)T; (void)B;"]
         head += [f"const long s{k} = n[{k + 2}]; (void)s{k};" for k in range(len(self.scalars))]
-        lines = [*head, *self.memory.declarations(), *self.blocks[0], *self.memory.left, "return 0;", "}"]
+        lines = [*head, *self.head, *self.memory.declarations(), *self.blocks[0], *self.memory.left, "return 0;", "}"]
         return Lowered(indent(lines), tuple(self.memory.arguments), tuple(self.memory.results))
 
     # -- statements -----------------------------------------------------------------------------------------------
@@ -70,6 +71,8 @@ class EntryWriter(Access):
                     self._store(stmt)
                 case Add():
                     self._add(stmt)
+                case Strips():
+                    self._strips(stmt)
                 case For():
                     self._loop(stmt)
                 case If():
@@ -105,6 +108,28 @@ class EntryWriter(Access):
         body = self.blocks.pop()
         self.lines([*head, *body, "}"])
         self.symbols = symbols
+        self._leave(outer)
+        self.place = self.uses.ends[id(stmt)]
+
+    def _strips(self, stmt: Strips) -> None:
+        self.flush()
+        self._enter(stmt)
+        rows, var, low, high, span = (self.names(letter) for letter in ("k", "q", "lo", "hi", "k"))
+        self.head.append(f"const long {rows} = strip(T, B, {stmt.numbers[0]}, {stmt.numbers[1]});")
+        up = f"{low} = {var}, {high} = MIN(T, {var} + {rows})"
+        down = f"{high} = T - {var}, {low} = MAX(0, {high} - {rows})"
+        ends = f"const long {up if stmt.step > 0 else down}, {span} = {high} - {low};"
+        outer, symbols = self._scope(stmt.body), dict(self.symbols)
+        self.symbols |= {LOW: low, HIGH: high, SPAN: span}
+        self.most[span] = rows
+        self.own, self.around = dict(stmt.own), 1
+        self.memory.short |= dict.fromkeys(self.own, rows)
+        self.blocks.append([])
+        self._statements(stmt.body)
+        self.flush()
+        body = self.blocks.pop()
+        self.lines([f"for (long {var} = 0; {var} < T; {var} += {rows}) {{", ends, *body, "}"])
+        self.symbols, self.own, self.around = symbols, {}, 0
         self._leave(outer)
         self.place = self.uses.ends[id(stmt)]
 

@@ -21,7 +21,10 @@ step: |
   h = tanh(W @ h[t-1] + x)
 loss: mse(h, y)
 """
-QUICK = ("-O0",)  # vectorised code takes three times as long to compile; some tests do without
+STRIPS = ("-DSTRIP_BYTES=1", "-DSTRIP_STEPS=2", "-DSTRIP_SUMS=1")
+"""Strips of two steps: calls of tests are too short for more than one otherwise."""
+QUICK = ("-O0", *STRIPS)
+"""Vectorised code takes three times as long to compile; some tests do without."""
 
 
 def native(

@@ -17,9 +17,9 @@ SCRIPT = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from backend_support import corpus, seeded
-from native_support import native
+from native_support import QUICK, native
 from recdsl.testing import assert_close_gradients, random_case
-flags = ("-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+flags = (*QUICK, "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 cases = [seeded(seed) for seed in range({first}, {first} + 2)]
 cases += [corpus({spec!r}, 1, "tbptt(window=3, every=2)"), random_case({first}, (("default", "snap(1)"),))]
 for case in cases:
@@ -31,11 +31,12 @@ import sys
 sys.path.insert(0, sys.argv[1])
 import torch
 from test_replayed_calls import TEXTS, apart, call_of, called
+from native_support import QUICK
 from recdsl.backends.native import native_module, nests
 from recdsl.driver import analyse
 most = nests.Nests._most
 {planted}
-flags = ("-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+flags = (*QUICK, "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 for name in ("stores", "slots"):
     stages = analyse(TEXTS[name].replace("CREDIT", "sab(truncate=3, replay=always)"))
     model = native_module(stages.graph, stages.plan, stages.source, flags=flags).Model(0, torch.float64)
