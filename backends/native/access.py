@@ -14,7 +14,7 @@ from recdsl.backends.native.strides import storage_strides
 from recdsl.backends.native.strips import LOW, SPAN
 from recdsl.backends.native.texts import bound_text
 from recdsl.backends.native.uses import Def
-from recdsl.backends.native.values import Ix, Ref, Stride, Value, literal, memory, numel, plus_text, product
+from recdsl.backends.native.values import Ix, Ref, Stride, Value, literal, memory, numel, of_sample, plus_text, product
 from recdsl.program.affine import add
 from recdsl.program.ir import Add, Affine, At, Load, Range, Stmt, Store
 
@@ -108,6 +108,7 @@ class Access(Nests):
             row = kernel.integer(f"{found} < 0 ? 0 : (long){found}")
             address = ref.address({**names, slot: row}, own)
             kernel.reads.add((ref.region, address))
+            kernel.mixed |= slot == "B"
             return f"{found} < 0 ? {literal(0, kind.dtype)} : {ref.base}[{address}]"
 
         axes = tuple(a.size for a in kind.axes)
@@ -200,25 +201,22 @@ class Access(Nests):
         self.protect(dest.region)
         self.flush()
         lead = {**{k: v for k, v in rest.items() if k != slot}, **index.lead, **value.lead}
-        kernel = Kernel(self.names)
         where = {name: f"l{k}" for k, name in enumerate(lead)}
-        own = tuple(Ix(f"i{k}", f"i{k}", 0, size) for k, size in enumerate(value.axes))
+        kernel = Kernel(self.names, sample=where.get("B", ""))
+        axes = tuple(Ix(f"i{k}", f"i{k}", 0, size) for k, size in enumerate(value.axes))
         found = index.entry(kernel, where, ())
         row = kernel.integer(f"(long){found}")
-        text = value.entry(kernel, where, own)
-        kernel.lines.append(f"if ({found} >= 0) {dest.base}[{dest.address({**where, slot: row}, own)}] += {text};")
+        text = value.entry(kernel, where, axes)
+        kernel.lines.append(f"if ({found} >= 0) {dest.base}[{dest.address({**where, slot: row}, axes)}] += {text};")
         loops = [(where[name], extent) for name, extent in lead.items()]
-        loops += [(ix.text, str(size)) for ix, size in zip(own, value.axes, strict=True)]
-        self.lines(nest(loops, kernel.lines))
+        loops += [(ix.text, str(size)) for ix, size in zip(axes, value.axes, strict=True)]
+        own = of_sample(dest) and "B" in lead and slot != "B" and not kernel.mixed
+        self.marked(own, nest(loops, kernel.lines))
 
 
 def _plain(load: Load) -> bool:
     """Whether a load takes rows by their number."""
     return bool(load.index) and not isinstance(load.index[0], At)
-
-
-EXPORT = '__attribute__((visibility("default"))) long'
-SIGNATURE = "void *const *p, const long *n"
 
 
 def _at_row(source: Value, row: str, kernel: Kernel, lead: Mapping[str, str], own: tuple[Ix, ...]) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from recdsl.backends.native.build import library
-from recdsl.backends.native.functions import DTYPES, KINDS, CFunction, gemm
+from recdsl.backends.native.functions import DTYPES, KINDS, CFunction, linked
 from recdsl.backends.native.parts import LATER, head
 
 if TYPE_CHECKING:
@@ -35,8 +35,7 @@ class Library:
         if dtype not in self.loaded:
             single = dtype == torch.float32
             found = library(head(single=single) + self.source, self.extra)
-            found.recdsl_blas.argtypes = (ctypes.c_void_p,)
-            found.recdsl_blas(gemm(single))
+            linked(found, single)
             self.loaded[dtype] = found
         return self.loaded[dtype]
 

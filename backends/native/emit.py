@@ -57,11 +57,7 @@ def _chosen(item: Lowering) -> list[Function]:
 
 
 def _text(chosen: Mapping[str, list[Function]], single: bool) -> str:
-    cuts = [
-        cut(made.text.replace(f"long {made.symbol}(", f"long {variant}_{made.symbol}(", 1))
-        for variant, functions in chosen.items()
-        for made in functions
-    ]
+    cuts = [cut(made.named(variant)) for variant, functions in chosen.items() for made in functions]
     return head(single=single) + prelude() + "\n" + joined(cuts)
 
 

@@ -38,6 +38,32 @@ def gemm(single: bool) -> int | None:
     return ctypes.pythonapi.PyCapsule_GetPointer(capsule, ctypes.pythonapi.PyCapsule_GetName(capsule))
 
 
+LEAST = 1e6
+"""Operations that a thread must have to itself."""
+CALLS = ("GOMP_parallel", "GOMP_barrier", "omp_get_max_threads", "omp_get_num_threads", "omp_get_thread_num")
+
+
+def linked(library: Any, single: bool) -> None:
+    """Give a library what it takes from torch: the product of matrices, and its threads, as many as
+    `torch.get_num_threads()`. Without these, all is done by one."""
+    library.recdsl_blas.argtypes, library.recdsl_team.argtypes = (ctypes.c_void_p,), (ctypes.c_void_p, ctypes.c_double)
+    library.recdsl_blas(gemm(single))
+    found = threads()
+    if found:
+        library.recdsl_team((ctypes.c_void_p * len(found))(*found), LEAST)
+
+
+def threads() -> list[int | None]:
+    """Addresses of what OpenMP has for them where torch uses GNU's."""
+    for path in _torch_libraries():
+        try:
+            torch_cpu = ctypes.CDLL(path)
+            return [ctypes.cast(getattr(torch_cpu, name), ctypes.c_void_p).value for name in CALLS]
+        except (OSError, AttributeError):
+            continue
+    return []
+
+
 def _torch_libraries() -> list[str]:
     from pathlib import Path
 

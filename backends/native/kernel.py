@@ -6,7 +6,8 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from recdsl.backends.native.values import Ix, Ref, Region, Value, overlap
+from recdsl.backends.native.team import counted, marked
+from recdsl.backends.native.values import Ix, Ref, Region, Value, of_sample, overlap
 
 C_TYPES = {"float": "real", "int": "integer", "bool": "int"}
 STORED = {"float": "real", "int": "integer", "bool": "flag"}
@@ -36,6 +37,10 @@ class Kernel:
     reads: set[tuple[Region, str]] = field(default_factory=set)
     breaks: dict[str, set[int]] = field(default_factory=dict)
     keep: list[object] = field(default_factory=list)  # memo is by identity: nothing may be freed
+    sample: str = ""
+    """The variable of the loop over samples."""
+    mixed: bool = False
+    """Whether it reads what is of other samples."""
 
     def let(self, dtype: str, text: str) -> str:
         """A variable with this value (the text itself if it is a name or number already)."""
@@ -123,7 +128,7 @@ class Domain:
         for depth, (variable, extent) in enumerate(loops):
             if depth == len(loops) - 1:
                 lines.append("SIMD")
-            lines.append(f"for (long {variable} = 0; {variable} < {extent}; {variable}++) {{")
+            lines.append(counted(variable, extent))
         return ["{", *lines, *body, *("}" for _ in loops), "}"]
 
 
@@ -141,7 +146,7 @@ class Group:
     """Writes over one domain, whose nest is not closed yet."""
 
     def __init__(self, domain: Domain, names: Names) -> None:
-        self.domain, self.kernel = domain, Kernel(names)
+        self.domain, self.kernel = domain, Kernel(names, sample=domain.variables()[0].get("B", ""))
         self.written: list[tuple[tuple[Region, str], Write]] = []
 
     def add(self, write: Write, later: Sequence[Group] = ()) -> bool:
@@ -184,7 +189,10 @@ class Group:
         return any(overlap(write.dest.region, place[0]) and not _apart(write, other) for place, other in self.written)
 
     def close(self) -> list[str]:
-        return self.domain.wrap(self.kernel.lines)
+        """The nest, with the note whether each sample has its own entries and no other's."""
+        own = ("B", "B") in self.domain.lead and not self.kernel.mixed
+        own = own and all(of_sample(write.dest) for _, write in self.written)
+        return marked("own" if own else "alone", self.domain.wrap(self.kernel.lines))
 
 
 def _meets(one: tuple[Region, str], other: tuple[Region, str]) -> bool:
@@ -238,7 +246,7 @@ def nest(loops: Sequence[tuple[str, str]], body: Sequence[str], pragma: str = ""
     for depth, (variable, extent) in enumerate(loops):
         if pragma and depth == len(loops) - 1:
             lines.append(pragma)
-        lines.append(f"for (long {variable} = 0; {variable} < {extent}; {variable}++) {{")
+        lines.append(counted(variable, extent))
     return [*lines, *body, *("}" for _ in loops), "}"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,7 +14,7 @@ from recdsl.backends.native.parts import LATER, head
 from recdsl.backends.native.texts import comment
 from recdsl.backends.native.uses import statements
 from recdsl.backends.native.values import NotLoweredError
-from recdsl.backends.native.writer import EntryWriter
+from recdsl.backends.native.writer import EXPORT, EntryWriter
 from recdsl.program.interface import Assembled
 from recdsl.program.ir import Add, Load, Program, Storage, Store, VType
 from recdsl.program.passes.single import single
@@ -45,7 +46,7 @@ void __asan_unpoison_memory_region(void const volatile *, unsigned long);
 
 @dataclass(frozen=True)
 class Function:
-    """A C function: its name, what it takes and gives, the results' types in order, and its text."""
+    """A C function: its name, what it takes and gives, the results' types in order, its text, one thread's too."""
 
     symbol: str
     entry: str
@@ -54,6 +55,15 @@ class Function:
     scalars: tuple[str, ...]
     storages: dict[str, Storage]
     text: str = ""
+    single: str = ""
+
+    def named(self, variant: str) -> str:
+        """The text with a name of the variant's own."""
+        return re.sub(rf"\b{self.symbol}(?=_of\b|\()", f"{variant}_{self.symbol}", self.text)
+
+    def static(self, variant: str) -> str:
+        """The text of one thread for use in its own file, with a name of the variant's own."""
+        return self.single.replace(f"{EXPORT} {self.symbol}(", f"static long {variant}_{self.symbol}(", 1)
 
 
 @dataclass(frozen=True)
@@ -82,7 +92,9 @@ def lower(assembled: Assembled) -> Lowering:
         except NotLoweredError as error:
             left.append((name, str(error)))
             continue
-        functions.append(Function(symbol, name, made.arguments, made.results, program.scalars, storages, made.text))
+        functions.append(
+            Function(symbol, name, made.arguments, made.results, program.scalars, storages, made.text, made.single)
+        )
     late = [made for made in functions if made.entry.endswith(LATER)]
     first = [made for made in functions if made not in late]
     return Lowering(_whole(first), _whole(late) if late else "", tuple(functions), tuple(left), program)
@@ -105,7 +117,9 @@ def at_once(
     except NotLoweredError:
         return None
     storages = {storage.name: storage for storage in program.storages}
-    return Function("f0", "forward", found.arguments, found.results, program.scalars, storages, found.text)
+    return Function(
+        "f0", "forward", found.arguments, found.results, program.scalars, storages, found.single, found.single
+    )
 
 
 LONGEST = 120_000
@@ -155,7 +169,7 @@ def in_blocks(
     if len(text.text) > LONGEST:
         raise NotLoweredError("a very long function")
     storages[NORM] = Storage(NORM, "output", VType("float", (), ()), "call")
-    function = Function("f0", "forward", text.arguments, text.results, program.scalars, storages, text.text)
+    function = Function("f0", "forward", text.arguments, text.results, program.scalars, storages, text.text, text.text)
     return Blocked(function, found)
 
 

@@ -12,6 +12,7 @@ from recdsl.backends.native.live import Live
 from recdsl.backends.native.storages import Memory
 from recdsl.backends.native.strides import lead_strides
 from recdsl.backends.native.strips import stripped
+from recdsl.backends.native.team import marked
 from recdsl.backends.native.texts import affine_text
 from recdsl.backends.native.uses import Def, Uses
 from recdsl.backends.native.values import NotLoweredError, Ref, Region, Value, contiguous, numel
@@ -24,7 +25,8 @@ TERM = re.compile(rf"(- ?(?:\d+ \* )?)?({WORD.pattern})")  # of a size: a variab
 
 @dataclass
 class Nests:
-    """The state of one function being written. `tape`: buffers that other entries read."""
+    """The state of one function being written. `tape`: buffers that other entries read. `effort`: operations of a step
+    and sample, about."""
 
     program: Program
     name: str
@@ -52,9 +54,14 @@ class Nests:
         self.around = 0  # blocks that strips are
         self.most: dict[str, str] = {}  # how many steps a strip has at most, by how many it has
         self.head: list[str] = []  # lines in front of the rooms
+        self.effort = 0.0
 
     def lines(self, lines: Sequence[str]) -> None:
         self.blocks[-1] += lines
+
+    def marked(self, own: bool, lines: Sequence[str]) -> None:
+        """Text with the note whether it does for each sample what reads and writes nothing of others."""
+        self.lines(marked("own" if own else "alone", lines))
 
     def flush(self) -> None:
         """Close the nests that are open."""
@@ -111,6 +118,7 @@ class Nests:
         order = order or tuple(range(len(value.axes)))
         domain = Domain(lead, value.axes, order)
         box = tuple((0, size) for size in value.axes)
+        self.effort += numel(value.axes) * max(value.cost, 1) * ("B" in value.lead)
         for part in boxes(value, domain, box, self.names):
             self._assign_part(Domain(lead, tuple(size for _, size in part), order), Write(value, dest, part, adds))
 

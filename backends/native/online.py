@@ -131,9 +131,7 @@ def text(entries: Sequence[tuple[str, Function]], shape: Shape) -> str:
 def _static(variant: str, made: Function) -> Cut:
     """An entry under a name of its own. It is cut up where it is very long only: calls, and sizes that are no literals
     in pieces, would take a good part of an update."""
-    head, _, body = made.text.partition(f"long {made.symbol}(")
-    note, end, _ = head.partition("*/")
-    return cut(f"{note}{end}\nstatic long {variant}_{made.symbol}({body}", LONGEST)
+    return cut(made.static(variant), LONGEST)
 
 
 class Learner:

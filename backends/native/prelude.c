@@ -263,6 +263,47 @@ static __attribute__((noinline, unused)) void product_once(long M, long N, long 
     if (turned(M, N, K, A, am, ak, B, bk, bn, C, cm, cn, add)) return;
     product(M, N, K, A, am, ak, B, bk, bn, C, cm, cn, add);
 }
+/* ---- threads: torch's own, each with samples of its own (see `team.py`) */
+typedef struct { long me, count; } team;
+typedef long (*team_call)(void *const *, const long *, const team *);
+static struct {
+    void (*run)(void (*)(void *), void *, unsigned, unsigned), (*wait)(void);
+    int (*most)(void), (*count)(void), (*me)(void);
+    double least;
+} threads;
+__attribute__((visibility("default"))) void recdsl_team(void *const *calls, double least) {
+    memcpy(&threads, calls, 5 * sizeof *calls);
+    threads.least = least;
+}
+typedef struct { team_call call; void *const *p; const long *n; } team_work;
+static __attribute__((unused)) void team_part(void *given) {
+    const team_work *work = given;
+    const team us = {threads.me(), threads.count()};
+    work->call(work->p, work->n, &us);
+}
+/* effort: operations of a step and sample. So few that threads cost more than they save are one thread's. */
+static __attribute__((unused)) long all_of(team_call call, void *const *p, const long *n, double effort) {
+    long count = p && threads.run ? threads.most() : 1;
+    const double most = effort * (double)n[0] * (double)n[1] / threads.least;
+    count = count > n[1] ? n[1] : count;
+    if (count > 1 && most > 1) {
+        team_work work = {call, p, n};
+        threads.run(team_part, &work, (unsigned)(most < (double)count ? most : (double)count), 0);
+        return 0;
+    }
+    const team us = {0, 1};
+    return call(p, n, &us);
+}
+/* Of one large product, each thread has rows or columns. */
+static __attribute__((noinline, unused)) void product_parts(long me, long count, long M, long N, long K, const real *A,
+                                                            long am, long ak, const real *B, long bk, long bn, real *C,
+                                                            long cm, long cn, int add) {
+    const int small = (double)M * (double)N * (double)K < 1e5;
+    const long size = M > N ? M : N, from = small ? 0 : size * me / count;
+    const long to = small ? size * !me : size * (me + 1) / count;
+    if (M > N) product_once(to - from, N, K, A + from * am, am, ak, B, bk, bn, C + from * cm, cm, cn, add);
+    else product_once(M, to - from, K, A, am, ak, B + from * bn, bk, bn, C + from * cn, cm, cn, add);
+}
 /* B[k, n] with n innermost, for products of one row */
 INLINE void pack(long K, long N, const real *B, long bk, long bn, real *to) {
     for (long k0 = 0; k0 < K; k0 += 16)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING
 
 from recdsl.backends.native.kernel import Kernel, nest
-from recdsl.backends.native.values import Ix, Ref, Stride, Value
+from recdsl.backends.native.team import FIRST, LAST, PRODUCT, Kind, marked
+from recdsl.backends.native.values import Ix, Ref, Stride, Value, of_sample
 from recdsl.program.ir import Op
 
 if TYPE_CHECKING:
@@ -57,14 +60,31 @@ def contract(w: Nests, op: Op, args: Sequence[Value], value: Value, dest: Ref, a
     for k in range(3):
         steps = [f"{n} * {_text(d.strides[k])}" for n, d in zip(names, loops, strict=True) if d.strides[k] is not None]
         texts[k] = " + ".join([texts[k], *steps])
+    samples = next((d for d in dims if d.extent == "B" and d.kind != K), None)
+    own = samples is not None and _outermost(samples, loops, [d for d in (rows, columns) if d is not None])
+    if own and samples is not None and samples not in loops:
+        texts = [x if s is None else f"{x} + {FIRST} * {s.text}" for x, s in zip(texts, samples.strides, strict=True)]
     m, n, k = (found or Dim("1", (Stride(0), Stride(0), Stride(0))) for found in (rows, columns, sums))
     operands = _packed(w, args, refs, texts, (m, n, k), bool(loops))
-    function = "product" if len(w.blocks) - w.around > 1 else "product_once"
+    w.effort += 2 * prod(int(d.extent) for d in dims if d.extent.isdigit()) * any(d.extent == "B" for d in dims)
+    looped = len(w.blocks) - w.around > 1
+    kind: Kind = "own" if own else "alone" if looped else "parts"
+    function = "product(" if looped else "product_once(" if own else PRODUCT
     call = (
-        f"{function}({m.extent}, {n.extent}, {k.extent}, {operands[0]}, {operands[1]}, "
+        f"{function}{_part(m.extent, own)}, {_part(n.extent, own)}, {k.extent}, {operands[0]}, {operands[1]}, "
         f"{texts[2]}, {_text(m.strides[2])}, {_text(n.strides[2])}, {int(adds)});"
     )
-    w.lines(nest([(name, d.extent) for name, d in zip(names, loops, strict=True)], [call]))
+    w.lines(marked(kind, nest([(name, d.extent) for name, d in zip(names, loops, strict=True)], [call])))
+
+
+def _outermost(samples: Dim, loops: Sequence[Dim], merged: Sequence[Dim]) -> bool:
+    """Whether a loop goes over samples, or the rows or columns of a product begin with them."""
+    return samples in loops or any(d.extent == "B" or d.extent.startswith("B * ") for d in merged)
+
+
+def _part(extent: str, own: bool) -> str:
+    """The extent for the samples of a thread."""
+    return re.sub(r"\bB\b", f"({LAST} - {FIRST})", extent) if own else extent
 
 
 def _above(one: Stride | None, other: Stride | None) -> bool:
@@ -157,16 +177,17 @@ def _pack(w: Nests, value: Value, ref: Ref, text: str, dims: tuple[Dim, Dim], si
         base = w.names("m")
         w.memory.room(base, value.dtype, [], int(k.extent) * int(along.extent))
         strides = f"{_text(k.strides[side])}, {_text(along.strides[side])}"
-        w.blocks[value.depth].append(f"pack({k.extent}, {along.extent}, {text}, {strides}, {base});")
+        w.blocks[value.depth] += marked("alone", [f"pack({k.extent}, {along.extent}, {text}, {strides}, {base});"])
         w.packed[key] = Ref((base, None), base, "0", {}, ())
     return w.packed[key].base
 
 
 def _plainly(w: Nests, op: Op, args: Sequence[Value], value: Value, dest: Ref, adds: bool) -> None:
     """Loops over everything, for sums over an axis of one operand alone and results that repeat."""
-    attrs, kernel = dict(op.attrs), Kernel(w.names)
+    attrs = dict(op.attrs)
     extents = {name: text for v in (*args, value) for name, text in v.lead.items()}
     where = {name: f"l{k}" for k, name in enumerate(extents)}
+    kernel = Kernel(w.names, sample=where.get("B", ""))
     sides = [tuple(attrs[side]) for side in ("x", "y", "out")]
     sizes = {
         label: n for v, side in zip((*args, value), sides, strict=True) for label, n in zip(side, v.axes, strict=True)
@@ -178,4 +199,5 @@ def _plainly(w: Nests, op: Op, args: Sequence[Value], value: Value, dest: Ref, a
     lost = [(where[name], text) for name, text in extents.items() if name not in value.lead]
     lost += [(f"i{k}", str(size)) for k, size in sizes.items() if k not in sides[2]]
     inner = nest(lost, [*kernel.lines, f"total += {' * '.join(entries)};"])
-    w.lines(nest(kept, ["real total = 0;", *inner, f"{target} {'+=' if adds else '='} total;"]))
+    own = "B" in value.lead and of_sample(dest) and not kernel.mixed
+    w.marked(own, nest(kept, ["real total = 0;", *inner, f"{target} {'+=' if adds else '='} total;"]))

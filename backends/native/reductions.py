@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from recdsl.backends.native.kernel import Kernel, nest
 from recdsl.backends.native.ops import writer
-from recdsl.backends.native.values import Ix, NotLoweredError, Ref, Value
+from recdsl.backends.native.values import Ix, NotLoweredError, Ref, Value, of_sample
 from recdsl.program.ir import Op
 
 if TYPE_CHECKING:
@@ -69,8 +69,9 @@ def _sum(w: Nests, source: Value, over: tuple[int, ...], value: Value, dest: Ref
     kept = [k for k in range(len(source.axes)) if k not in over]
     where = {name: f"l{k}" for k, name in enumerate({**source.lead, **value.lead})}
     axes = tuple(Ix(f"i{k}", f"i{k}", 0, size) for k, size in enumerate(source.axes))
-    kernel = Kernel(w.names)
+    kernel = Kernel(w.names, sample=where.get("B", ""))
     text = source.entry(kernel, where, axes)
+    own = "B" in value.lead and of_sample(dest) and not kernel.mixed
     target = f"{dest.base}[{dest.address(where, tuple(axes[k] for k in kept))}]"
     outer: Loops = [(where[name], source.lead[name]) for name in kept_lead]
     extra: Loops = [(where[name], value.lead[name]) for name in value.lead if name not in source.lead]
@@ -81,14 +82,15 @@ def _sum(w: Nests, source: Value, over: tuple[int, ...], value: Value, dest: Ref
     if wide and (lost or summed):
         if not adds:
             zeros(w, value, dest)
-        w.lines(nest([*outer, *extra, *lost, *summed, *mine], [*kernel.lines, f"{target} += {text};"], "SIMD"))
+        loops = [*outer, *extra, *lost, *summed, *mine]
+        w.marked(own, nest(loops, [*kernel.lines, f"{target} += {text};"], "SIMD"))
         return
     total = "real" if source.dtype == "float" else "integer"
     loops = [*lost, *summed]
     body = [*kernel.lines, f"total += {text};"]
     inner = nest(loops, body, '_Pragma("omp simd reduction(+ : total)")') if loops else body
     final = f"{target} {'+=' if adds else '='} total;"
-    w.lines(nest([*outer, *extra, *mine], [f"{total} total = 0;", *inner, final]))
+    w.marked(own, nest([*outer, *extra, *mine], [f"{total} total = 0;", *inner, final]))
 
 
 def _compared(w: Nests, op: Op, arg: Value, value: Value, dest: Ref) -> None:
@@ -100,10 +102,13 @@ def _compared(w: Nests, op: Op, arg: Value, value: Value, dest: Ref) -> None:
     where = {name: f"l{k}" for k, name in enumerate(value.lead)}
     axes = tuple(Ix(f"i{k}", f"i{k}", 0, size) for k, size in enumerate(arg.axes))
     size = str(arg.axes[at])
+    mixed = False
 
     def along(line: Callable[[str], str], pragma: str = "") -> list[str]:
-        kernel = Kernel(w.names)
+        nonlocal mixed
+        kernel = Kernel(w.names, sample=where.get("B", ""))
         text = arg.entry(kernel, where, axes)
+        mixed |= kernel.mixed
         return nest([(f"i{at}", size)], [*kernel.lines, line(text)], pragma)
 
     body = ["real top = R(-INFINITY);", *along(lambda x: f"top = {x} > top || {x} != {x} ? {x} : top;")]
@@ -121,7 +126,7 @@ def _compared(w: Nests, op: Op, arg: Value, value: Value, dest: Ref) -> None:
         body += nest([(f"i{at}", size)], [f"{target} = {target} / total;"], "SIMD")
     loops: Loops = [(where[name], value.lead[name]) for name in value.lead]
     loops += [(f"i{k}", str(n)) for k, n in enumerate(arg.axes) if k != at]
-    w.lines(nest(loops, body))
+    w.marked("B" in value.lead and of_sample(dest) and not mixed, nest(loops, body))
 
 
 def _ranked(w: Nests, op: Op, args: Sequence[Value], value: Value, dest: Ref) -> None:
@@ -133,7 +138,7 @@ def _ranked(w: Nests, op: Op, args: Sequence[Value], value: Value, dest: Ref) ->
     where = {name: f"l{k}" for k, name in enumerate(value.lead)}
     axes = tuple(Ix(f"i{k}", f"i{k}", 0, size) for k, size in enumerate(value.axes))
     other = (*axes[:at], Ix("j", "j", 0, value.axes[at]), *axes[at + 1 :])
-    outer, inner = Kernel(w.names), Kernel(w.names)
+    outer, inner = (Kernel(w.names, sample=where.get("B", "")) for _ in range(2))
     x, age = (arg.entry(outer, where, axes) for arg in args)
     y, older = (arg.entry(inner, where, other) for arg in args)
     tie = f"{older} < {age} | {older} == {age} & j < i{at}"
@@ -141,7 +146,8 @@ def _ranked(w: Nests, op: Op, args: Sequence[Value], value: Value, dest: Ref) ->
     body = [*outer.lines, "real total = 0;", *nest([("j", str(value.axes[at]))], count, PLUS)]
     loops: Loops = [(where[name], value.lead[name]) for name in value.lead]
     loops += [(f"i{k}", str(n)) for k, n in enumerate(value.axes)]
-    w.lines(nest(loops, [*body, f"{dest.base}[{dest.address(where, axes)}] = total;"]))
+    own = "B" in value.lead and of_sample(dest) and not (outer.mixed or inner.mixed)
+    w.marked(own, nest(loops, [*body, f"{dest.base}[{dest.address(where, axes)}] = total;"]))
 
 
 PLUS = '_Pragma("omp simd reduction(+ : total)")'
@@ -155,9 +161,11 @@ def _scattered(w: Nests, op: Op, args: Sequence[Value], value: Value, dest: Ref,
     lead = {**index.lead, **x.lead}
     where = {name: f"l{k}" for k, name in enumerate({**lead, **value.lead})}
     axes = tuple(Ix(f"i{k}", f"i{k}", 0, size) for k, size in enumerate(x.axes))
-    head, body = Kernel(w.names), Kernel(w.names)
+    head, body = (Kernel(w.names, sample=where.get("B", "")) for _ in range(2))
     found = head.integer(f"(long){index.entry(head, where, ())}")
     text = x.entry(body, where, axes)
     address = dest.address(where, (*axes[:at], Ix(found), *axes[at:]))
     inner = nest([(f"i{k}", str(n)) for k, n in enumerate(x.axes)], [*body.lines, f"{dest.base}[{address}] += {text};"])
-    w.lines(nest([(where[name], lead[name]) for name in lead], [*head.lines, f"if ({found} >= 0) {{", *inner, "}"]))
+    own = "B" in lead and of_sample(dest) and not (head.mixed or body.mixed)
+    loops = [(where[name], lead[name]) for name in lead]
+    w.marked(own, nest(loops, [*head.lines, f"if ({found} >= 0) {{", *inner, "}"]))

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from recdsl.backends.native.functions import CFunction, gemm
+from recdsl.backends.native.functions import CFunction, linked
 
 
 def capabilities() -> frozenset[str]:
@@ -34,8 +34,7 @@ def opened(path: Path, key: str, needs: frozenset[str], single: bool, command: s
         try:
             found = ctypes.CDLL(str(path.resolve()))
             if ctypes.string_at(ctypes.addressof(ctypes.c_char.in_dll(found, "recdsl_key"))).decode() == key:
-                found.recdsl_blas.argtypes = (ctypes.c_void_p,)
-                found.recdsl_blas(gemm(single))
+                linked(found, single)
                 return found
             reason = f"{path.name} is of another model"
         except (OSError, ValueError, AttributeError) as error:

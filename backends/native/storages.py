@@ -88,9 +88,9 @@ class Memory:
             placed = f"PLACED(base, at_{base}, {counts[base]} * (long)sizeof({kind}))"
             lines.append(f"{kind} *restrict const {base} = ({kind} *){placed}; (void){base};")
         self.left = ["LEFT(base, room);"] if rooms else []
-        return [*lines, *self._zeros()]
+        return lines
 
-    def _zeros(self) -> list[str]:
+    def zeros(self) -> list[str]:
         """Sums start at zero."""
         lines: list[str] = []
         for name, base in self.bases.items():

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from recdsl.backends.native.kernel import Kernel, nest
-from recdsl.backends.native.values import NotLoweredError, Ref, Stride, Value, fixed
+from recdsl.backends.native.values import NotLoweredError, Ref, Stride, Value, fixed, of_sample
 from recdsl.program.ir import Op
 
 if TYPE_CHECKING:
@@ -20,14 +20,15 @@ def search(w: Nests, op: Op, args: Sequence[Value], value: Value, dest: Ref) -> 
     scores, stamps, since = args
     places = [w.settle(scores), w.settle(stamps)]
     w.flush()
-    kernel = Kernel(w.names)
     where = {name: f"l{k}" for k, name in enumerate(value.lead)}
+    kernel = Kernel(w.names, sample=where.get("B", ""))
     least = since.entry(kernel, where, ())
     size = value.axes[0]
     texts = [f"{ref.base} + {ref.address({**where, 't': '0'}, ())}, {_step(ref)}" for ref in places]
     target = dest.address(where, (fixed(0),))
     call = f"search({stamps.lead['t']}, {size}, {', '.join(texts)}, {least}, {dest.base} + {target}, {dest.own[0]});"
-    w.lines(nest([(where[name], text) for name, text in value.lead.items()], [*kernel.lines, call]))
+    own = "B" in value.lead and of_sample(dest) and not kernel.mixed
+    w.marked(own, nest([(where[name], text) for name, text in value.lead.items()], [*kernel.lines, call]))
 
 
 def _step(ref: Ref) -> str:

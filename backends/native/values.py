@@ -147,9 +147,15 @@ def loader(ref: Ref) -> At:
     def at(kernel: Kernel, lead: Mapping[str, str], own: tuple[Ix, ...]) -> str:
         address = ref.address(lead, own)
         kernel.reads.add((ref.region, address))
+        kernel.mixed |= of_sample(ref) and lead["B"] != kernel.sample
         return f"{ref.base}[{address}]"
 
     return at
+
+
+def of_sample(ref: Ref) -> bool:
+    """Whether each sample has entries of its own."""
+    return "B" in ref.lead and ref.lead["B"].count > 0
 
 
 def memory(dtype: str, lead: dict[str, str], axes: tuple[int, ...], ref: Ref, depth: int = 0) -> Value:

@@ -18,6 +18,7 @@ from recdsl.backends.native.products import contract
 from recdsl.backends.native.reductions import reduction
 from recdsl.backends.native.strips import HIGH, LOW, SPAN, Strips
 from recdsl.backends.native.tapes import search
+from recdsl.backends.native.team import EDGE, SHARED, alone, each, marked, plain, several, together
 from recdsl.backends.native.texts import bound_text, comment, condition_text, indent
 from recdsl.backends.native.uses import from_outside, made, statements
 from recdsl.backends.native.values import Ix, NotLoweredError, Ref, Value, contiguous, literal, numel, overlap
@@ -34,9 +35,11 @@ Scope = tuple[list[dict[str, Any]], list[str], dict[str, str]]
 
 @dataclass
 class Lowered:
-    """One C function: its text, and the storages whose memory it takes, in order: arguments, then results."""
+    """One C function: its text, that of one thread alone, and the storages whose memory it takes, in order: arguments,
+    then results."""
 
     text: str
+    single: str
     arguments: tuple[str, ...]
     results: tuple[str, ...]
 
@@ -48,11 +51,18 @@ class EntryWriter(Access):
     def write(self, function: str) -> Lowered:
         self._statements(self.body)
         self.flush()
-        head = [f"/* {comment(self.name)} of {comment(self.program.name)} */", f"{EXPORT} {function}({SIGNATURE}) {{"]
-        head += ["const long T = GIVEN_T(n), B = GIVEN_B(n);", "(void)T; (void)B;"]
-        head += [f"const long s{k} = n[{k + 2}]; (void)s{k};" for k in range(len(self.scalars))]
-        lines = [*head, *self.head, *self.memory.declarations(), *self.blocks[0], *self.memory.left, "return 0;", "}"]
-        return Lowered(indent(lines), tuple(self.memory.arguments), tuple(self.memory.results))
+        sizes = ["const long T = GIVEN_T(n), B = GIVEN_B(n);", "(void)T; (void)B;"]
+        sizes += [f"const long s{k} = n[{k + 2}]; (void)s{k};" for k in range(len(self.scalars))]
+        sizes += [*self.head, *self.memory.declarations()]
+        body = [*marked("alone", self.memory.zeros()), *self.blocks[0]]
+        note, end = f"/* {comment(self.name)} of {comment(self.program.name)} */", [*self.memory.left, "return 0;", "}"]
+        outside = f"{EXPORT} {function}({SIGNATURE}) {{"
+        single = indent([note, outside, *sizes, *alone(body), *end])
+        shared = together(body) if several(body) else []
+        inside = f"static long {function}_of({SIGNATURE}, const team *us) {{"
+        whole = [outside, f"return all_of({function}_of, p, n, {self.effort:.0f}.0);", "}"]
+        text = indent([note, inside, *sizes, *SHARED, *shared, *end, *whole])
+        return Lowered(text if shared else single, single, tuple(self.memory.arguments), tuple(self.memory.results))
 
     # -- statements -----------------------------------------------------------------------------------------------
     def _statements(self, body: Sequence[Stmt]) -> None:
@@ -106,7 +116,7 @@ class EntryWriter(Access):
         self._statements(stmt.body)
         self.flush()
         body = self.blocks.pop()
-        self.lines([*head, *body, "}"])
+        self.lines(marked("loop" if each(body) else "alone", [*head, *plain(body), "}"]))
         self.symbols = symbols
         self._leave(outer)
         self.place = self.uses.ends[id(stmt)]
@@ -128,7 +138,7 @@ class EntryWriter(Access):
         self._statements(stmt.body)
         self.flush()
         body = self.blocks.pop()
-        self.lines([f"for (long {var} = 0; {var} < T; {var} += {rows}) {{", ends, *body, "}"])
+        self.lines([EDGE, f"for (long {var} = 0; {var} < T; {var} += {rows}) {{", ends, *body, EDGE, "}"])
         self.symbols, self.own, self.around = symbols, {}, 0
         self._leave(outer)
         self.place = self.uses.ends[id(stmt)]
@@ -159,7 +169,8 @@ class EntryWriter(Access):
         self._statements(stmt.body)
         self.flush()
         body = self.blocks.pop()
-        self.lines([f"if ({condition_text(stmt.predicate, self.symbols)}) {{", *body, "}"])
+        condition = f"if ({condition_text(stmt.predicate, self.symbols)}) {{"
+        self.marked(each(body), [condition, *plain(body), "}"])
         self._leave(outer)
 
     def _scope(self, body: Sequence[Stmt]) -> Scope:

@@ -57,7 +57,7 @@ def test_work_for_an_operation_does_not_grow(shape: Callable[[int], str]) -> Non
 def test_a_long_function_is_a_list() -> None:
     """Its text is a few lines for each layer: what a compiler reads of calls and pointers is numbers."""
     lines = list[int]()
-    for cells in (20, 60):
+    for cells in (60, 100):
         made = analyse(chained(cells))
         text = lower.lower(made.program).source
         entry = text[text.index("/* backward of") :].partition("\n}\n")[0]
