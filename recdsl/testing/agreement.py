@@ -26,7 +26,7 @@ from torch import Generator, Tensor
 from recdsl.backends import find
 from recdsl.diagnostics import SpecError
 from recdsl.testing.cases import Case, moved, random_call
-from recdsl.testing.claims import RULES, Drawn, compiled, model, number
+from recdsl.testing.claims import RULES, Drawn, compiled, model, number, piece
 from recdsl.testing.draws import Draws
 from recdsl.testing.lasting import CALLS, STORE, stored
 from recdsl.testing.models import Model
@@ -77,6 +77,8 @@ def check(made: Drawn, rule: str, make: Made, tally: Tally) -> None:
         tally.refused += 1
         return
     pair = [maker("torch")(compilation), make(compilation)]
+    for module in pair:
+        module.recdsl_chunk = piece(made.seed, rule) or module.recdsl_chunk
     tally.modules += 1
     tally.elsewhere.update(_elsewhere(pair[1]))
     calls = _calls(compilation, made.seed) if store else made.cases

@@ -54,7 +54,11 @@ RULES = (
     "tbptt(window=2) / tbptt(window=3, every=2) / tbptt(window=6, every=2)",
     "columns(window=3) / tbptt(window=3) / tbptt(window=5, every=3)", "rtrl(window=3) / tbptt(window=3) / bptt",
     "rtrl / snap(1) / columns / tbptt(window=12)", "snap(1, window=2) / rule(scope=all, window=4, every=2) / none",
-    "sab(truncate=2) / tbptt(window=2) / sab(truncate=2, variant=sliding)", "stop & bptt", "stop & tbptt(window=2)",
+    "sab(truncate=2) / tbptt(window=2) / sab(truncate=2, variant=sliding)",
+    "sab(truncate=2, replay=always)", "sab(truncate=3, variant=sliding, replay=always)",
+    "sab(truncate=1, replay=always) / bptt / none",
+    "rule(window=2, boundary=memories(replay=always)) / rule(window=4, boundary=memories(sliding)) / bptt",
+    "stop & bptt", "stop & tbptt(window=2)",
     "through & bptt", "through & none", "through & tbptt(window=3)", "param(lr=0.1) & bptt",
     "synthetic(hidden=2) & bptt", "reinstate(exact, encode=code, decode=stored) & bptt",
     "reinstate(exact, encode=code, decode=stored) & tbptt(window=2)",
@@ -77,7 +81,8 @@ class Count:
     """models: drawn. modules: compiled and run. refused: rules that do not fit. exact, others: entries of parameters
     by verdict; uncovered: of those called exact, entries of which the verdict says nothing for the calls' masks.
     vanishing: of the exact, those whose gradient is zero. definitions: calls compared with the rule's definition.
-    deferred: longer calls whose traces go from window to window. differences: entries compared with differences."""
+    deferred: longer calls whose traces go from window to window.
+    parted: calls that were run in pieces. differences: entries compared with differences."""
 
     models: int = 0
     modules: int = 0
@@ -89,6 +94,7 @@ class Count:
     false: int = 0
     definitions: int = 0
     deferred: int = 0
+    parted: int = 0
     differences: int = 0
     failures: list[str] = field(default_factory=list[str])
     rules: dict[str, Count] = field(default_factory=dict[str, "Count"])
@@ -117,7 +123,8 @@ class Count:
             f"{self.models:,} models, {self.modules:,} modules, {self.refused:,} rules refused; "
             f"{self.exact:,} claims of exactness ({self.vanishing:,} of a gradient of 0), {self.false:,} false; "
             f"{self.others:,} entries without the claim, {self.uncovered:,} with one that the masks are outside of; "
-            f"{self.definitions:,} definitions, {self.deferred:,} calls deferred, {self.differences:,} differences; "
+            f"{self.definitions:,} definitions, {self.deferred:,} calls deferred, "
+            f"{self.parted:,} in pieces, {self.differences:,} differences; "
             f"{len(self.failures):,} failures"
         )
 
@@ -186,6 +193,12 @@ def number(seed: int, rule: str) -> int:
     return int.from_bytes(f"{seed} {rule}".encode(), "big") % (2**61 - 1)
 
 
+def piece(seed: int, rule: str) -> int:
+    """Steps that calls are run in where they are run in pieces, few for every second model; 0: as many as there are."""
+    draws = Draws.seeded(number(seed, f"{rule} in pieces"))
+    return draws.between(1, 4) if "replay=always" in rule or draws.chance(50) else 0
+
+
 def compiled(made: Drawn, rule: str) -> Any:
     """Raises SpecError where the rule does not fit."""
     return analysed(made.text.text + credit(made, rule))
@@ -203,6 +216,7 @@ def check(made: Drawn, rule: str, count: Count) -> None:
         count.refused += 1
         return
     module: Any = find("torch").module(compilation, torch.float64)
+    module.recdsl_chunk = piece(made.seed, rule) or module.recdsl_chunk
     count.modules += 1
     plan = compilation.plan
     covered, zero = set[str](), {row.parameter: True for row in plan.rows}
@@ -260,6 +274,7 @@ def _run(made: Drawn, case: SpecCase, module: Any, count: Count) -> dict[str, Te
         result.loss.backward()
     first = least(case.plan)
     count.deferred += first is not None and steps >= first
+    count.parted += _parted(module, int(steps))
     named = dict(module.named_parameters())
     found = {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in named.items() if p.requires_grad}
     if steps < LONGER[0] and work(case.graph, case.plan, int(steps)) <= WORK:
@@ -269,6 +284,15 @@ def _run(made: Drawn, case: SpecCase, module: Any, count: Count) -> dict[str, Te
         assert_matches(found, expected.gradients, "gradient of", TOLERANCE)
         count.definitions += 1
     return found
+
+
+def _parted(module: Any, steps: int) -> bool:
+    """Whether a call is longer than a piece, of a module whose calls are run in pieces."""
+    about, chunk = module.recdsl_about, module.recdsl_chunk
+    again = about["again"]
+    if again is not None and not again["least"]:
+        return steps > max(min(chunk, again["steps"]), again["lag"])
+    return bool(about["pieces"]) and steps > chunk
 
 
 def _hold(row: Row, found: Mapping[str, Tensor], whole: Mapping[str, Tensor], count: Count) -> None:

@@ -33,6 +33,17 @@ def test_rules_with_strokes_between_them_are_dealt() -> None:
     assert claims.run(range(3), [rules]).failures == []
 
 
+def test_some_calls_are_run_in_pieces() -> None:
+    """Both calls of this seed, and calls of every second model."""
+    assert claims.piece(6, "sab(truncate=2, replay=always)")
+    count = claims.run(range(6, 7), ["sab(truncate=2, replay=always)", "sab(truncate=2)"])
+    assert count.failures == []
+    assert (count.parted, count.of("sab(truncate=2)").parted) == (2, 0)
+    sizes = [claims.piece(seed, "rtrl") for seed in range(40)]
+    assert 10 < sizes.count(0) < 30
+    assert set(sizes) == set(range(5))
+
+
 def test_claims_about_stores_of_the_model_hold_in_calls_in_a_row() -> None:
     count = claims.run(range(5, 7), ["through & bptt", "reinstate(exact, encode=code, decode=stored) & bptt"])
     assert count.failures == []
