@@ -64,6 +64,7 @@ class Call:
         self.ragged = mask is not None or reset is not None
         self.variant = "ragged" if self.ragged else "plain"
         self.like: Tensor = model.recdsl_like  # type: ignore[assignment]
+        self.absent: list[str] = []
         self.given = self._read(batch)
         self.steps, self.size = self._extent()
         self.deferred: Mapping[str, Any] | None = about["deferred"]
@@ -89,6 +90,10 @@ class Call:
             self.data["fresh"] = self.like.new_full((), 0.0)
         self.t0 = 0 if state is None or "t" not in state else int(state["t"])
         self.counted = None if counted is None else counted.to(self.like.device)
+        for name in self.absent:
+            self._check_absent(name)
+        flags = (x for x in (mask, reset, counted) if x is not None)
+        self.received = [*self.given.values(), *flags, *(() if state is None else state.values())]
         waits = state is not None and any("after" in info for info in about["losses"])
         if mask is None and counted is None and not waits:
             self.data |= self.lease.once(f"weights {self.scored}", lambda: self._weights(shape))
@@ -102,8 +107,10 @@ class Call:
         return {name: -(-self.steps // every) for name, every in found.items()}
 
     # -- reading the batch ----------------------------------------------------------------------------------------
-    def _read(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _read(self, batch: Any) -> dict[str, Tensor]:
         known = self.model.recdsl_about["inputs"]
+        if not isinstance(batch, Mapping):
+            raise other("the batch", batch, f"a mapping from names to tensors: {', '.join(known)}")
         unknown = sorted(set(batch) - set(known))
         if unknown:
             raise ValueError(f"batch has {unknown[0]!r}, but the spec has only {', '.join(map(repr, known))}")
@@ -115,9 +122,14 @@ class Call:
             raise ValueError(f"batch lacks the target {stored[0]!r}, which a memory of the model stores")
         return {name: self._value(name, known[name], batch[name]) for name in known if name in batch}
 
-    def _value(self, name: str, info: Mapping[str, Any], value: Tensor) -> Tensor:
+    def _value(self, name: str, info: Mapping[str, Any], value: Any) -> Tensor:
         shape = tuple(info["shape"])
         expected = f"[time, batch{''.join(f', {n}' for n in shape)}]"
+        if not isinstance(value, Tensor):
+            raise other(repr(name), value, f"a tensor {expected}")
+        if value.layout is not torch.strided or value.is_complex():
+            kind = value.dtype if value.is_complex() else str(value.layout).removeprefix("torch.")
+            raise ValueError(f"{name!r} is {kind}; expected dense numbers {expected} that are not complex")
         if value.dim() != 2 + len(shape) or tuple(value.shape[2:]) != shape:
             raise ValueError(f"{name!r} has shape {list(value.shape)}; the spec says {expected}")
         if info["dtype"] == "int":
@@ -142,8 +154,12 @@ class Call:
             raise ValueError("a call needs at least one step")
         return shapes[first]
 
-    def _check_flags(self, name: str, value: Tensor | None, shape: tuple[int, int]) -> None:
-        if value is not None and (tuple(value.shape) != shape or value.dtype != torch.bool):
+    def _check_flags(self, name: str, value: Any, shape: tuple[int, int]) -> None:
+        if value is None:
+            return
+        if not isinstance(value, Tensor):
+            raise other(name, value, f"a tensor of torch.bool {list(shape)}")
+        if tuple(value.shape) != shape or value.dtype != torch.bool:
             raise ValueError(f"{name} is {value.dtype} {list(value.shape)}; expected torch.bool {list(shape)}")
 
     def _nothing(self, shape: tuple[int, int]) -> dict[str, Tensor]:
@@ -187,6 +203,18 @@ class Call:
         if int(high) >= info["size"] or (int(low) < 0 and not info["target"]):
             wrong = int(high) if int(high) >= info["size"] else int(low)
             raise ValueError(f"{name!r} holds {wrong}; it is {info['kind']}[{info['size']}]: 0 to {info['size'] - 1}")
+        if int(low) < 0:
+            self.absent.append(name)
+
+    def _check_absent(self, name: str) -> None:
+        """A target below 0 is none of its classes: it may stand where no loss looks at it."""
+        info, about = self.model.recdsl_about["inputs"][name], self.model.recdsl_about["losses"]
+        for loss in (about[k] for k in info["losses"]) if self.scored else ():
+            wrong = self.given[name][(self.given[name] < 0) & self._chosen(loss["at"])]
+            if wrong.numel():
+                kind = f"{info['kind']}[{info['size']}]: 0 to {info['size'] - 1}"
+                advice = "leave such steps out by `mask`, or by `counted`"
+                raise ValueError(f"{name!r} holds {int(wrong[0])} where the loss is due; it is {kind}; {advice}")
 
     # -- losses ---------------------------------------------------------------------------------------------------
     def _weights(self, shape: tuple[int, int]) -> dict[str, Tensor]:
@@ -433,6 +461,12 @@ class Call:
         names = [info["name"] for info in about["losses"]]
         losses = {name: part.detach() for name, part in zip(names, self.parts, strict=True)} if self.scored else {}
         return Output(dict(zip(about["outputs"], outputs, strict=True)), loss if self.scored else None, losses, state)
+
+
+def other(name: str, value: Any, expected: str) -> TypeError:
+    """What to raise for a value that is something else."""
+    found = "None" if value is None else f"a {type(value).__name__}"
+    return TypeError(f"{name} is {found}; expected {expected}")
 
 
 def truncated(uniform: Tensor, mean: int, tail: float) -> Tensor:

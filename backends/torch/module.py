@@ -177,6 +177,7 @@ def describe(
     face = variants["plain"].interface
     carries = {carry.name: graph.nodes[carry.read].type.shape for carry in graph.carries if not carry.taped}
     stored = {graph.nodes[k].name for k in graph.behind(carry.write for carry in graph.carries)}
+    scored = [{graph.nodes[k].name for k in graph.behind([loss.node])} for loss in graph.losses]
     return {
         "name": graph.name,
         "credit": credit,
@@ -188,6 +189,7 @@ def describe(
                 "size": item.size,
                 "target": item.target,
                 "stored": item.target and item.name in stored,
+                "losses": [k for k, names in enumerate(scored) if item.target and item.name in names],
             }
             for item in graph.inputs
         },

@@ -7,7 +7,7 @@ model.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -100,6 +100,9 @@ class CompiledModel(torch.nn.Module):
     ) -> Output:
         """Run all steps. counted: bool [time, batch], the pairs whose losses count (None: all that are valid); the
         others shape states and traces alone. Raises ValueError where the batch does not fit the spec."""
+        if torch.is_inference_mode_enabled():
+            with torch.inference_mode(False), torch.no_grad():  # calls that learn use the memory of this one again
+                return self.forward(batch, mask, reset, state, counted)
         keepers = self.recdsl_keepers.values()
         writing = [keeper for keeper in keepers if self.training or keeper.info["evaluated"]]
         for target in (name for keeper in writing for name in keeper.info["targets"]):
@@ -155,10 +158,12 @@ class Run(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.call = call
         ctx.parameters = parameters
-        ctx.versions = [parameter._version for parameter in parameters]
+        ctx.versions = versions(parameters)
+        ctx.given = call.received
+        ctx.given_versions = versions(ctx.given)
         results = call.forward(list(parameters))
         ctx.made = [value.detach() for value in results]
-        ctx.made_versions = [value._version for value in ctx.made]
+        ctx.made_versions = versions(ctx.made)
         tape = torch.empty(0)
         ctx.save_for_backward(tape)
         weakref.finalize(tape, hand_back, call.lease, call.boundaries, call.shelves)
@@ -166,16 +171,40 @@ class Run(torch.autograd.Function):
         return results
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *cotangents: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         _ = ctx.saved_tensors  # raises PyTorch's own error once the graph is freed
-        if [parameter._version for parameter in ctx.parameters] != ctx.versions:
+        if versions(ctx.parameters) != ctx.versions:
             raise RuntimeError("a parameter was changed in place between the call and backward()")
-        if [value._version for value in ctx.made] != ctx.made_versions:
+        if versions(ctx.made) != ctx.made_versions:
             raise RuntimeError("an output was changed in place between the call and backward()")
-        return None, *credited(ctx.call, cotangents[0], list(cotangents[1:]))
+        if versions(ctx.given) != ctx.given_versions:
+            raise RuntimeError("an input, mask or state was changed in place between the call and backward()")
+        again = torch.is_grad_enabled()  # under `create_graph`
+        with torch.no_grad():
+            found = credited(ctx.call, *cotangents)
+        return None, *(value if value is None or not again else Once.apply(value.requires_grad_()) for value in found)
+
+
+def versions(tensors: Sequence[Tensor]) -> list[int]:
+    """How often each was changed in place; inference tensors do not say."""
+    try:
+        return [value._version for value in tensors]
+    except RuntimeError:
+        return [-1 if value.is_inference() else value._version for value in tensors]
+
+
+class Once(torch.autograd.Function):
+    """The same, which cannot be differentiated: of a constant, a second derivative would be zero without a word."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Any) -> Any:
+        raise RuntimeError("gradients of a compiled model cannot be differentiated: its backward pass is no graph")
 
 
 def hand_back(lease: Any, *kept: list[Any]) -> None:
@@ -185,9 +214,9 @@ def hand_back(lease: Any, *kept: list[Any]) -> None:
         items.clear()
 
 
-def credited(call: Call, loss: Tensor | None, outputs: list[Tensor | None]) -> list[Tensor | None]:
+def credited(call: Call, loss: Tensor | None, *given: Tensor | None) -> list[Tensor | None]:
     """The gradients of parameters and rows, with what keepers of stores make of them."""
-    keepers: Any = call.model.recdsl_keepers.values()
+    keepers, outputs = call.model.recdsl_keepers.values(), list(given)
     unit = call.like.new_zeros(()) if loss is None else loss
     for keeper in keepers:
         keeper.cotangents(call, unit, outputs)
