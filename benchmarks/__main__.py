@@ -48,7 +48,8 @@ COLUMNS = {
     ),
     "rtrl": ("cell", "config", "torch_us", "native_us", "jax_us", "jax/torch", "jax/native"),
     "compile": ("spec", "nodes", "lines", "analyse_s", "source_s", "total_s", "first_s", "torch_imported", "c_kb",
-                "lower_s", "cold_s", "warm_s", "native"),
+                "cold_s", "cc_s", "warm_s", "new_s", "learner_cold_s", "learner_cc_s", "learner_warm_s", "learner",
+                "native"),
     "precision": ("cell", "config", "runs", "outputs", "loss", "gradients", "parameters"),
 }  # fmt: skip
 
@@ -58,7 +59,7 @@ def rows(args: argparse.Namespace) -> Iterator[Row]:
     if args.suite == "compile":
         from benchmarks import compiling
 
-        yield from compiling.run(args.repeats)
+        yield from compiling.run(args.cell, args.repeats)
     elif args.suite == "stream":
         from benchmarks import stream
 

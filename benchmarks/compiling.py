@@ -1,5 +1,5 @@
-"""The suite `compile`: from text to generated source for every shipped spec, without torch; then in processes of
-their own, with an empty cache and with the one that the first has left, to its loops in C."""
+"""The suite `compile`: from text to generated source for every shipped spec, without torch; then in processes of their
+own, with an empty cache and with the one that the first has left, to a module, and to what learns online."""
 
 from __future__ import annotations
 
@@ -9,40 +9,71 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.table import Row
 from recdsl import driver
 from recdsl.diagnostics import SpecError
+from recdsl.training import files
+from recdsl.training.settings import settings
 
 SPECS = Path(__file__).resolve().parent.parent / "specs"
-NATIVE = """
-import json, os, sys, time
-import torch
-from recdsl import driver
-from recdsl.backends.native import native_module
+CLOCK = """
+import json, os, resource, sys, time, torch
 
 def clock():
-    spent = os.times()
-    return spent.user + spent.system + spent.children_user + spent.children_system
+    child = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time(), child.ru_utime + child.ru_stime
 
-made = driver.analyse(sys.argv[1])
-source = made.source
-os.environ["XDG_CACHE_HOME"] = sys.argv[2]  # from here on: data sets are where they are
-times = [clock()]
-model = native_module(made.graph, made.plan, source).Model(0, torch.float32)
-times.append(clock())
-model.recdsl_prepare()
-times.append(clock())
-text = model.recdsl_code.library("plain").source
-print(json.dumps([times[1] - times[0], times[2] - times[1], len(text), model.recdsl_runs]))
+def took(run):
+    began = clock()
+    found = run()
+    own, cc = (now - then for now, then in zip(clock(), began))
+    return {"all": own + cc, "cc": cc}, found
+
+path, kept, other = sys.argv[1:]
+torch.set_num_threads(1)
+"""
+SMALL = """
+text = 'recdsl: 1\\ninputs: {x: "float[3]"}\\ntargets: {y: "float[3]"}\\nstep: h = gru(x, size=3)\\nloss: mse(h, y)\\n'
+os.environ["XDG_CACHE_HOME"] = other
+import recdsl
+recdsl.compile(text, "native")
+os.environ["XDG_CACHE_HOME"] = kept
+"""
+"""What a process has imported that has compiled another model before."""
+MODULE = """
+def compiled():
+    import recdsl
+    return recdsl.compile(path, "native", torch.float32)
+
+times, model = took(compiled)
+said = {"characters": len(model.recdsl_code.library("plain").source), "runs": model.recdsl_runs}
+print(json.dumps({**times, **said}))
+"""
+LEARNER = """
+from recdsl.training.catalogue import beside
+from recdsl.training.online import trainer
+from recdsl.training.pipeline import COMPILER
+from recdsl.training.run import seed_all, setup
+
+seed_all(1)
+made = COMPILER.build(path, ("train.backend=native", "train.steps=1000000", "train.log=1000000"))
+ready = setup(made, beside(made.spec))
+worker = trainer(made, ready.source, ready.binding, ready.settings)
+for _ in range(30):
+    worker.update()
+times, _ = took(lambda: worker.updates(1))
+print(json.dumps({**times, "alone": worker.alone if worker.learner is None else ""}))
 """
 
 
-def run(repeats: int) -> Iterator[Row]:
-    """CPU seconds of analysis and of code, the least of `repeats`."""
+def run(only: list[str], repeats: int) -> Iterator[Row]:
+    """CPU seconds, the least of `repeats`."""
     for path in sorted(SPECS.glob("*.yaml")):
+        if only and path.stem not in only:
+            continue
         try:
             runs = [_timed(path) for _ in range(repeats)]
         except SpecError as error:  # a data set that says sizes is not here
@@ -60,34 +91,43 @@ def run(repeats: int) -> Iterator[Row]:
             "first_s": round(analysed[0] + generated[0], 3),
             "torch_imported": str("torch" in sys.modules),
             **_native(path, repeats),
+            **(_learner(path, repeats) if settings(compilation.spec)["online"] else {}),
         }
 
 
 def _native(path: Path, repeats: int) -> Row:
-    """CPU seconds, the compiler's with them, of the C text of calls without mask and resets (`lower_s`), of its
-    library where the cache is empty (`cold_s`) and where it is there (`warm_s`)."""
-    cold, warm = list[list[float]](), list[list[float]]()
-    size, runs = 0, ""
+    """Of `compile(spec, "native")`: with an empty cache (`cold_s`), of that the compiler's (`cc_s`), with the cache
+    that this has left (`warm_s`), and that in a process that has imported torch alone (`new_s`)."""
+    cold, warm, new = _least((SMALL + MODULE, SMALL + MODULE, MODULE), path, repeats)
+    found = {"cold_s": cold["all"], "cc_s": cold["cc"], "warm_s": warm["all"], "new_s": new["all"]}
+    seconds: Row = {name: round(float(value), 3) for name, value in found.items()}
+    return {"c_kb": round(float(cold["characters"]) / 1000), **seconds, "native": str(cold["runs"])}
+
+
+def _learner(path: Path, repeats: int) -> Row:
+    """Of the library with which many updates are made in one call, once the first ones have been made one by one."""
+    cold, warm = _least((LEARNER, LEARNER), path, repeats)
+    if cold["alone"]:
+        return {"learner": str(cold["alone"])}
+    found = {"learner_cold_s": cold["all"], "learner_cc_s": cold["cc"], "learner_warm_s": warm["all"]}
+    return {name: round(float(value), 3) for name, value in found.items()}
+
+
+def _least(texts: Sequence[str], path: Path, repeats: int) -> list[Row]:
+    """What each of some processes says, which run one behind the other on one cache: the least of the repeats."""
+    runs: list[list[Row]] = []
     for _ in range(repeats):
-        with tempfile.TemporaryDirectory(prefix="recdsl-") as cache:
-            for found in (cold, warm):
-                lowered, loaded, size, runs = _in_process(path, cache)
-                found.append([lowered, loaded])
-    return {
-        "c_kb": round(size / 1000),
-        "lower_s": round(min(row[0] for row in cold + warm), 3),
-        "cold_s": round(min(row[1] for row in cold), 3),
-        "warm_s": round(min(row[1] for row in warm), 3),
-        "native": runs,
-    }
+        with tempfile.TemporaryDirectory(prefix="recdsl-") as kept, tempfile.TemporaryDirectory() as other:
+            runs.append([_in_process(text, path, kept, other) for text in texts])
+    return [min((run[k] for run in runs), key=lambda row: float(row["all"])) for k in range(len(texts))]
 
 
-def _in_process(path: Path, cache: str) -> tuple[float, float, int, str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", NATIVE, str(path), cache]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, cwd=SPECS.parent)
-    lowered, loaded, size, runs = json.loads(done.stdout.splitlines()[-1])
-    return float(lowered), float(loaded), int(size), str(runs)
+def _in_process(text: str, path: Path, kept: str, other: str) -> Row:
+    """kept: the cache. other: one for what is compiled before the measurement."""
+    place = {**os.environ, "OMP_NUM_THREADS": "1", "RECDSL_DATA": str(files.cache()), "XDG_CACHE_HOME": kept}
+    command = [sys.executable, "-c", CLOCK + text, str(path), kept, other]
+    done = subprocess.run(command, env=place, capture_output=True, text=True, check=True, cwd=SPECS.parent)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def _timed(path: Path) -> tuple[float, float]:
