@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from recdsl.backends.torch.fuse import fuse
-from recdsl.backends.torch.hosting import Hosting, Region, columns_read
+from recdsl.backends.torch.hosting import Hosting, Region
 from recdsl.backends.torch.inplace import changed
 from recdsl.backends.torch.lifetimes import fix_empty, last_lines, names_in
 from recdsl.backends.torch.loops import LoopWriter
@@ -26,6 +26,7 @@ class Entry:
     name: str
     program: Program
     tape: frozenset[str]
+    columns: Mapping[str, set[tuple[int, int]] | None]  # of the whole program: see `columns_read`
     lines: list[str] = field(default_factory=list)
     values: dict[str, Operand] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
@@ -50,7 +51,6 @@ class Entry:
         self.lodging: dict[str, str] = {}
         self.standing: set[str] = set()  # sequences of which there is one row, or one for all samples
         self.elsewhere = loaded_elsewhere(self.program, self.name)
-        self.columns = columns_read(self.program)
         self.regions: dict[str, Region] = {}  # where names that stand for part of a sequence's room lie
         self.planned: dict[str, Region] = {}
         self.allowed: dict[str, str | None] = {}

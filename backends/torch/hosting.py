@@ -345,7 +345,8 @@ def columns_read(program: Program) -> dict[str, set[tuple[int, int]] | None]:
     loads = {s.result: s.storage for s in statements if isinstance(s, Load)}
     found: dict[str, set[tuple[int, int]] | None] = {storage: set() for storage in loads.values()}
     for statement in statements:
-        for storage in {loads[name] for name in read_by([statement]) if name in loads}:
+        names = statement.args if isinstance(statement, Op) else read_by([statement])
+        for storage in {loads[name] for name in names if name in loads}:
             columns = found[storage]
             if not isinstance(statement, Op) or statement.op != "slice" or len(statement.types[0].axes) != 1:
                 found[storage] = None

@@ -10,6 +10,7 @@ from typing import Any
 
 from recdsl.backends.torch.again import boundaries, going_again
 from recdsl.backends.torch.codegen import Entry
+from recdsl.backends.torch.hosting import columns_read
 from recdsl.backends.torch.trace_entry import TraceEntry, carries_traces
 from recdsl.credit.build import plan as plain
 from recdsl.credit.deferral import deferred, least
@@ -151,11 +152,11 @@ def write_entries(assembled: Assembled) -> list[tuple[str, str, tuple[str, ...],
     program = assembled.program
     bodies = dict(program.entries)
     entries: dict[str, Entry] = {}
-    plain = {storage for storage, _ in assembled.interface.inputs}
+    plain, columns = {storage for storage, _ in assembled.interface.inputs}, columns_read(program)
     names = [name for name in ENTRIES if name in bodies]
     for name in names:
         kind = TraceEntry if name.startswith("traces") and carries_traces(bodies[name]) else Entry
-        entries[name] = kind(name, program, frozenset())
+        entries[name] = kind(name, program, frozenset(), columns)
         entries[name].plain = plain - set(assembled.loose)
         entries[name].write(bodies[name])
     made = {s.name for s in program.storages if s.kind == "buffer" and s.lifetime == "call"}

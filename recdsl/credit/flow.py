@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from recdsl.graph.facts import once
+from recdsl.graph.facts import once_for_nodes
 from recdsl.graph.step import Node, StepGraph
 from recdsl.graph.types import Type
 from recdsl.ops import primitive
@@ -71,10 +71,14 @@ class Flow:
 
     def forward(self, start: Iterable[int], cuts: frozenset[Edge] = NO_CUTS, across: bool = True) -> set[int]:
         """Everything that the start reaches, itself included; `across` False: within one step."""
+        if across and not cuts:
+            return _reached(start, self.after)
         return _closure(start, self.after, lambda a, b: (a, b) not in cuts, across)
 
     def backward(self, end: Iterable[int], cuts: frozenset[Edge] = NO_CUTS, across: bool = True) -> set[int]:
         """Everything that reaches the end, itself included; `across` False: within one step."""
+        if across and not cuts:
+            return _reached(end, self.before)
         return _closure(end, self.before, lambda b, a: (a, b) not in cuts, across)
 
     def shortest_cut(self, start: int, ends: frozenset[int], cuts: frozenset[Edge]) -> int | None:
@@ -114,7 +118,7 @@ class Flow:
         return None
 
 
-@once
+@once_for_nodes
 def flow_of(graph: StepGraph) -> Flow:
     """The edges of a graph."""
     return Flow(graph)
@@ -128,6 +132,18 @@ def served(op: str, attrs: tuple[tuple[str, Any], ...], types: tuple[Type, ...],
     count = len(types)
     found = primitive(op).vjp(probe, tuple(range(count)), count, count + 1, attrs)
     return tuple(k is not None and type.dtype == "float" for k, type in zip(found, types, strict=True))
+
+
+def _reached(start: Iterable[int], edges: list[list[tuple[int, int]]]) -> set[int]:
+    """`_closure` over all edges, which is asked for most."""
+    found = set(start)
+    stack = list(found)
+    while stack:
+        for other, _ in edges[stack.pop()]:
+            if other not in found:
+                found.add(other)
+                stack.append(other)
+    return found
 
 
 def _closure(

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from recdsl.credit.flow import Edge
 from recdsl.graph.emit import Emitter
-from recdsl.graph.facts import once
+from recdsl.graph.facts import once, once_for_nodes
 from recdsl.graph.step import Carry, StepGraph
 from recdsl.jacobian.compose import inside, joined, overlaps
 from recdsl.jacobian.pieces import Key, Tie, absorb, tied
@@ -105,7 +105,7 @@ def influence_of(graph: StepGraph, cuts: Collection[Edge] = NO_EDGES) -> Influen
     return _influence(graph, frozenset(cuts))
 
 
-@once
+@once_for_nodes
 def _influence(graph: StepGraph, cuts: frozenset[Edge]) -> Influence:
     return Influence(graph, cuts)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from recdsl.credit.select import matches
 from recdsl.diagnostics import Problems, suggest
 from recdsl.errors.training import StageIdle, StageTwice, StageUnknown
+from recdsl.graph.facts import share
 from recdsl.graph.step import StepGraph
 from recdsl.training.settings import Stage
 
@@ -41,7 +42,9 @@ class Stages:
         if not constant:
             return graph
         parameters = (replace(p, frozen=p.frozen or p.name in constant) for p in graph.parameters)
-        return replace(graph, parameters=tuple(parameters))
+        made = replace(graph, parameters=tuple(parameters))
+        share(graph, made)
+        return made
 
 
 def resolved(stages: Sequence[Stage], graph: StepGraph, steps: int) -> Stages:
