@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from recdsl.canonical import digest
+from recdsl.credit.build import plan
 from recdsl.diagnostics import SpecError
 from recdsl.driver import analyse
 from recdsl.driver import compile as compile_spec
+from recdsl.graph.build import build
+from recdsl.graph.facts import NODES
 from recdsl.training.catalogue import beside
 from recdsl.training.online import Online, trainer
 from recdsl.training.pipeline import COMPILER
 from recdsl.training.run import setup, train
+from recdsl.training.settings import settings
+from recdsl.training.stages import resolved
 
 from .test_run import Stopping, bits, lines
 
@@ -162,3 +169,17 @@ def test_problems(stages: list[str], code: str, said: str) -> None:
     assert problem.code == code
     assert said in problem.text() + problem.help()
     assert problem.span.line == start.count("\n") + 1 + (2 if code == "RD0621" else 1)
+
+
+@pytest.mark.parametrize("rule", ["columns", "snap(1)", "rtrl", "tbptt(6)"])
+def test_stages_share_nothing_that_depends_on_what_is_trained(rule: str) -> None:
+    """The plan of a stage is that of a graph which no other stage has been planned on."""
+    text = ADAM.replace("{default: columns, require: exact}", rule)
+    for update in (0, 20):
+        found = analyse(text, (), update)  # behind the plans of the other stages
+        alone = replace(found.graph)
+        assert NODES not in vars(alone)
+        given = settings(found.spec)
+        trained = resolved(given.stages, build(found.spec, {}), given["steps"]).numbers
+        made = plan(alone, found.spec.credit, found.spec.require, trained, stream=given["stream"])
+        assert digest(made) == digest(found.plan)
