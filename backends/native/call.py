@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 __all__ = ["DTYPES", "KINDS", "Library", "Row", "Table", "described", "extent", "joined"]
 Table = dict[str, tuple[Callable[..., Any], tuple[str, ...], tuple[str, ...]]]
 
-Row = tuple[str, tuple[str, ...], tuple[str, ...], tuple[str, ...], tuple[Any, ...]]
-"""A C function: its symbol, what it takes, of which types, what it leaves, of which types and sizes."""
+Row = tuple[str, tuple[str, ...], tuple[str, ...], tuple[str, ...], tuple[Any, ...], tuple[Any, ...]]
+"""A C function: its symbol, what it takes, what it leaves, then as `CFunction` has them: kinds of what it takes, types
+and sizes of results, and what it does with rows of stores for all samples."""
 
 
 class Library:
@@ -47,10 +48,22 @@ class Library:
         return self
 
 
-def described(made: Function) -> tuple[tuple[str, ...], tuple[Any, ...]]:
+def described(made: Function) -> tuple[tuple[str, ...], tuple[Any, ...], tuple[Any, ...]]:
     """Arguments and results of a function as `CFunction` takes them."""
     arguments = tuple(made.storages[name].type.dtype for name in made.arguments)
-    return arguments, tuple(_result(made.storages[name], made.scalars) for name in made.results)
+    return arguments, tuple(_result(made.storages[name], made.scalars) for name in made.results), _rows(made)
+
+
+def row(made: Function, symbol: str) -> Row:
+    return symbol, (*made.arguments, *made.scalars), made.shown, *described(made)
+
+
+def _rows(made: Function) -> tuple[Any, ...]:
+    """Requests and sums with places in the place of names."""
+    taken, left = made.arguments.index, made.results.index
+    requests = tuple((kind, taken(table), *more) for kind, table, *more in made.requests)
+    sums = tuple((one.slots, tuple((left(x), left(y)) for x, y in one.pairs)) for one in made.sums.values())
+    return (requests, sums) if requests or sums else ()
 
 
 def _result(storage: Storage, scalars: tuple[str, ...]) -> tuple[bool, str, tuple[Any, ...], tuple[int, ...]]:
@@ -79,12 +92,12 @@ def joined(
     others = [(variant, entry, reason) for entry, reason in left]
     missing = [entry for entry, _ in left if entry != "start"]
     found: Table = {}
-    for entry, (symbol, taken, kinds, results, shapes) in functions:
+    for entry, (symbol, taken, results, *about) in functions:
         if missing and entry != "start":
             others.append((variant, entry, f"`{missing[0]}` runs on torch"))
         else:
             fixed = not variant.endswith("_pieces")
-            function = CFunction(libraries[entry.endswith(LATER)].finder(symbol), kinds, shapes, fixed=fixed)
+            function = CFunction(libraries[entry.endswith(LATER)].finder(symbol), *about, fixed=fixed)
             found[f"{variant}.{entry}"] = function, taken, results
     mine = {name: entry for name, entry in generated.items() if name.startswith(f"{variant}.")}
     return mine | found, tuple(others)

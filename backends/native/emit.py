@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from recdsl.backends.native.build import LINK, compile_text, compiler, flags
-from recdsl.backends.native.call import described
+from recdsl.backends.native.call import row
 from recdsl.backends.native.lower import Function, Lowering, joined, lower, prelude
 from recdsl.backends.native.outline import cut
 from recdsl.backends.native.parts import head
@@ -82,9 +82,7 @@ def _python(source: str, chosen: Mapping[str, list[Function]], name: str, key: s
     table: dict[str, Any] = {}
     for variant, functions in chosen.items():
         for made in functions:
-            kinds, shapes = described(made)
-            row = (f"{variant}_{made.symbol}", (*made.arguments, *made.scalars), kinds, made.results, shapes)
-            table[f"{variant}.{made.entry}"] = row
+            table[f"{variant}.{made.entry}"] = row(made, f"{variant}_{made.symbol}")
     texts = [body(read_text("backends", "native", f"{part}.py")) for part in ("functions", "shipped")]
     return "\n\n".join(
         [

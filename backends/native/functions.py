@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import mul
@@ -14,6 +15,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from recdsl.backends.torch.searches import scatter_rows
 
 DTYPES = (torch.float32, torch.float64)
 KINDS = {"int": torch.long, "bool": torch.bool}
@@ -75,8 +78,10 @@ class CFunction:
     """Called by the runtime as `function(like, arena, T, B, *arguments)`; gives the results in order.
 
     find: the C function for a precision. arguments: their kinds (float, int, bool). results: (whether it stays in the
-    arena, kind, leading extents as (number, times T, times B, times scalars...), own extents) of each. fixed: whether
-    the scalars say nothing that T does not; the number of rows in front of a piece of a call does.
+    arena, kind, leading extents as (number, times T, times B, times scalars...), own extents) of each. rows: of stores
+    for all samples: (requests, see `Answers`; sums as (slots, results that are rows and their places)), sparse results
+    behind the others. fixed: whether the scalars say nothing that T does not; the number of rows in front of a piece of
+    a call does.
     """
 
     def __init__(
@@ -84,13 +89,15 @@ class CFunction:
         find: Callable[[torch.dtype], Any],
         arguments: Sequence[str],
         results: Sequence[Any],
+        rows: Sequence[Any] = (),
         *,
         fixed: bool = True,
     ) -> None:
         self.find, self.results, self.fixed = find, results, fixed
         self.calls: dict[torch.dtype, Any] = {}
         self.extents: dict[tuple[Any, ...], Extent] = {}
-        self.places = ctypes.c_void_p * (len(arguments) + len(results) + 1)
+        self.requests, self.sums = rows or ((), ())
+        self.places = ctypes.c_void_p * (len(arguments) + len(results) + bool(self.requests) + 1)
         self.inputs = len(arguments)
         self.kinds = [KINDS.get(kind) for kind in arguments]
 
@@ -114,12 +121,25 @@ class CFunction:
         room = (take if self.fixed else new)(extent.room, dtype=torch.float64)
         place = [x.data_ptr() for x in held]
         place += [x.data_ptr() for x in results]
+        answers = Answers(self.requests, given, arena.lookups, dtype) if self.requests else None
+        place += [] if answers is None else [answers.address]
         start = room.data_ptr()
         place.append(start + -start % 64)
         function(self.places(*place), extent.numbers)
         if self.fixed:
             arena.give(room)
-        return tuple(results)
+        if answers is not None:
+            answers.check()
+        return self._summed(results) if self.sums else tuple(results)
+
+    def _summed(self, results: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Sums at rows, sparse, behind the other results."""
+        parts = {place for _, pairs in self.sums for pair in pairs for place in pair}
+        totals: list[Tensor] = []
+        for slots, pairs in self.sums:
+            few = [scatter_rows(results[rows], results[places], slots) for rows, places in pairs]
+            totals.append(sum(few[1:], few[0]))
+        return *(value for k, value in enumerate(results) if k not in parts), *totals
 
     def _extent(self, dtype: torch.dtype, *sizes: int) -> Extent:
         """What is the same at each call of these sizes; a few are remembered. The arena hands out what the first call
@@ -147,6 +167,71 @@ class Extent:
 
 
 REMEMBERED = 64  # sizes of calls
+ASKED = ctypes.CFUNCTYPE(ctypes.c_int64, *(ctypes.c_int64,) * 3, *(ctypes.c_void_p,) * 2)
+"""Of C, `asked_call` of `rows.c`."""
+
+
+class Answers:
+    """What C asks for while a function runs: the slots that a search finds, as (lookup, keys, read, numbers of a query,
+    slots to find), and rows, as (gather, table); keys and table are places among what is given. address: of what C
+    reads, 0 where it has to do with the rows alone. An exception waits until the function returns (`check`)."""
+
+    def __init__(self, requests: Sequence[Any], given: Sequence[Any], lookups: Any, dtype: torch.dtype) -> None:
+        self.requests, self.given, self.lookups, self.dtype = requests, given, lookups, dtype
+        self.error: BaseException | None = None
+        self.call = ASKED(self._answer) if lookups is not None and lookups.busy else None
+        address = ctypes.cast(self.call, ctypes.c_void_p).value if self.call is not None else 0
+        self.table = (ctypes.c_int64 * 1)(address or 0)
+        self.address = ctypes.addressof(self.table)
+
+    def check(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+    def _answer(self, number: int, stage: int, count: int, given: int, to: int) -> int:
+        """1 where `to` is filled. Of a search there is a second stage, when it has found something."""
+        kind, table, *more = self.requests[number]
+        try:
+            if self.error is None:
+                find = self._found if kind == "lookup" else self._fetched
+                return int(find(self.given[table], stage, count, given, to, *more))
+        except BaseException as error:
+            self.error = error
+        if stage == 0 and kind == "lookup":
+            shown(to, (count, more[2]), torch.long).fill_(-1)
+        elif stage == 0:
+            shown(to, (count, *self.given[table].shape[1:]), self.dtype).zero_()
+        return 1
+
+    def _found(self, keys: Tensor, stage: int, count: int, given: int, to: int, read: str, wide: int, size: int) -> bool:
+        """Slots that are known without a search; what a search finds is kept where that is asked for."""
+        lookups, found = self.lookups, shown(to, (count, size), torch.long)
+        if lookups.again is not None and stage == 0:
+            found.copy_(next(lookups.again[read]).reshape(count, size))
+            return True
+        index = lookups.indexes.get((keys.data_ptr(), read))
+        known = stage == 0 and index is not None and index.ready
+        if known:
+            found.copy_(index.search(shown(given, (count, wide), self.dtype), size))
+        if lookups.kept is not None and (known or stage == 1):
+            lookups.kept.setdefault(read, []).append(found.clone())
+        return known
+
+    def _fetched(self, table: Tensor, stage: int, count: int, given: int, to: int) -> bool:
+        """Rows that are made anew."""
+        anew = self.lookups.anew.get(table.data_ptr())
+        if anew is None:
+            return False
+        place, rows = shown(given, (count,), torch.long), shown(to, (count, *table.shape[1:]), self.dtype)
+        hit = (place >= 0).reshape(count, *(1,) * (table.dim() - 1))
+        rows.copy_(torch.where(hit, anew.rows(table, place), 0.0))
+        return True
+
+
+def shown(address: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Memory as a tensor, without a copy."""
+    room = (ctypes.c_char * (math.prod(shape) * dtype.itemsize)).from_address(address)
+    return torch.frombuffer(room, dtype=dtype).reshape(shape)
 
 
 def _as(x: Tensor, dtype: torch.dtype) -> Tensor:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from recdsl.backends.native.block_nests import NORM, write
 from recdsl.backends.native.lanes import Lanes, lanes
 from recdsl.backends.native.moves import Moving, Rule, moves
 from recdsl.backends.native.outline import Cut, cut
 from recdsl.backends.native.parts import LATER, head
+from recdsl.backends.native.rows import CALLS, Sum, sparse
 from recdsl.backends.native.texts import comment
 from recdsl.backends.native.uses import statements
 from recdsl.backends.native.values import NotLoweredError
@@ -46,7 +48,8 @@ void __asan_unpoison_memory_region(void const volatile *, unsigned long);
 
 @dataclass(frozen=True)
 class Function:
-    """A C function: its name, what it takes and gives, the results' types in order, its text, one thread's too."""
+    """A C function: its name, what it takes and gives, the results' types in order, its text, one thread's too. requests,
+    sums: of stores for all samples, what it asks the runtime for, and results that the runtime makes (`rows.py`)."""
 
     symbol: str
     entry: str
@@ -56,6 +59,8 @@ class Function:
     storages: dict[str, Storage]
     text: str = ""
     single: str = ""
+    requests: tuple[tuple[Any, ...], ...] = ()
+    sums: Mapping[str, Sum] = field(default_factory=dict[str, Sum])
 
     def named(self, variant: str) -> str:
         """The text with a name of the variant's own."""
@@ -64,6 +69,12 @@ class Function:
     def static(self, variant: str) -> str:
         """The text of one thread for use in its own file, with a name of the variant's own."""
         return self.single.replace(f"{EXPORT} {self.symbol}(", f"static long {variant}_{self.symbol}(", 1)
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """What the runtime gets: results but for rows and places, then sums at rows."""
+        parts = {name for total in self.sums.values() for pair in total.pairs for name in pair}
+        return (*(name for name in self.results if name not in parts), *self.sums)
 
 
 @dataclass(frozen=True)
@@ -82,19 +93,19 @@ def lower(assembled: Assembled) -> Lowering:
     """All entries of one variant of a model."""
     program = assembled.program
     tape = tape_of(program)
-    storages = {storage.name: storage for storage in program.storages}
     functions: list[Function] = []
     left: list[tuple[str, str]] = []
     for number, (name, _) in enumerate(program.entries):
         symbol = f"f{number}"
         try:
-            made = EntryWriter(program, name, tape, program.scalars, strips=True).write(symbol)
+            split, sums = sparse(program, name)
+            made = EntryWriter(split, name, tape, program.scalars, strips=True).write(symbol)
         except NotLoweredError as error:
             left.append((name, str(error)))
             continue
-        functions.append(
-            Function(symbol, name, made.arguments, made.results, program.scalars, storages, made.text, made.single)
-        )
+        storages = {storage.name: storage for storage in split.storages}
+        given = (made.arguments, made.results, program.scalars, storages, made.text, made.single, made.requests, sums)
+        functions.append(Function(symbol, name, *given))
     late = [made for made in functions if made.entry.endswith(LATER)]
     first = [made for made in functions if made not in late]
     return Lowering(_whole(first), _whole(late) if late else "", tuple(functions), tuple(left), program)
@@ -184,9 +195,11 @@ def _in_place(program: Program, states: Mapping[str, str]) -> Program:
 
 
 def joined(cuts: Sequence[Cut]) -> str:
-    """Functions behind their pieces, each piece once."""
+    """Functions behind their pieces, each piece once, and behind what they need of stores for all samples."""
     pieces = {name: body for made in cuts for name, body in made.pieces}
-    return "\n".join([*pieces.values(), *(made.text for made in cuts)])
+    texts = [*pieces.values(), *(made.text for made in cuts)]
+    rows = [read_text("backends", "native", "rows.c")] if any(name in text for text in texts for name in CALLS) else []
+    return "\n".join([*rows, *texts])
 
 
 def prelude() -> str:

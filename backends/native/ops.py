@@ -177,13 +177,13 @@ INDEXED: dict[str, tuple[Callable[[Op, Sequence[Value], Kernel, Lead, Own], str]
 }  # fmt: skip
 REDUCED = ("sum", "collect", "reduce_max", "softmax", "logsumexp", "rank", "search")
 IN_TIMELINES = ("append", "fetch", "nearest")  # stores that grow with time are loops and `search` in programs
-ON_TORCH = ("lookup", "gather_rows", "scatter_rows")
-"""Searches among the rows of stores for all samples: their entries run on torch."""
+IN_ROWS = ("lookup", "gather_rows", "scatter_rows")
+"""Of stores for all samples: see `rows.py`."""
 
 
 def covered(name: str) -> bool:
     """Whether there is C for a primitive."""
-    return name in {*ELEMENTWISE, *MAPS, *INDEXED, *REDUCED, "power"}
+    return name in {*ELEMENTWISE, *MAPS, *INDEXED, *REDUCED, *IN_ROWS, "power"}
 
 
 def writer(op: Op, args: Sequence[Value]) -> tuple[At, float]:

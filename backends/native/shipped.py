@@ -46,9 +46,9 @@ def opened(path: Path, key: str, needs: frozenset[str], single: bool, command: s
 def compiled(library: Any, functions: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:
     """The model's functions, those of the table in C."""
     found = dict(functions)
-    for name, (symbol, arguments, kinds, results, shapes) in table.items() if library is not None else ():
+    for name, (symbol, arguments, results, *about) in table.items() if library is not None else ():
         fixed = "_pieces." not in name
-        found[name] = CFunction(_finder(library, symbol), kinds, shapes, fixed=fixed), arguments, results
+        found[name] = CFunction(_finder(library, symbol), *about, fixed=fixed), arguments, results
     return found
 
 

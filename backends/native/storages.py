@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from recdsl.backends.native.kernel import STORED, Names
 from recdsl.backends.native.texts import affine_text
@@ -25,6 +26,8 @@ class Memory:
         self.short: dict[str, str] = {}  # how many rows a buffer has that only strips touch
         self.rooms: list[tuple[str, str, list[str], int]] = []
         self.left: list[str] = []
+        self.requests: list[tuple[Any, ...]] = []
+        self.asking = ""
         touched = [s for s in statements(body) if isinstance(s, Load | Store | Add)]
         written = {s.storage for s in touched if isinstance(s, Store | Add)}
         keeps = entry == ("again" if "again" in dict(program.entries) else "forward")
@@ -57,6 +60,16 @@ class Memory:
     def own_strides(self, name: str, own: tuple[int, ...]) -> tuple[int, ...]:
         return contiguous(own)
 
+    def ask(self, request: tuple[Any, ...]) -> int:
+        """The number of something that the runtime may answer in the place of C (`rows.py`)."""
+        self.requests.append(request)
+        return len(self.requests) - 1
+
+    def asked(self) -> str:
+        """Where the runtime says how it is asked."""
+        self.asking = self.asking or self.names("a")
+        return self.asking
+
     def room(self, base: str, dtype: str, sizes: list[str], inner: int) -> None:
         """Room for a value: `sizes` are extents of leading axes."""
         self.rooms.append((base, dtype, sizes, inner))
@@ -81,8 +94,10 @@ class Memory:
             kind = STORED[self.storages[name].type.dtype]
             const = "const " if name in self.arguments and self.storages[name].lifetime != "stream" else ""
             lines.append(f"{const}{kind} *restrict const {self.bases[name]} = p[{k}]; (void){self.bases[name]};")
+        if self.asking:
+            lines.append(f"const integer *restrict const {self.asking} = p[{len(given)}]; (void){self.asking};")
         if rooms:
-            lines.append(f"char *const base = p[{len(given)}];")
+            lines.append(f"char *const base = p[{len(given) + bool(self.asking)}];")
         for base, dtype, _, _ in rooms:
             kind = STORED[dtype]
             placed = f"PLACED(base, at_{base}, {counts[base]} * (long)sizeof({kind}))"

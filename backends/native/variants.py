@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from recdsl.backends.native.call import Row, described
+from recdsl.backends.native.call import Row, row
 from recdsl.backends.native.store import Store
 from recdsl.pause import paused
 
@@ -71,8 +71,7 @@ class Variants(Mapping[str, "Lowering"]):
         made = self[name]
         functions: list[Any] = []
         for item in made.functions:
-            kinds, shapes = described(item)
-            functions.append((item.entry, (item.symbol, (*item.arguments, *item.scalars), kinds, item.results, shapes)))
+            functions.append((item.entry, row(item, item.symbol)))
         found = Variant(made.source, made.later, tuple(functions), made.left)
         self.store.keep(name, (found.source, found.later, found.functions, found.left))
         return found

@@ -13,9 +13,10 @@ from typing import Any
 
 from recdsl.backends.native.access import Access
 from recdsl.backends.native.kernel import STORED, Kernel
-from recdsl.backends.native.ops import ON_TORCH, REDUCED, viewed, writer
+from recdsl.backends.native.ops import IN_ROWS, REDUCED, viewed, writer
 from recdsl.backends.native.products import contract
 from recdsl.backends.native.reductions import reduction
+from recdsl.backends.native.rows import WRITERS
 from recdsl.backends.native.strips import HIGH, LOW, SPAN, Strips
 from recdsl.backends.native.tapes import search
 from recdsl.backends.native.team import EDGE, SHARED, alone, each, marked, plain, several, together
@@ -36,12 +37,13 @@ Scope = tuple[list[dict[str, Any]], list[str], dict[str, str]]
 @dataclass
 class Lowered:
     """One C function: its text, that of one thread alone, and the storages whose memory it takes, in order: arguments,
-    then results."""
+    then results. requests: what it asks the runtime for (`rows.py`)."""
 
     text: str
     single: str
     arguments: tuple[str, ...]
     results: tuple[str, ...]
+    requests: tuple[tuple[Any, ...], ...] = ()
 
 
 @dataclass
@@ -62,13 +64,12 @@ class EntryWriter(Access):
         inside = f"static long {function}_of({SIGNATURE}, const team *us) {{"
         whole = [outside, f"return all_of({function}_of, p, n, {self.effort:.0f}.0);", "}"]
         text = indent([note, inside, *sizes, *SHARED, *shared, *end, *whole])
-        return Lowered(text if shared else single, single, tuple(self.memory.arguments), tuple(self.memory.results))
+        given = tuple(self.memory.arguments), tuple(self.memory.results), tuple(self.memory.requests)
+        return Lowered(text if shared else single, single, *given)
 
     # -- statements -----------------------------------------------------------------------------------------------
     def _statements(self, body: Sequence[Stmt]) -> None:
         for stmt in body:
-            if isinstance(stmt, Op) and stmt.op in ON_TORCH:
-                raise NotLoweredError(f"no C for the op `{stmt.op}`")
             self.place = self.uses.at[id(stmt)]
             match stmt:
                 case Op():
@@ -196,7 +197,7 @@ class EntryWriter(Access):
         args = [self.values[arg] for arg in op.args]
         if op.op == "view":
             value = self._view(op, args[0])
-        elif op.joint or op.op in REDUCED or (op.op == "contract" and sums(op)):
+        elif op.joint or op.op in (*REDUCED, *IN_ROWS) or (op.op == "contract" and sums(op)):
             self._summed(op, args)
             return
         else:
@@ -256,9 +257,11 @@ class EntryWriter(Access):
         """What sums over entries goes to memory, if possible where it is stored or added to."""
         value = self._result(op, args)
         self._define(op, op.results[0], value, op.types[0])
-        dest, adds = self._destination(op, value)
+        dest, adds = self._destination(op, value, adding=op.op not in WRITERS)
         if op.op == "search":
             search(self, op, args, value, dest)
+        elif op.op in WRITERS:
+            WRITERS[op.op](self, op, args, value, dest)
         elif op.op == "contract":
             contract(self, op, args, value, dest, adds)
         else:

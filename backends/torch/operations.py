@@ -133,9 +133,10 @@ def _lookup(op: Op, args: Sequence[Operand], attrs: dict[str, Any]) -> str:
 
 
 def _scatter_rows(op: Op, args: Sequence[Operand], attrs: dict[str, Any]) -> str:
-    """By a function of the runtime, which gives a sparse sum over all steps and samples; else one for each."""
+    """By a function of the runtime, which gives a sparse sum over all steps and samples (of rows that are the same for
+    all of them, the rows alone)."""
     rows, place = full(args[0]).text, args[1].text
-    if op.joint:
+    if op.joint or not any(arg.lead for arg in args):
         return f"scatter_rows({rows}, {place}, {attrs['axis'].size})"
     raise NotImplementedError("the gradient of a store's rows for each sample")
 

@@ -28,6 +28,12 @@ class Lookups:
         self.kept: dict[str, list[Tensor]] | None = None
         self.again: dict[str, Iterator[Tensor]] | None = None
 
+    @property
+    def busy(self) -> bool:
+        """Whether searches and rows are not those of what is stored alone."""
+        ready = any(index.ready for index in self.indexes.values())
+        return ready or bool(self.anew) or self.kept is not None or self.again is not None
+
 
 def lookup(
     score: str,
