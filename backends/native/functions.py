@@ -203,15 +203,18 @@ class Answers:
             shown(to, (count, *self.given[table].shape[1:]), self.dtype).zero_()
         return 1
 
-    def _found(self, keys: Tensor, stage: int, count: int, given: int, to: int, read: str, wide: int, size: int) -> bool:
+    def _found(
+        self, keys: Tensor, stage: int, count: int, given: int, to: int, read: str, wide: int, size: int
+    ) -> bool:
         """Slots that are known without a search; what a search finds is kept where that is asked for."""
         lookups, found = self.lookups, shown(to, (count, size), torch.long)
         if lookups.again is not None and stage == 0:
             found.copy_(next(lookups.again[read]).reshape(count, size))
             return True
         index = lookups.indexes.get((keys.data_ptr(), read))
-        known = stage == 0 and index is not None and index.ready
-        if known:
+        known = False
+        if stage == 0 and index is not None and index.ready:
+            known = True
             found.copy_(index.search(shown(given, (count, wide), self.dtype), size))
         if lookups.kept is not None and (known or stage == 1):
             lookups.kept.setdefault(read, []).append(found.clone())

@@ -13,59 +13,78 @@ static __attribute__((noinline, unused)) void fetch_rows(const integer *asked, l
         else memcpy(to + k * wide, table + place[k] * wide, (size_t)wide * sizeof(real));
     }
 }
-/* ---- scores of `some` slots for `queries` queries, [query, SLOTS]. As in `recdsl/ops/lookup.py`. */
+/* ---- scores of up to SLOTS keys for `queries` queries, [query, block], as in `recdsl/ops/lookup.py`. Keys are turned, so that
+   the sum of each is made in the same order: equal keys have equal scores, of which the older comes first. */
 #define SLOTS 256
 #define QUERIES 64
 enum { DOT, COSINE, DISTANCE, MLP, SEPARABLE };
 typedef struct {
-    long kind, wide, hidden;         /* numbers of a key, and of the layer of `mlp` */
-    const real *matrix, *last;       /* of `mlp`: [hidden, wide], [hidden] */
+    long kind, wide, hidden;   /* numbers of a key, and of the layer of `mlp` */
+    long block;                /* scores that are made at once: SLOTS, or a few more than there are slots */
+    const real *matrix, *last; /* of `mlp`: [hidden, wide], [hidden] */
 } Score;
-INLINE void by_distance(long queries, long some, long wide, const real *query, const real *keys, real *to) {
-    for (long q = 0; q < queries; q++)
-        for (long s = 0; s < some; s++) {
-            const real *x = query + q * wide, *y = keys + s * wide;
-            real total = 0;
-            _Pragma("omp simd reduction(+ : total)") for (long k = 0; k < wide; k++) {
-                const real apart = x[k] - y[k];
-                total += apart * apart;
-            }
-            to[q * SLOTS + s] = -total;
-        }
+/* keys [some, wide] -> [wide, block], zeros behind them */
+INLINE void turned_keys(long some, long wide, long block, const real *keys, real *to) {
+    for (long first = 0; first < wide; first += 16)
+        for (long s = 0; s < block; s++)
+            for (long k = first; k < first + 16 && k < wide; k++) to[k * block + s] = s < some ? keys[s * wide + k] : R(0);
 }
-INLINE void by_layer(Score score, long queries, long some, const real *query, const real *keys, real *room, real *to) {
-    const long hidden = score.hidden;
-    product_once(some, hidden, score.wide, keys, score.wide, 1, score.matrix, 1, score.wide, room, hidden, 1, 0);
-    for (long q = 0; q < queries; q++)
-        for (long s = 0; s < some; s++) {
-            const real *x = query + q * hidden, *y = room + s * hidden;
-            real total = 0;
-            _Pragma("omp simd reduction(+ : total)") for (long k = 0; k < hidden; k++)
-                total += r_tanh(x[k] + y[k]) * score.last[k];
-            to[q * SLOTS + s] = total;
+INLINE void row_of_products(long N, long K, const real *x, const real *w, long ldw, real *y) {
+    const long sx = 1;
+    const int add = 0;
+    long j = 0;
+    ROW_BLOCK(8)
+    ROW_BLOCK(1)
+}
+/* Products of rows [count, wide] and turned keys. */
+INLINE void products(long count, long wide, long block, const real *rows, const real *keys, real *to) {
+    for (long j = 0; j < block; j += 8 * LANES) {
+        const long some = block - j < 8 * LANES ? block - j : 8 * LANES;
+        for (long r = 0; r < count; r++)
+            row_of_products(some, wide, rows + r * wide, keys + j, block, to + r * block + j);
+    }
+}
+INLINE void by_distance(long queries, long wide, long block, const real *query, const real *keys, real *restrict to) {
+    for (long q = 0; q < queries; q++) {
+        real *restrict const y = to + q * block;
+        SIMD for (long s = 0; s < block; s++) y[s] = R(0);
+        for (long k = 0; k < wide; k++) {
+            const real x = query[q * wide + k], *row = keys + k * block;
+            SIMD for (long s = 0; s < block; s++) y[s] -= (x - row[s]) * (x - row[s]);
         }
+    }
+}
+INLINE void by_layer(Score score, long queries, const real *query, const real *keys, real *layer, real *restrict to) {
+    const long block = score.block;
+    products(score.hidden, score.wide, block, score.matrix, keys, layer);
+    for (long q = 0; q < queries; q++) {
+        real *restrict const y = to + q * block;
+        SIMD for (long s = 0; s < block; s++) y[s] = R(0);
+        for (long k = 0; k < score.hidden; k++) {
+            const real x = query[q * score.hidden + k], weight = score.last[k], *row = layer + k * block;
+            SIMD for (long s = 0; s < block; s++) y[s] += r_tanh(x + row[s]) * weight;
+        }
+    }
+}
+INLINE void by_length(long queries, long wide, long block, const real *keys, real *restrict to) {
+    real length[SLOTS] = {0};
+    for (long k = 0; k < wide; k++)
+        SIMD for (long s = 0; s < block; s++) length[s] += keys[k * block + s] * keys[k * block + s];
+    SIMD for (long s = 0; s < block; s++) length[s] = r_sqrt(length[s] < R(1e-16) ? R(1e-16) : length[s]);
+    for (long q = 0; q < queries; q++)
+        SIMD for (long s = 0; s < block; s++) to[q * block + s] = to[q * block + s] / length[s];
 }
 static __attribute__((noinline, unused)) void scored(Score score, long queries, long some, const real *query,
                                                      const real *keys, real *room, real *to) {
-    const long wide = score.wide;
-    if (score.kind == DISTANCE) {
-        by_distance(queries, some, wide, query, keys, to);
-        return;
-    }
-    if (score.kind == MLP) {
-        by_layer(score, queries, some, query, keys, room, to);
-        return;
-    }
+    const long wide = score.wide, block = score.block;
+    turned_keys(some, wide, block, keys, room);
     if (score.kind == SEPARABLE) {
-        SIMD for (long k = 0; k < some * wide; k++) room[k] = r_tanh(keys[k]);
-        keys = room;
+        SIMD for (long k = 0; k < block * wide; k++) room[k] = r_tanh(room[k]);
     }
-    product_once(queries, some, wide, query, wide, 1, keys, 1, wide, to, SLOTS, 1, 0);
-    for (long s = 0; score.kind == COSINE && s < some; s++) {
-        const real square = dot(wide, keys + s * wide, 1, keys + s * wide, 1);
-        const real length = r_sqrt(square < R(1e-16) ? R(1e-16) : square);
-        for (long q = 0; q < queries; q++) to[q * SLOTS + s] = to[q * SLOTS + s] / length;
-    }
+    if (score.kind == DISTANCE) by_distance(queries, wide, block, query, room, to);
+    else if (score.kind == MLP) by_layer(score, queries, query, room, room + block * wide, to);
+    else products(queries, wide, block, query, room, to);
+    if (score.kind == COSINE) by_length(queries, wide, block, room, to);
 }
 /* ---- the best of them. A score that is no number counts as the highest, as in torch; one of -inf as none. */
 typedef struct {
@@ -91,26 +110,27 @@ INLINE long entered(Ages ages, long size, long found, real x, long slot, real *b
 }
 /* Slots of the highest scores, best first, of equal ones the older; -1 where there are no more: to [queries, size].
    query: [queries, wide] (of `mlp` [queries, hidden]); keys: [slots, wide]; count: as `lasting.py` counts; room: for
-   QUERIES * (SLOTS + size) + SLOTS * (the larger of wide and hidden) numbers. */
+   QUERIES * (SLOTS + size) + SLOTS * (wide + hidden) numbers. */
 static __attribute__((noinline, unused)) void lookup_rows(const integer *asked, long number, long kind, long queries,
                                                           long size, long slots, long wide, const real *query,
                                                           const real *keys, const real *count, const real *age,
                                                           const real *matrix, const real *last, long hidden,
                                                           real *room, integer *to) {
     if (answers(asked, number, 0, queries, query, to)) return;
-    const Score score = {kind, wide, hidden, matrix, last};
+    const long block = slots < SLOTS ? (slots + 15) / 16 * 16 : SLOTS;
+    const Score score = {kind, wide, hidden, block, matrix, last};
     const Ages ages = {slots, (long)count[0] - 1, age};
     const long held = (long)count[0] < slots ? (long)count[0] : slots, across = kind == MLP ? hidden : wide;
     real *const scores = room, *const best = scores + QUERIES * SLOTS, *const more = best + QUERIES * size;
     for (long first = 0; first < queries; first += QUERIES) {
         const long some = queries - first < QUERIES ? queries - first : QUERIES;
         long found[QUERIES] = {0};
-        for (long start = 0; start < held; start += SLOTS) {
-            const long there = held - start < SLOTS ? held - start : SLOTS;
+        for (long start = 0; start < held; start += block) {
+            const long there = held - start < block ? held - start : block;
             scored(score, some, there, query + first * across, keys + start * wide, more, scores);
             for (long q = 0; q < some; q++)
                 for (long s = 0; s < there; s++) {
-                    const real x = scores[q * SLOTS + s];
+                    const real x = scores[q * block + s];
                     if (found[q] == size && x < best[q * size + size - 1]) continue;
                     found[q] = entered(ages, size, found[q], x, start + s, best + q * size, to + (first + q) * size);
                 }

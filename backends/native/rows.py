@@ -46,7 +46,7 @@ def lookup(w: Nests, op: Op, args: Sequence[Value], value: Value, dest: Ref) -> 
     texts.append(_text(_whole(w, age)) if age else "0")
     texts += [_text(_whole(w, other)) for other in others] if layer else ["0", "0"]
     room = w.names("m")
-    w.memory.room(room, "float", [], QUERIES * (SLOTS + size) + SLOTS * max(wide, hidden))
+    w.memory.room(room, "float", [], QUERIES * (SLOTS + size) + SLOTS * (wide + hidden))
     to, copied = _target(w, value, dest)
     w.flush()
     sizes = f"{number}, {kind}, {_count(value.lead)}, {size}, {slots}, {wide}"
@@ -119,7 +119,7 @@ def _count(lead: Mapping[str, str]) -> str:
 # -- gradients of rows ------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Sum:
-    """A sum at rows that the runtime makes. slots: rows that there are; pairs: storages of what is summed, and where."""
+    """A sum at rows that the runtime makes. slots: rows that there are; pairs: storages of what is added, and where."""
 
     slots: int
     pairs: tuple[tuple[str, str], ...]
@@ -131,13 +131,13 @@ def sparse(program: Program, entry: str) -> tuple[Program, Mapping[str, Sum]]:
     body = dict(program.entries)[entry]
     if not any(isinstance(stmt, Op) and stmt.op == "scatter_rows" for stmt in statements(body)):
         return program, {}
-    found = _Sums(program, entry)
+    found = Sums(program, entry)
     kept = found.split(body)
     entries = tuple((name, kept if name == entry else old) for name, old in program.entries)
     return replace(program, storages=(*program.storages, *found.storages), entries=entries), found.results
 
 
-class _Sums:
+class Sums:
     """What is known of sums at rows while a body is read: values and accumulators that are such sums, those that are
     anything else, and types of values."""
 

@@ -29,9 +29,10 @@ CALLS = 3
 STORE = "past"
 
 
-def stored(seed: int) -> Draft | None:
+def stored(seed: int, *, recurrent: bool = False) -> Draft | None:
     """The model of a seed around a store of the model's life, whose items a net makes of the input alone (`code`) or a
-    step of all that it holds; None where nothing can read it."""
+    step of all that it holds; None where nothing can read it. recurrent: the query depends on a state too, so that
+    reads are made in a loop."""
     draws = Draws.seeded(seed)
     model = random_model(draws, ())
     made = draft(model)
@@ -46,7 +47,10 @@ def stored(seed: int) -> Draft | None:
     made.add("memory", f"  slots: {draws.between(2, 7)}")
     made.add("memory", f"  evict: {draws.choose(('oldest', 'least_used'))}")
     made.add("memory", f"  write: {{key: code, value: {value}}}")
-    query = f'query: "{made.matrix(axis, entering)} @ x", score: {draws.choose(("dot", "cosine(sharpness=2)"))}'
+    asked = f"{made.matrix(axis, entering)} @ x"
+    for state in [name for name in made.states if name in made.vectors][: int(recurrent)]:
+        asked += f" + {made.matrix(axis, made.vectors[state])} @ {state}[t-1]"
+    query = f'query: "{asked}", score: {draws.choose(("dot", "cosine(sharpness=2)"))}'
     made.add("memory", f"  read: {{{query}, select: {draws.choose(('all', 'topk(2)'))}, normalise: softmax}}")
     site = draws.choose([*readouts, *(name for name in made.states if name in made.vectors)])
     made.join(site, f"{STORE}.read", width)

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from recdsl.backends.native import native_module
-from recdsl.backends.native.ops import ON_TORCH
 from recdsl.backends.torch.module import generate
 from recdsl.testing import Case
 
@@ -30,10 +29,9 @@ QUICK = ("-O0", *STRIPS)
 def native(
     case: Case, *, optimise: bool = True, flags: tuple[str, ...] = QUICK, dtype: torch.dtype = torch.float64
 ) -> Any:
-    """The case's module, all of whose entries run in C, but where rows of a large store are searched."""
+    """The case's module, all of whose entries run in C."""
     source = generate(case.graph, case.plan, "", optimise=optimise)
     module = native_module(case.graph, case.plan, source, optimise=optimise, flags=flags)
     model: Any = module.Model(0, dtype)
-    searches = any(node.op in ON_TORCH for node in case.graph.nodes)
-    assert model.recdsl_runs == "native" or searches, model.recdsl_runs
+    assert model.recdsl_runs == "native", model.recdsl_runs
     return model

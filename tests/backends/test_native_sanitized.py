@@ -55,6 +55,20 @@ check(TD % "columns", "train.optimizer=adam(lr=1e-3)", "train.batch=3", updates=
 check(SPEC % "tbptt(window=6, every=3)", "train.every=3", "train.batch=2", "train.clip=0.5", updates=40)
 print("clean")
 """
+ROWS = """
+import sys
+from pathlib import Path
+sys.path.insert(0, str(Path(sys.argv[1]).parent.parent))
+from recdsl.backends.native import rows
+from tests.memory.test_native_rows import SCORES, compare, drawn, search
+{planted}
+flags = ("-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+for score in SCORES:
+    compare(search(score, False, 270), drawn(270, False, 1, (2, 1), score == "mlp"), (2, 1), flags)
+compare(search("mlp", True, 40), drawn(40, True, 1, (5, 14), True), (5, 14), flags)
+compare(search("dot", True, 3), drawn(3, True, 1, (2, 2), False), (2, 2), flags)
+print("clean")
+"""
 SHORT = "nests.Nests._most = lambda self, size: 'T' if 's0' in most(self, size) else most(self, size)"
 """Room for the rows of a piece, where what it reads goes back to the beginning of the call."""
 PLANTED = """
@@ -122,6 +136,18 @@ def test_the_sanitizers_see_a_fault():
     done = run(PLANTED.format())
     assert done.returncode != 0
     assert "runtime error" in done.stderr or "AddressSanitizer" in done.stderr
+
+
+def test_stores_for_all_samples_are_clean():
+    done = run(ROWS.format(planted=""))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.startswith("clean")
+
+
+def test_too_little_room_for_scores_is_seen():
+    done = run(ROWS.format(planted="rows.SLOTS = 255"))
+    assert done.returncode != 0
+    assert "use-after-poison" in done.stderr
 
 
 def test_online_updates_are_clean():

@@ -36,10 +36,10 @@ credit: {past: "CREDIT", default: "RULE"}
 """
 
 
-def module(rule: str, credit: str, evict: str, chunk: int = 0) -> Any:
+def module(rule: str, credit: str, evict: str, chunk: int = 0, backend: str = "torch") -> Any:
     torch.manual_seed(0)
     text = SPEC.replace("EVICT", evict).replace("CREDIT", credit).replace("RULE", rule)
-    model: Any = compile_spec(text, dtype=torch.float64)
+    model: Any = compile_spec(text, backend, dtype=torch.float64)
     model.recdsl_chunk = chunk or model.recdsl_chunk
     return model
 
