@@ -119,6 +119,18 @@ def test_gradients_and_rows_are_those_of_all_rows(credit: str, monkeypatch: pyte
                 p.mul_(0.9)
 
 
+def test_reads_that_are_the_same_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under `separable` no query asks: one search serves all steps and samples, and so do the gradients of its rows."""
+    text = hansen.spec("param(lr=0.5)", select="topk(2)").replace("cosine(sharpness=2)", "separable")
+    one, two = both(text, monkeypatch)
+    for number in range(4):
+        losses = [model(hansen.draw(3, number)).loss for model in (one, two)]
+        first, second = (hansen.gradients(model, loss) for model, loss in zip((one, two), losses, strict=True))
+        assert hansen.apart(first, second) < 1e-12
+        for (name, a), b in zip(one.named_buffers(), two.buffers(), strict=True):
+            assert close(a, b), name
+
+
 EXACT: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "rebuilt": ("reinstate(exact, encode=e, decode=rebuilt, chunk=2)", hansen.Literal, {}),
     "stored": ("reinstate(exact, encode=e, decode=stored)", hansen.Literal, {"stored": True}),
