@@ -19,6 +19,7 @@ from recdsl.program.interface import Assembled, Interface
 from recdsl.program.interpreter import Machine
 from recdsl.program.parse import parse
 from recdsl.resources import read_text
+from tests.backends.native_support import QUICK, STRIPS
 from tests.memory import hansen_support as hansen
 from tests.memory.lasting_support import Kind
 from tests.memory.test_lasting_stores import follow
@@ -27,7 +28,6 @@ from tests.memory.test_searched_again import module as again
 
 pytestmark = pytest.mark.compiler
 torch.set_num_threads(1)
-QUICK = ("-O0",)
 SCORES = ("dot", "cosine", "inverse_distance", "mlp", "separable")
 NOTHING = Interface((), (), (), (), (), (), (), (), (), (), ())
 
@@ -125,7 +125,7 @@ def test_programs_equal_the_interpreter(score: str, aged: bool) -> None:
     for slots, shape, wide in sizes:
         for seed in range(3):
             given = drawn(slots, aged, seed, shape, score == "mlp", wide)
-            flags = QUICK if slots < 20 else ("-O2", "-march=native")
+            flags = QUICK if slots < 20 else ("-O2", "-march=native", *STRIPS)
             compare(search(score, aged, slots, wide), given, shape, flags)
 
 
@@ -151,7 +151,7 @@ def test_a_large_store_is_searched_as_on_torch(single: bool) -> None:
         queries = torch.randint(-3, 4, (3, 40, 6), generator=g).to(dtype)
         given = {"keys": keys, "count": torch.tensor(7_321.0, dtype=dtype), "q": queries}
         given["back"] = torch.zeros(3, 40, 4, 6, dtype=dtype)
-        made, function = compiled(search(score, False, 5_000, 6), ("-O2", "-march=native"))
+        made, function = compiled(search(score, False, 5_000, 6), ("-O2", "-march=native", *STRIPS))
         like = torch.zeros((), dtype=dtype)
         found = function(like, Record(None, like), 3, 40, *[given.get(name, like) for name in made.arguments])
         assert torch.equal(found[0], lookup(score, keys, given["count"], None, (queries,), 4, "r"))
