@@ -48,8 +48,8 @@ void __asan_unpoison_memory_region(void const volatile *, unsigned long);
 
 @dataclass(frozen=True)
 class Function:
-    """A C function: its name, what it takes and gives, the results' types in order, its text, one thread's too. requests,
-    sums: of stores for all samples, what it asks the runtime for, and results that the runtime makes (`rows.py`)."""
+    """A C function: its name, what it takes and gives, the results' types in order, its text, one thread's too.
+    requests, sums: of stores for all samples, what it asks the runtime for, and results that this makes (`rows.py`)."""
 
     symbol: str
     entry: str

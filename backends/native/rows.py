@@ -50,7 +50,8 @@ def lookup(w: Nests, op: Op, args: Sequence[Value], value: Value, dest: Ref) -> 
     to, copied = _target(w, value, dest)
     w.flush()
     sizes = f"{number}, {kind}, {_count(value.lead)}, {size}, {slots}, {wide}"
-    w.marked(False, ["{", f"lookup_rows({w.memory.asked()}, {sizes}, {', '.join(texts)}, {hidden}, {room}, {_text(to)});", "}"])
+    call = f"lookup_rows({w.memory.asked()}, {sizes}, {', '.join(texts)}, {hidden}, {room}, {_text(to)});"
+    w.marked(False, ["{", call, "}"])
     _copy(w, value, to, dest, copied)
 
 
@@ -65,7 +66,8 @@ def gather(w: Nests, op: Op, args: Sequence[Value], value: Value, dest: Ref) -> 
     to, copied = _target(w, value, dest)
     w.flush()
     count = f"{_count(value.lead)} * {rank}"
-    w.marked(False, ["{", f"fetch_rows({w.memory.asked()}, {number}, {count}, {wide}, {', '.join(texts)}, {_text(to)});", "}"])
+    call = f"fetch_rows({w.memory.asked()}, {number}, {count}, {wide}, {', '.join(texts)}, {_text(to)});"
+    w.marked(False, ["{", call, "}"])
     _copy(w, value, to, dest, copied)
 
 

@@ -311,6 +311,20 @@ def test_native_is_torch(score: str, credit: str, rule: str, evict: str) -> None
         torch.testing.assert_close(two[name], value, rtol=1e-10, atol=1e-10, msg=name)
 
 
+def test_threads_share_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of them searches, and asks the runtime; the others wait."""
+    monkeypatch.setattr(functions, "LEAST", 1.0)
+    text = TWO.replace("SCORE", "dot").replace("CREDIT", "param(lr=0.1)").replace("EVICT", "oldest")
+    one = left_by(text.replace("RULE", "snap(1)"), "torch")
+    torch.set_num_threads(3)
+    try:
+        two = left_by(text.replace("RULE", "snap(1)"), "native")
+    finally:
+        torch.set_num_threads(1)
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-10, atol=1e-10, msg=name)
+
+
 # -- faults -----------------------------------------------------------------------------------------------------------
 def in_c(old: str, new: str) -> Callable[[pytest.MonkeyPatch], None]:
     """A fault in the text of `rows.c`."""
