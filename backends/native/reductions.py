@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING
 
 from recdsl.backends.native.kernel import Kernel, nest
 from recdsl.backends.native.ops import writer
-from recdsl.backends.native.values import Ix, NotLoweredError, Ref, Value, of_sample
+from recdsl.backends.native.values import Ix, NotLoweredError, Ref, Value, contiguous, numel, of_sample, product
 from recdsl.program.ir import Op
 
 if TYPE_CHECKING:
     from recdsl.backends.native.nests import Nests
 
 Loops = list[tuple[str, str]]
+PART = 64
+"""Terms of a sum that are added up by themselves."""
+AT_ONCE = 1024
+"""Entries of which sums are made in parts, held on the stack."""
 
 
 def reduction(w: Nests, op: Op | None, args: Sequence[Value], value: Value, dest: Ref, adds: bool) -> None:
@@ -82,15 +86,33 @@ def _sum(w: Nests, source: Value, over: tuple[int, ...], value: Value, dest: Ref
     if wide and (lost or summed):
         if not adds:
             zeros(w, value, dest)
-        loops = [*outer, *extra, *lost, *summed, *mine]
-        w.marked(own, nest(loops, [*kernel.lines, f"{target} += {text};"], "SIMD"))
+        size = tuple(source.axes[k] for k in kept)
+        if lost and numel(size) <= AT_ONCE and source.dtype == "float":
+            place = " + ".join(product(axes[k].text, str(by)) for k, by in zip(kept, contiguous(size), strict=True))
+            inner = nest(mine, [*kernel.lines, f"part[{place}] += {text};"], "SIMD")
+            done = nest(mine, [f"{target} += part[{place}];", f"part[{place}] = 0;"], "SIMD")
+            body = [f"real part[{numel(size)}] = {{0}};", *_in_parts([*lost, *summed], inner, done)]
+            w.marked(own, nest([*outer, *extra], body))
+        else:
+            loops = [*outer, *extra, *lost, *summed, *mine]
+            w.marked(own, nest(loops, [*kernel.lines, f"{target} += {text};"], "SIMD"))
         return
-    total = "real" if source.dtype == "float" else "integer"
-    loops = [*lost, *summed]
-    body = [*kernel.lines, f"total += {text};"]
-    inner = nest(loops, body, '_Pragma("omp simd reduction(+ : total)")') if loops else body
-    final = f"{target} {'+=' if adds else '='} total;"
-    w.marked(own, nest([*outer, *extra, *mine], [f"{total} total = 0;", *inner, final]))
+    loops, final = [*lost, *summed], f"{target} {'+=' if adds else '='} total;"
+    if len(loops) > 1 and source.dtype == "float":
+        inner = nest(loops[-1:], [*kernel.lines, f"part += {text};"], '_Pragma("omp simd reduction(+ : part)")')
+        body = ["real total = 0, part = 0;", *_in_parts(loops[:-1], inner, ["total += part;", "part = 0;"])]
+    else:
+        inner = [*kernel.lines, f"total += {text};"]
+        inner = nest(loops, inner, '_Pragma("omp simd reduction(+ : total)")') if loops else inner
+        body = [f"{'real' if source.dtype == 'float' else 'integer'} total = 0;", *inner]
+    w.marked(own, nest([*outer, *extra, *mine], [*body, final]))
+
+
+def _in_parts(loops: Loops, inner: Sequence[str], done: Sequence[str]) -> list[str]:
+    """Loops that sum up to `PART` terms, then do what makes them part of a sum of such: rounding errors grow with the
+    length of the longer of the two sums, not with their product (Higham 1993, blocked summation)."""
+    often = [f"if (++count == {PART}) {{", "count = 0;", *done, "}"]
+    return ["long count = 0;", *nest(loops, [*inner, *often]), *done]
 
 
 def _compared(w: Nests, op: Op, arg: Value, value: Value, dest: Ref) -> None:
