@@ -68,8 +68,9 @@ def contract(w: Nests, op: Op, args: Sequence[Value], value: Value, dest: Ref, a
     operands = _packed(w, args, refs, texts, (m, n, k), bool(loops))
     w.effort += 2 * prod(int(d.extent) for d in dims if d.extent.isdigit()) * any(d.extent == "B" for d in dims)
     looped = len(w.blocks) - w.around > 1
-    kind: Kind = "own" if own else "alone" if looped else "parts"
-    function = "product(" if looped else "product_once(" if own else PRODUCT
+    wide = any(" * B" in d.extent for d in (m, n, k))  # of several steps
+    kind: Kind = "own" if own else "alone" if looped and not wide else "parts"
+    function = PRODUCT if kind == "parts" else "product(" if looped else "product_once("
     call = (
         f"{function}{_part(m.extent, own)}, {_part(n.extent, own)}, {k.extent}, {operands[0]}, {operands[1]}, "
         f"{texts[2]}, {_text(m.strides[2])}, {_text(n.strides[2])}, {int(adds)});"

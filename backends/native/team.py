@@ -51,6 +51,16 @@ def each(lines: Sequence[str]) -> bool:
     return all(line in ("@own", "@loop", END) for line in lines if line.startswith("@"))
 
 
+def looped(start: Sequence[str], body: Sequence[str], outermost: bool) -> list[str]:
+    """A loop: all of it for each sample by itself, or one thread's. Where it is the outermost and has others inside, as
+    one over windows does, threads go through each round together."""
+    if each(body):
+        return marked("loop", [*start, *plain(body), "}"])
+    if outermost and "@loop" in body:
+        return [EDGE, *start, *body, EDGE, "}"]
+    return marked("alone", [*start, *plain(body), "}"])
+
+
 def several(lines: Sequence[str]) -> bool:
     """Whether threads are worth it: there are steps that a sample takes by itself, and not too much has to wait."""
     return "@loop" in lines and sum(line in ("@parts", "@alone") for line in lines) <= MOST

@@ -19,7 +19,7 @@ from recdsl.backends.native.reductions import reduction
 from recdsl.backends.native.rows import WRITERS
 from recdsl.backends.native.strips import HIGH, LOW, SPAN, Strips
 from recdsl.backends.native.tapes import search
-from recdsl.backends.native.team import EDGE, SHARED, alone, each, marked, plain, several, together
+from recdsl.backends.native.team import EDGE, SHARED, alone, each, looped, marked, plain, several, together
 from recdsl.backends.native.texts import bound_text, comment, condition_text, indent
 from recdsl.backends.native.uses import from_outside, made, statements
 from recdsl.backends.native.values import Ix, NotLoweredError, Ref, Value, contiguous, literal, numel, overlap
@@ -117,7 +117,7 @@ class EntryWriter(Access):
         self._statements(stmt.body)
         self.flush()
         body = self.blocks.pop()
-        self.lines(marked("loop" if each(body) else "alone", [*head, *plain(body), "}"]))
+        self.lines(looped(head, body, len(self.blocks) - self.around == 1))
         self.symbols = symbols
         self._leave(outer)
         self.place = self.uses.ends[id(stmt)]

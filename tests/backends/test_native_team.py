@@ -4,6 +4,7 @@ turn, the result is the definition's. So a result cannot depend on which of them
 from __future__ import annotations
 
 import ctypes
+import itertools
 import re
 import sys
 import threading
@@ -156,7 +157,18 @@ def _all_of_it(patch: pytest.MonkeyPatch) -> None:
 
 
 def _all_loops(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(writer, "each", lambda lines: True)
+    patch.setattr(team, "each", lambda lines: "@parts" not in lines)
+
+
+def _rounds_overlap(patch: pytest.MonkeyPatch) -> None:
+    """No thread waits for others at the end of a round."""
+    real = team.together
+
+    def together(lines: Sequence[str]) -> list[str]:
+        made = [*real(lines), ""]
+        return [line for line, after in itertools.pairwise(made) if line != team.WAIT or after != "}"]
+
+    patch.setattr(writer, "together", together)
 
 
 def _too_few(patch: pytest.MonkeyPatch) -> None:
@@ -170,12 +182,17 @@ def _products_of_the_first(patch: pytest.MonkeyPatch) -> None:
     )
 
 
-@pytest.mark.parametrize("plant", [_no_waits, _all_of_it, _all_loops, _too_few, _products_of_the_first])
+FAULTS = (_no_waits, _all_of_it, _all_loops, _rounds_overlap, _too_few, _products_of_the_first)
+
+
+@pytest.mark.parametrize("plant", FAULTS)
 def test_planted_faults_are_rejected(
     plant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     orders = (0, 1), (2, 1, 0)
-    found = [*(random_case(seed, (("default", "columns(window=3)"),)) for seed in (0, 3, 7)), *map(seeded, range(8))]
+    rules = (("columns(window=3)", 0), ("rtrl", 2), ("rtrl", 3), ("rtrl", 7), ("snap(1)", 7))
+    found = [*(random_case(seed, (("default", rule),)) for rule, seed in rules), *map(seeded, range(8))]
+    found += [corpus(name, 1, "bptt") for name in ("stacked", "slices", "learned_start", "memory_two_reads")]
     assert any(_rejected(plant, case, order, monkeypatch) for case in found for order in orders)
 
 
