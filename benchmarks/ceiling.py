@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 import tempfile
 import time
+from array import array
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -48,8 +49,8 @@ class Size:
 
 
 SIZES = (
-    Size(1, 16, 8, 20_000), Size(1, 128, 8, 4_000), Size(1, 128, 64, 1_000), Size(1, 1024, 64, 100),
-    Size(32, 16, 8, 2_000), Size(32, 128, 64, 60),
+    Size(1, 16, 8, 20_000), Size(1, 128, 8, 4_000), Size(1, 128, 64, 1_000), Size(1, 1024, 64, 1_000),
+    Size(32, 16, 8, 2_000), Size(32, 128, 64, 1_000),
 )  # fmt: skip
 
 
@@ -125,7 +126,7 @@ def ours(size: Size, x: Tensor, y: Tensor) -> tuple[Way, Weights]:
     update = Update("sgd", (0.0, 0.0, 0.0), tuple(Moved(name, value, (), 0.0, RATE) for name, value in named.items()))
     learner = model.recdsl_learner(Shape(1, 1, size.batch, 0), update, ())
     first = {"t": torch.tensor(0)}  # no state: zeros
-    stretch = Stretch({"x": x, "y": y}, None, (first,), [1.0] * size.steps, [False] * size.steps)
+    stretch = Stretch({"x": x, "y": y}, None, (first,), array("d", (1.0,)) * size.steps, bytearray(size.steps))
 
     def call() -> float:
         for name, value in named.items():

@@ -254,13 +254,16 @@ class BlockNests(Line):
         return ["{", *(line for part in run for line in part.sums), *body, "}"] if run else []
 
     def _clusters(self, nest: Sequence[Item]) -> list[list[Item]]:
-        """Items that share entries of what lasts, or read each other: a loop over rows that walks through few arrays at
+        """Items that share rows of what lasts, or read each other: a loop over rows that walks through few arrays at
         a time is faster than one through all of them."""
         if not nest[0].rows:
             return [list(nest)]
         found: list[tuple[list[Item], set[Span], set[str]]] = []
+        written = {(item.dest.base, *span(item.dest, item.kept(self.width)))
+                   for item in nest if item.dest is not None and item.lasts}  # fmt: skip
         for item in self._ordered(nest):
-            spans = {(base, lo, hi) for base, _, lo, hi in self.ranges[id(item)] if base in self.lasting}
+            read = {(base, lo, hi) for base, _, lo, hi in self.ranges[id(item)] if base in self.lasting}
+            spans = {one for one in read if one[1] < one[2] or _touch({one}, written)}
             bases = {base for base, *_ in self.ranges[id(item)] if base in self.made}
             if item.dest is not None and item.lasts:
                 spans.add((item.dest.base, *span(item.dest, item.kept(self.width))))

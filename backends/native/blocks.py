@@ -209,7 +209,7 @@ class BlockLearner(Learner):
 
     # -- updates --------------------------------------------------------------------------------------------------
     def learn(self, given: Stretch) -> Done:
-        if self.asked or not any(given.due):
+        if self.asked or 1 not in given.due:
             return super().learn(given)
         if self.twin is None:
             self.twin = BlockLearner(*self.origin, asked=True)

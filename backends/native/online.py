@@ -69,13 +69,13 @@ class Shape:
 class Stretch:
     """What some updates learn from. stream: inputs by name, [steps, batch, *axes]. reset: [steps, batch] or None.
     states: those of the first `behind` + 1 calls. shares, due: of each update, what learning rates are multiplied by
-    and whether the norm is asked for."""
+    (doubles) and whether the norm is asked for (1 or 0); C reads them where they are."""
 
     stream: Tensors
     reset: Tensor | None
     states: Sequence[Tensors]
-    shares: Sequence[float]
-    due: Sequence[bool]
+    shares: array_of[float]
+    due: bytearray
 
 
 @dataclass(frozen=True)
@@ -347,12 +347,11 @@ class Learner:
         streams = self._streams(given, count)
         kept = self._outputs(count)
         total, norms, parts = (doubles(n) for n in (count, count, count * losses))
-        due = bytearray(given.due) if True in given.due else bytearray(count)
-        shares, resets = doubles(given.shares), self._resets(given.reset, count)
-        for name, value in {"total": total, "norms": norms, "parts": parts, "shares": shares}.items():
+        resets = self._resets(given.reset, count)
+        for name, value in {"total": total, "norms": norms, "parts": parts, "shares": given.shares}.items():
             setattr(self.run, name, value.buffer_info()[0])
         self.run.resets = resets.data_ptr()
-        self.run.due = ctypes.addressof((ctypes.c_ubyte * count).from_buffer(due))
+        self.run.due = ctypes.addressof((ctypes.c_ubyte * count).from_buffer(given.due))
         self.run.time = float(given.states[0]["t"])
         done = self._made(given, count)
         del streams
@@ -428,13 +427,9 @@ class Learner:
         return found
 
 
-def doubles(given: int | Sequence[float]) -> array_of[float]:
-    """So many zeros, or these numbers."""
-    if isinstance(given, int) or given.count(given[0]) == len(given):
-        return array_of("d", (0.0 if isinstance(given, int) else given[0],)) * (
-            given if isinstance(given, int) else len(given)
-        )
-    return array_of("d", given)
+def doubles(count: int) -> array_of[float]:
+    """So many zeros."""
+    return array_of("d", (0.0,)) * count
 
 
 def as_stored(x: Tensor, real: torch.dtype) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import time
+from array import array
 from collections import deque
 from collections.abc import Mapping
 from functools import reduce
@@ -138,9 +139,9 @@ class Online(Trainer):
         stream = joined((*before, chunks)) if before else chunks
         states = [state for state in (*self.states, self.state)[-self.kept :] if state is not None]
         steps, log = self.settings["steps"], self.settings["log"]
-        shares = [factor(self.settings.schedule, self.step + k, steps) for k in range(count)]
+        shares = array("d", [factor(self.settings.schedule, self.step + k, steps) for k in range(count)])
         rates = [self.rate * share for share in shares]
-        due = [(self.step + k + 1) % log == 0 for k in range(count)]
+        due = bytearray((self.step + k + 1) % log == 0 for k in range(count))
         if self.apart:
             stretch.recount(made, self.settings, self.named, self.optimizer)
             self.apart = False
@@ -152,7 +153,7 @@ class Online(Trainer):
             self.learner = None
             self._one_by_one(chunks, done.count, count)
 
-    def _done(self, done: stretch.Done, rates: list[float], due: list[bool], stream: Steps) -> None:
+    def _done(self, done: stretch.Done, rates: list[float], due: bytearray, stream: Steps) -> None:
         """Take over what some updates have left, as `_update` does for one."""
         about: Mapping[str, Any] = getattr(self.module, "recdsl_about", {})
         tally, names = self.tally, [info["name"] for info in about["losses"]]

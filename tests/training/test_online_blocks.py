@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import pytest
@@ -12,6 +12,8 @@ import torch
 from recdsl.backends.native import block_nests, build, lower, moves
 from recdsl.backends.native.blocks import BlockLearner
 from recdsl.errors.runs import RunError
+from recdsl.program.ir import Program, Store
+from recdsl.program.passes import left
 from recdsl.training.online import Online
 
 from .test_online_native import OPTIMIZERS, after, check, learning, many, same
@@ -159,6 +161,52 @@ def test_sums_that_have_no_room_take_other_loops(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(block_nests, "LARGEST", 8)
     found = check(LSTM, "train.batch=2", "sizes.column=8", updates=20)
     assert not isinstance(found.learner, BlockLearner)
+
+
+# -- gradients read from what a step leaves ---------------------------------------------------------------------------
+READ = {
+    "one state": (LSTM, "columns"),
+    "under snap(1)": (LSTM, "snap(1)"),
+    "two states": (LSTM.replace("V @ h", "V @ (h + c)"), "columns"),
+    "a state as it was": (LSTM.replace("V @ h", "V @ h[t-1]"), "columns"),
+    "a state twice": (LSTM.replace("V @ h", "V @ (h * h[t-1])"), "columns"),
+}
+"""A model and its rule."""
+
+
+@pytest.mark.parametrize(
+    ("case", "whole"), [(case, case in ("one state", "under snap(1)", "two states")) for case in READ]
+)
+def test_gradients_are_read_from_what_is_left(case: str, whole: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where all of a gradient goes through the influences that the step leaves; else from those that entered."""
+    text, rule = READ[case]
+    found = rewritten(monkeypatch)
+    checked(text.replace("credit: columns", f"credit: {rule}"), "train.batch=2", "sizes.column=8", updates=30)
+    assert (found[0] == 12) == whole, found
+
+
+def test_what_is_not_the_gradient_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the first product with an influence passes for the gradient."""
+    monkeypatch.setattr(left, "_within", lambda *_: True)
+    monkeypatch.setattr(left, "_without", lambda *_: {})
+    text, _ = READ["a state twice"]
+    with pytest.raises(AssertionError) as error:
+        checked(text, "train.batch=2", "sizes.column=8", updates=30)
+    assert "BlockLearner" not in str(error.value)
+
+
+def rewritten(patch: pytest.MonkeyPatch) -> list[int]:
+    """How many gradients of each variant are read so; those of W, u and b are twelve."""
+    found: list[int] = []
+
+    def reading(program: Program, gradients: Collection[str], states: Mapping[str, str]) -> Program:
+        made = left.read_left(program, gradients, states)
+        stores = [stmt for stmt in made.entries[0][1] if isinstance(stmt, Store) and stmt.storage in gradients]
+        found.append(sum(stmt.value.startswith("left.") for stmt in stores))
+        return made
+
+    patch.setattr(lower, "read_left", reading)
+    return found
 
 
 # -- planted faults ---------------------------------------------------------------------------------------------------
