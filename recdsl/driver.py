@@ -157,13 +157,13 @@ def _sizes(spec: Spec) -> dict[str, int]:
 
 
 def _analysed(source: Source, overrides: Sequence[str], update: int) -> tuple[Compilation, dict[str, int]]:
-    """An analysis, and the sizes that the data has said."""
+    """An analysis, and the sizes that files of data have said."""
     from recdsl.credit.build import plan
     from recdsl.graph.build import build
     from recdsl.graph.temporal import with_traces
     from recdsl.syntax.spec import read_source
     from recdsl.training import rates
-    from recdsl.training.catalogue import check_settings
+    from recdsl.training.catalogue import check_settings, needs_files
     from recdsl.training.stages import resolved
 
     spec = read_source(source, overrides)
@@ -178,7 +178,7 @@ def _analysed(source: Source, overrides: Sequence[str], update: int) -> tuple[Co
             plan(stages.graph(graph, later), spec.credit, spec.require, stages.numbers, stream=stream)
     graph = stages.graph(graph, update)
     made = plan(graph, spec.credit, spec.require, stages.numbers, stream=stream)
-    return Compilation(spec, graph, made, stages.boundaries), sizes
+    return Compilation(spec, graph, made, stages.boundaries), sizes if needs_files(spec) else {}
 
 
 def compile(

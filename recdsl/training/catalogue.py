@@ -191,6 +191,12 @@ def data_sizes(spec: Spec, place: Place | None = None) -> dict[str, int]:
     return {size: known[size] for size, _ in wanted}
 
 
+def needs_files(spec: Spec) -> bool:
+    """Whether the data, which is checked, is more than the spec and recdsl's own files say."""
+    call = None if spec.data is None else as_call(read(spec.data))
+    return call is not None and (is_custom(call) or not source_module(call.name).GENERATED)
+
+
 def used_sizes(spec: Spec, source: Source) -> Iterator[tuple[str, int]]:
     """Sizes read off the field that fills an input or target with that axis; labels' sizes are the largest of them."""
     found = _matched(spec, source)

@@ -157,6 +157,15 @@ def test_sizes_of_the_data(spec: Path, made: list[str]):
         driver.analysed(str(spec))
 
 
+def test_sizes_of_data_that_is_generated(made: list[str], monkeypatch: pytest.MonkeyPatch):
+    """They follow from the spec."""
+    text = (ROOT / "specs" / "recall_synthetic.yaml").read_text()
+    first = driver.analysed(text)
+    monkeypatch.setattr("recdsl.driver._sizes", lambda spec: {})
+    assert driver.analysed(text).graph.inputs[0].size == first.graph.inputs[0].size > 0
+    assert len(made) == 1
+
+
 def test_rules_of_other_packages(spec: Path, made: list[str], monkeypatch: pytest.MonkeyPatch):
     """Nobody follows what they are made of: nothing is found, and nothing kept."""
     driver.analysed(str(spec))
