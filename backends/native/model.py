@@ -135,7 +135,9 @@ def native_model(base: type[Any], variants: Variants, name: str, flags: tuple[st
                 return Learner(self, variants, shape, update, outputs, flags)
 
         def extra_repr(self) -> str:
-            return super().extra_repr().replace("backend=torch", "backend=native")
+            said = super().extra_repr()
+            runs = code.runs("plain", self.recdsl_like)
+            return said.replace("backend=torch", "backend=native") if runs else said
 
     Model.__qualname__, Model.__module__ = "Model", name
     return Model

@@ -26,6 +26,8 @@ from recdsl.graph.step import LEAVES, Carry, StepGraph
 from recdsl.ops import primitive
 
 FLOAT_BYTES = 4
+WORD = 96
+"""Bits that no number of entries of a step fills."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,9 @@ class Judge:
     def __init__(self, graph: StepGraph) -> None:
         self.graph, self.flow, self.source = graph, flow_of(graph), spec_source(graph)
         work = [node for node in graph.nodes if node.op not in LEAVES]
-        self._flops = {node.id: flops(graph.nodes, node) for node in work}
-        self._entries = {node.id: node.type.numel for node in work}
+        self._costs = [0] * len(graph.nodes)  # FLOPs and entries in one number: rows sum them over thousands of nodes
+        for node in work:
+            self._costs[node.id] = flops(graph.nodes, node) << WORD | node.type.numel
         self._rough = {node.id for node in work if not primitive(node.op).smooth}
         recalls = [recall for memory in graph.memories for recall in memory.recalls if recall.selective]
         self._selected = {edge for recall in recalls for edge in (*recall.values, *recall.keys)}
@@ -245,7 +248,6 @@ class Judge:
         repeated for overlapping windows, F + 2 F window / every; and one float32 saved for each entry of their values.
         Ops that several parameters share count in each of their rows, so rows do not add up.
         """
-        forward = sum(self._flops.get(k, 0) for k in path)
-        size = sum(self._entries.get(k, 0) for k in path)
+        forward, size = divmod(sum(map(self._costs.__getitem__, path)), 1 << WORD)
         again = Fraction(1) if window.size is None else Fraction(window.size, window.every)
         return forward + ceil(2 * forward * again), FLOAT_BYTES * size

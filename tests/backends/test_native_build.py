@@ -124,6 +124,16 @@ def test_compiler_fails(monkeypatch: pytest.MonkeyPatch, right: float, tmp_path:
     falls_back("N2", right)
 
 
+def test_a_model_says_what_it_runs_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    assert "backend=native" in repr(compile_spec(SPEC, "native", torch.float64))
+    monkeypatch.setenv("CC", str(script(tmp_path, '[ "$1" = --version ] && exit 0\nexit 1\n')))
+    for name in [name for name in sys.modules if name.startswith("recdsl_native_")]:
+        del sys.modules[name]
+    with pytest.warns(NativeWarning, match="N2"):
+        model = compile_spec(SPEC, "native", torch.float64)
+    assert "backend=torch" in repr(model)
+
+
 def test_compiler_is_killed(monkeypatch: pytest.MonkeyPatch, right: float, tmp_path: Path):
     monkeypatch.setenv("CC", str(script(tmp_path, '[ "$1" = --version ] && exit 0\nkill -9 $$\n')))
     falls_back("N2", right)
