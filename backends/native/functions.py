@@ -8,8 +8,10 @@ from __future__ import annotations
 import ctypes
 import importlib
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from operator import mul
 from typing import Any
 
@@ -48,12 +50,14 @@ CALLS = ("GOMP_parallel", "GOMP_barrier", "omp_get_max_threads", "omp_get_num_th
 
 def linked(library: Any, single: bool) -> None:
     """Give a library what it takes from torch: the product of matrices, and its threads, as many as
-    `torch.get_num_threads()`. Without these, all is done by one."""
+    `torch.get_num_threads()`. Without these all is done by one, as in a forked process, which has none of them."""
     library.recdsl_blas.argtypes, library.recdsl_team.argtypes = (ctypes.c_void_p,), (ctypes.c_void_p, ctypes.c_double)
     library.recdsl_blas(gemm(single))
     found = threads()
     if found:
         library.recdsl_team((ctypes.c_void_p * len(found))(*found), LEAST)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=partial(library.recdsl_team, None, LEAST))
 
 
 def threads() -> list[int | None]:

@@ -272,7 +272,8 @@ static struct {
     double least;
 } threads;
 __attribute__((visibility("default"))) void recdsl_team(void *const *calls, double least) {
-    memcpy(&threads, calls, 5 * sizeof *calls);
+    if (calls) memcpy(&threads, calls, 5 * sizeof *calls);
+    else threads.run = 0;
     threads.least = least;
 }
 typedef struct { team_call call; void *const *p; const long *n; } team_work;

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import os
 import re
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from backend_support import corpus, seeded
-from native_support import native
+from native_support import SPEC, native
 
 from recdsl.backends.native import call, functions, team, writer
 from recdsl.diagnostics import SpecError
@@ -143,6 +145,36 @@ def test_torch_threads() -> None:
                 assert_close_gradients(native, seeded(seed))
     finally:
         torch.set_num_threads(threads)
+
+
+FORKS = """
+import os, signal, torch
+from recdsl.backends.native import functions
+from recdsl.driver import compile
+functions.LEAST = 1.0
+torch.set_num_threads(2)
+model = compile({spec!r}, "native")
+x = torch.zeros(20, 8, 2)
+
+def loss():
+    result = model({{"x": x, "y": x}})
+    result.loss.backward()
+    return result.loss.item()
+
+expected = loss()
+child = os.fork()
+if not child:
+    signal.alarm(60)
+    os._exit(loss() != expected)
+assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes that fork")
+def test_a_forked_process_is_one_thread() -> None:
+    """It has none of its parent's threads, and would wait for them without end."""
+    run = subprocess.run([sys.executable, "-c", FORKS.format(spec=SPEC)], timeout=120, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
 
 
 # -- planted faults ---------------------------------------------------------------------------------------------------
