@@ -11,7 +11,6 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from operator import mul
 from typing import Any
 
@@ -57,7 +56,7 @@ def linked(library: Any, single: bool) -> None:
     if found:
         library.recdsl_team((ctypes.c_void_p * len(found))(*found), LEAST)
         if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=partial(library.recdsl_team, None, LEAST))
+            os.register_at_fork(after_in_child=lambda: library.recdsl_team(None, LEAST))
 
 
 def threads() -> list[int | None]:
