@@ -121,7 +121,7 @@ class CFunction:
         held = [_as(x, kind or dtype) for x, kind in zip(given[: self.inputs], self.kinds, strict=True)]
         take, new = arena.take, like.new_empty
         results = [take(*shape, dtype=kind) if kept else new(shape, dtype=kind) for kept, shape, kind in extent.results]
-        room = (take if self.fixed else new)(extent.room, dtype=torch.float64)
+        room = self._room(like, arena, extent.room)
         place = [x.data_ptr() for x in held]
         place += [x.data_ptr() for x in results]
         answers = Answers(self.requests, given, arena.lookups, dtype) if self.requests else None
@@ -131,9 +131,19 @@ class CFunction:
         function(self.places(*place), extent.numbers)
         if self.fixed:
             arena.give(room)
+        elif arena.whole is not None:
+            arena.whole.bring(room)
         if answers is not None:
             answers.check()
         return self._summed(results) if self.sums else tuple(results)
+
+    def _room(self, like: Tensor, arena: Any, size: int) -> Tensor:
+        """Memory for the function's own use."""
+        if self.fixed:
+            return arena.take(size, dtype=torch.float64)
+        if arena.whole is None:
+            return like.new_empty(size, dtype=torch.float64)
+        return arena.whole.borrow(size, like)
 
     def _summed(self, results: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Sums at rows, sparse, behind the other results."""

@@ -61,9 +61,9 @@ SHORT = 1024  # entries
 class Replay:
     """The arena of a function that has run before: everything is known."""
 
-    def __init__(self, script: list[Any], like: Tensor, lookups: Lookups) -> None:
+    def __init__(self, script: list[Any], like: Tensor, lookups: Lookups, whole: Arena | None = None) -> None:
         self.next: Callable[[], Any] = iter(script).__next__
-        self.like, self.lookups = like, lookups
+        self.like, self.lookups, self.whole = like, lookups, whole
 
     def take(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
         return self.next()
@@ -85,8 +85,10 @@ class Replay:
 class Record:
     """The arena of a function's first run in a frame; without a frame it makes tensors anew each time."""
 
-    def __init__(self, frame: Frame | None, like: Tensor, lookups: Lookups | None = None) -> None:
-        self.frame, self.like, self.lookups = frame, like, lookups
+    def __init__(
+        self, frame: Frame | None, like: Tensor, lookups: Lookups | None = None, whole: Arena | None = None
+    ) -> None:
+        self.frame, self.like, self.lookups, self.whole = frame, like, lookups, whole
         self.script: list[Any] = []
         self.before = set(frame.held) if frame is not None else set[int]()
 
@@ -146,6 +148,7 @@ class Arena:
 
     def __init__(self, shared: bool = True) -> None:
         self.idle: list[Frame] = []
+        self.rooms: list[Tensor] = []
         self.shared = shared
 
     def __deepcopy__(self, memo: Any) -> Arena:
@@ -153,6 +156,19 @@ class Arena:
 
     def __reduce__(self) -> tuple[type[Arena], tuple[bool]]:
         return Arena, (self.shared,)
+
+    def borrow(self, size: int, like: Tensor) -> Tensor:
+        """Memory for `size` numbers of eight bytes, for one function while it runs, and a little more: pieces of a call
+        need more from one to the next, and what is freed between what they leave would not be found again."""
+        room = self.rooms.pop() if self.rooms else None
+        if room is None or room.numel() < size:
+            room = None  # before there is another
+            room = like.new_empty(size + size // 8, dtype=torch.float64)
+        return room
+
+    def bring(self, room: Tensor) -> None:
+        """Give back what was borrowed; one such piece of memory is kept."""
+        self.rooms = [room]
 
     def lease(self, like: Tensor, kind: Any) -> Lease:
         """Room for one call. Where lengths vary, a new kind takes over the memory of the one unused for longest."""
@@ -175,8 +191,8 @@ class Lease:
     def open(self, name: str, lookups: Lookups) -> Replay | Record:
         """The arena of one function of the call, which has with it what the call looks rows up with."""
         if self.frame is not None and name in self.frame.scripts:
-            return Replay(self.frame.scripts[name], self.like, lookups)
-        return Record(self.frame if name != "start" else None, self.like, lookups)
+            return Replay(self.frame.scripts[name], self.like, lookups, self.arena)
+        return Record(self.frame if name != "start" else None, self.like, lookups, self.arena)
 
     def once(self, name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         """What is the same at each call of a kind."""
