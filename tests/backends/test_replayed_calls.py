@@ -147,6 +147,28 @@ def test_c_has_room_for_the_items_of_all_pieces() -> None:
     assert apart(called(torch_model, long, WHOLE), called(model, long, 1)) < 1e-9
 
 
+@pytest.mark.compiler
+def test_pieces_in_c_share_one_room() -> None:
+    """From the second call on, all entries of all pieces work where those of the first call did."""
+    stages, model = made("stores", "sab(truncate=3, replay=always)", "native")
+    case = call_of(stages, 0)
+    arena, places = model.recdsl_arena, set[int]()
+    first = called(model, case, 3)
+    borrow = arena.borrow
+
+    def noted(size: int, like: torch.Tensor) -> torch.Tensor:
+        room = borrow(size, like)
+        assert room.numel() >= size
+        assert arena.rooms == [], "another thread would get the same"
+        places.add(room.data_ptr())
+        return room
+
+    arena.borrow = noted
+    (kept,) = arena.rooms
+    assert apart(first, called(model, case, 3)) == 0.0
+    assert places == {kept.data_ptr()}
+
+
 @pytest.mark.parametrize("name", TEXTS)
 def test_programs_of_pieces_are_valid(name: str) -> None:
     stages, _ = made(name, RULES[1])
