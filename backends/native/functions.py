@@ -44,19 +44,22 @@ def gemm(single: bool) -> int | None:
 
 LEAST = 1e6
 """Operations that a thread must have to itself."""
+SAMPLES = 4
+"""And samples: products of fewer rows wait for the matrix, which BLAS had better share out among its own threads."""
 CALLS = ("GOMP_parallel", "GOMP_barrier", "omp_get_max_threads", "omp_get_num_threads", "omp_get_thread_num")
+TEAM = (ctypes.c_void_p, ctypes.c_double, ctypes.c_long)
 
 
 def linked(library: Any, single: bool) -> None:
     """Give a library what it takes from torch: the product of matrices, and its threads, as many as
     `torch.get_num_threads()`. Without these all is done by one, as in a forked process, which has none of them."""
-    library.recdsl_blas.argtypes, library.recdsl_team.argtypes = (ctypes.c_void_p,), (ctypes.c_void_p, ctypes.c_double)
+    library.recdsl_blas.argtypes, library.recdsl_team.argtypes = (ctypes.c_void_p,), TEAM
     library.recdsl_blas(gemm(single))
     found = threads()
     if found:
-        library.recdsl_team((ctypes.c_void_p * len(found))(*found), LEAST)
+        library.recdsl_team((ctypes.c_void_p * len(found))(*found), LEAST, SAMPLES)
         if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=lambda: library.recdsl_team(None, LEAST))
+            os.register_at_fork(after_in_child=lambda: library.recdsl_team(None, LEAST, SAMPLES))
 
 
 def threads() -> list[int | None]:

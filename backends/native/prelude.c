@@ -270,11 +270,12 @@ static struct {
     void (*run)(void (*)(void *), void *, unsigned, unsigned), (*wait)(void);
     int (*most)(void), (*count)(void), (*me)(void);
     double least;
-} threads;
-__attribute__((visibility("default"))) void recdsl_team(void *const *calls, double least) {
+    long samples;
+} threads = {.samples = 1};
+__attribute__((visibility("default"))) void recdsl_team(void *const *calls, double least, long samples) {
     if (calls) memcpy(&threads, calls, 5 * sizeof *calls);
     else threads.run = 0;
-    threads.least = least;
+    threads.least = least, threads.samples = samples;
 }
 typedef struct { team_call call; void *const *p; const long *n; } team_work;
 static __attribute__((unused)) void team_part(void *given) {
@@ -284,12 +285,12 @@ static __attribute__((unused)) void team_part(void *given) {
 }
 /* effort: operations of a step and sample. So few that threads cost more than they save are one thread's. */
 static __attribute__((unused)) long all_of(team_call call, void *const *p, const long *n, double effort) {
-    long count = p && threads.run ? threads.most() : 1;
-    const double most = effort * (double)n[0] * (double)n[1] / threads.least;
-    count = count > n[1] ? n[1] : count;
-    if (count > 1 && most > 1) {
+    const long most = p && threads.run ? threads.most() : 1, shares = n[1] / threads.samples;
+    const double worth = effort * (double)n[0] * (double)n[1] / threads.least;
+    const long few = most < shares ? most : shares, count = worth < (double)few ? (long)worth : few;
+    if (count > 1) {
         team_work work = {call, p, n};
-        threads.run(team_part, &work, (unsigned)(most < (double)count ? most : (double)count), 0);
+        threads.run(team_part, &work, (unsigned)count, 0);
         return 0;
     }
     const team us = {0, 1};

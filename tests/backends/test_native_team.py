@@ -92,6 +92,7 @@ def _planted(found: Turns, monkeypatch: pytest.MonkeyPatch) -> Iterator[Turns]:
         patch.setattr(call, "linked", linked)
         patch.setattr(functions, "threads", found.addresses)
         patch.setattr(functions, "LEAST", 1e-9)
+        patch.setattr(functions, "SAMPLES", 1)
         yield found
     for library, single in libraries:  # a file that is loaded again is the same one
         functions.linked(library, single)
@@ -135,9 +136,12 @@ def test_what_torch_has() -> None:
         assert found
 
 
-def test_torch_threads() -> None:
+def test_torch_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """With torch's own threads, and more of them than samples."""
+    monkeypatch.setattr(functions, "LEAST", 1e-9)
+    monkeypatch.setattr(functions, "SAMPLES", 1)
     threads = torch.get_num_threads()
+    _forget()
     try:
         for count in (2, 5):
             torch.set_num_threads(count)
@@ -145,6 +149,7 @@ def test_torch_threads() -> None:
                 assert_close_gradients(native, seeded(seed))
     finally:
         torch.set_num_threads(threads)
+        _forget()
 
 
 FORKS = """

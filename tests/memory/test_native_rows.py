@@ -314,6 +314,7 @@ def test_native_is_torch(score: str, credit: str, rule: str, evict: str) -> None
 def test_threads_share_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     """One of them searches, and asks the runtime; the others wait."""
     monkeypatch.setattr(functions, "LEAST", 1.0)
+    monkeypatch.setattr(functions, "SAMPLES", 1)
     text = TWO.replace("SCORE", "dot").replace("CREDIT", "param(lr=0.1)").replace("EVICT", "oldest")
     one = left_by(text.replace("RULE", "snap(1)"), "torch")
     torch.set_num_threads(3)
