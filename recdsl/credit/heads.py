@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import sqrt
 
 from recdsl.credit.flow import flow_of
@@ -12,6 +13,9 @@ from recdsl.graph.step import Carry, Input, Parameter, StepGraph
 from recdsl.graph.types import Axis, Type
 
 NAME = "credit.synthetic"
+FLOAT_BYTES = 4
+LARGEST = 2**33
+"""Bytes of a net."""
 
 
 def head(graph: StepGraph, routing: RoutingClass, asked: Answering, count: int, beyond: bool) -> Head | None:
@@ -31,6 +35,8 @@ def head(graph: StepGraph, routing: RoutingClass, asked: Answering, count: int, 
         raise ScopeError("", f"its net is called `{name}`, and so is a part of the model", "call that something else")
     size = sum(graph.nodes[carry.read].type.numel for carry in carries)
     parameters = net(name, size, size + condition, asked.hidden)
+    if large(parameters):
+        raise ScopeError("", large(parameters), "make `hidden` smaller")
     return Head(name, asked, tuple(carry.name for carry in carries), parameters, beyond)
 
 
@@ -80,6 +86,12 @@ def net(name: str, size: int, entries: int, hidden: int) -> tuple[Parameter, ...
         Parameter(f"{name}.W2", Type("float", (answer, between)), zeros, (), False, None),
         Parameter(f"{name}.b2", Type("float", (answer,)), zeros, (), False, None),
     )
+
+
+def large(parameters: Sequence[Parameter]) -> str:
+    """Why a net is not made; empty if it can be."""
+    size = FLOAT_BYTES * sum(item.type.numel for item in parameters)
+    return f"its net takes {size:,} bytes, more than {LARGEST:,}" if size > LARGEST else ""
 
 
 def flops(made: Head) -> int:

@@ -75,6 +75,8 @@ FILTER = Argument(
 )
 SLIDES = "variant"
 """The field of an argument that says whether credit ends on a grid of steps, or so many steps from where it begins."""
+MOST_SLIDING = 256
+"""Steps of the latter: each takes a backward pass of its own."""
 REPLAY = Argument(
     "replay",
     "whether long calls keep boundaries of pieces and run each piece again on the way back: where they would keep "
@@ -220,6 +222,9 @@ class Rule:
         made = Expansion(Window(size, every), tracing, mean, *tails, spares=self.spares, answering=answering)
         made = replace(made, replay=own.get("replay", "never"))
         sliding = own.get(SLIDES) == "sliding"
+        if sliding and (size or 0) > MOST_SLIDING:
+            reason = f"`{self.window}` is {size}, but at most {MOST_SLIDING} if it slides: each step is a backward pass"
+            raise RuleError(str(self.window), reason)
         return replace(made, window=Window(None, 1), budget=size or 0) if sliding else made
 
     def _choices(self, given: Mapping[str, Given]) -> dict[str, str]:

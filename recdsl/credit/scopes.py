@@ -157,10 +157,14 @@ def column_axis(setting: Setting, group: frozenset[str]) -> Axis | None:
     if all(not other for other in axes):
         return None
     names = ", ".join(f"`{name}`" for name in sorted(group))
+    if not shared and wanted and all(axes):
+        found = ", ".join(dict.fromkeys(axis.name for own in axes for axis in own))
+        raise ScopeError("", f"`{wanted}` is no axis of all of the states {names}", f"their axes: {found}")
     if not shared:
         raise ScopeError("", f"the states {names} have no axis in common to number columns", "use `rtrl` or `bptt`")
     options = ", ".join(axis.name for axis in shared)
-    raise ScopeError("", f"columns of {names} may be along {options}", f"say which: `columns(axis={shared[0].name})`")
+    likely = next((axis.name for axis in shared if not axis.name.endswith(".slot")), shared[0].name)
+    raise ScopeError("", f"columns of {names} may be along {options}", f"say which: `columns(axis={likely})`")
 
 
 def layers(setting: Setting) -> list[frozenset[str]]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from recdsl.credit.flow import flow_of
-from recdsl.credit.heads import net, width
+from recdsl.credit.heads import large, net, width
 from recdsl.credit.plan import Replay, StoreCredit
 from recdsl.diagnostics import suggest
 from recdsl.errors.stores import CannotReinstate, NoCreditThrough, StoreCreditArgument
@@ -124,6 +124,8 @@ def _synthetic(graph: StepGraph, memory: Memory, call: Call) -> StoreCredit:
     entries = size + (width(known[condition]) if condition else 0)
     hidden = call.whole("hidden", 0, 0)
     parameters = net(f"credit.{memory.name}", size, entries, hidden)
+    if large(parameters):
+        raise call.wrong("hidden", large(parameters), "make `hidden` smaller")
     rate = call.number("lr", 0.0, 0.0) if "lr" in call.given else None
     made = StoreCredit(
         memory.name, "synthetic", call.decl.rule.span, parts=parts, hidden=hidden, condition=condition,

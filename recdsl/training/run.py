@@ -112,7 +112,8 @@ def train(
 ) -> Result:
     """Train a spec in a new folder under `root`, or go on with a run.
 
-    resume: "last" (the newest run of this spec's name under `root`) or the path of a run or checkpoint. A resumed run
+    resume: "last" (the newest run of this spec's name under `root`) or the path of a run or checkpoint, for which the
+    spec may be left out (""); it must be the one that the run began with. A resumed run
     ends with the same bits as one that was never interrupted. trust: may run the user's own data function.
     progress: auto, bar, lines or silent. Raises SpecError (RD06xx) and RunError (RD065x, RD07xx).
     """
@@ -161,7 +162,7 @@ def _resume(
     with store.locked(run.path):
         store.tidy(run.path)
         store.tidy(run.checkpoints)
-        if resume == "last":
+        if path_or_text:
             given = compiler.read(path_or_text, ())
             if given.span.source.text != run.read("spec.yaml"):
                 raise RunError(CheckpointMismatch(str(run.path), "its spec.yaml differs from the spec given"))

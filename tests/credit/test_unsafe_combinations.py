@@ -59,6 +59,8 @@ def spec(credit: str, step: str = ELMAN) -> str:
             "no column owns `C`",
             id="columns of what is not row-structured",
         ),
+        pytest.param(spec("columns(axis=i)"), "RD0510", "`i` is no axis of all of the states `h`", id="no such axis"),
+        pytest.param(spec("sab(300, variant=sliding)"), "RD0503", "at most 256 if it slides", id="300 passes"),
         pytest.param(spec("kf_rtrl", "h = tanh(g * h[t-1] + U @ x)"), "RD0510", "no product of a matrix", id="KF"),
         pytest.param(spec("artbp(1)"), "RD0503", "cut every step", id="ARTBP with c = 1"),
         pytest.param(spec("rule(weights=truncation(1))"), "RD0503", "at least 2", id="ARTBP with c = 1, written out"),

@@ -176,6 +176,13 @@ def test_longer_runs_go_on(tmp_path: Path) -> None:
     assert bits(longer.checkpoint) == bits(whole.checkpoint)
 
 
+def test_a_run_goes_on_with_its_own_spec_alone(tmp_path: Path) -> None:
+    """The spec may be left out; another one is not ignored."""
+    whole = run(COPY, tmp_path)
+    assert run("", tmp_path, resume=str(whole.folder)).step == whole.step
+    assert problem(lambda: run(COPY + "\n", tmp_path, resume=str(whole.folder))).code == "RD0705"
+
+
 def test_resume_from_one_checkpoint_and_past_a_damaged_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole = run(COPY, tmp_path)
     expected = bits(whole.checkpoint)

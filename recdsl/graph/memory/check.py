@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from math import inf
 
 from recdsl.diagnostics import suggest
+from recdsl.errors.axes import TooLarge
 from recdsl.errors.memory import NoEffect, UnknownWord, WordArgument
 from recdsl.graph.calls import Given, bind
 from recdsl.graph.expressions import Evaluator
@@ -33,6 +34,9 @@ NORMALISATIONS: Mapping[str, str] = {
 INDEXES: Mapping[str, str] = {"exact": "exact()", "faiss": "faiss(lists=0, probes=0)"}
 EVICTIONS: Mapping[str, str] = {"oldest": "oldest()", "least_used": "least_used(decay=0.95)", "lowest": "lowest(x)"}
 MERGES: Mapping[str, str] = {"max": "max(within=1e-4)", "step": "step(rate, within=1e-4)"}
+LARGEST = 2**33
+"""Bytes of one value."""
+MOST_SLOTS = LARGEST // 4
 SAME = 1e-4
 """How far apart keys may be that count as one: further than rounding moves them."""
 RELEASE_FLOOR = 1e-7
@@ -44,6 +48,11 @@ def checked(ev: Evaluator, decl: StoreDecl) -> Store | None:
     if decl.write is None or not decl.reads:
         return None
     slots = None if decl.slots is None else ev.size_of(decl.slots, "`slots`").value
+    if slots is not None and slots > MOST_SLOTS:  # numbers of all slots are listed before an item is known
+        assert decl.slots is not None
+        raise Stop(
+            TooLarge(decl.slots.span, f"a number for each slot of `{decl.name.text}`", slots, 4 * slots, LARGEST)
+        )
     life = decl.life.text if decl.life is not None else "sequence" if slots is None else "model"
     place = "" if decl.place is None else decl.place.text
     reads = tuple(_read(ev, decl, read) for read in decl.reads)
