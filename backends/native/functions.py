@@ -105,7 +105,7 @@ class CFunction:
         self.requests, self.sums = rows or ((), ())
         self.places = ctypes.c_void_p * (len(arguments) + len(results) + bool(self.requests) + 1)
         self.inputs = len(arguments)
-        self.kinds = [KINDS.get(kind) for kind in arguments]
+        self.kinds_of = {dtype: [KINDS.get(kind, dtype) for kind in arguments] for dtype in DTYPES}
 
     def __deepcopy__(self, memo: Any) -> CFunction:
         return self
@@ -121,7 +121,11 @@ class CFunction:
         dtype = like.dtype
         function, scalars = self._function(dtype), given[self.inputs :]
         extent = self.extents.get((dtype, T, B, *scalars)) or self._extent(dtype, T, B, *scalars)
-        held = [_as(x, kind or dtype) for x, kind in zip(given[: self.inputs], self.kinds, strict=True)]
+        kinds = self.kinds_of[dtype]
+        held = [
+            x if x.dtype is kind and x.is_contiguous() else x.to(kind).contiguous()
+            for x, kind in zip(given, kinds, strict=False)
+        ]
         take, new = arena.take, like.new_empty
         results = [take(*shape, dtype=kind) if kept else new(shape, dtype=kind) for kept, shape, kind in extent.results]
         room = self._room(like, arena, extent.room)
@@ -251,10 +255,3 @@ def shown(address: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """Memory as a tensor, without a copy."""
     room = (ctypes.c_char * (math.prod(shape) * dtype.itemsize)).from_address(address)
     return torch.frombuffer(room, dtype=dtype).reshape(shape)
-
-
-def _as(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """The tensor as C reads it."""
-    if x.dtype is not dtype:
-        x = x.to(dtype)
-    return x if x.is_contiguous() else x.contiguous()

@@ -306,11 +306,26 @@ static __attribute__((noinline, unused)) void product_parts(long me, long count,
     if (M > N) product_once(to - from, N, K, A + from * am, am, ak, B, bk, bn, C + from * cm, cm, cn, add);
     else product_once(M, to - from, K, A, am, ak, B + from * bn, bk, bn, C + from * cn, cm, cn, add);
 }
-/* B[k, n] with n innermost, for products of one row */
-INLINE void pack(long K, long N, const real *B, long bk, long bn, real *to) {
-    for (long k0 = 0; k0 < K; k0 += 16)
-        for (long n = 0; n < N; n++)
-            for (long k = k0; k < k0 + 16 && k < K; k++) to[k * N + n] = B[k * bk + n * bn];
+/* B[k, n] with n innermost, for products of one row. Tile by tile: the rows of a wide matrix meet in the same places of
+   the cache, so what is written there a number at a time drives itself out. */
+static __attribute__((noinline, unused)) void pack(long K, long N, const real *B, long bk, long bn, real *to) {
+    for (long n0 = 0; n0 < N; n0 += 16) {
+        for (long k0 = 0; k0 < K; k0 += 16) {
+            const long ks = K - k0 < 16 ? K - k0 : 16, ns = N - n0 < 16 ? N - n0 : 16;
+            const real *from = B + k0 * bk + n0 * bn;
+            real *into = to + k0 * N + n0;
+            if (bk == 1 && ks == 16 && ns == 16) {
+                real tile[16][17];
+                for (long n = 0; n < 16; n++)
+                    SIMD for (long k = 0; k < 16; k++) tile[n][k] = from[k + n * bn];
+                for (long k = 0; k < 16; k++)
+                    SIMD for (long n = 0; n < 16; n++) into[k * N + n] = tile[n][k];
+            } else {
+                for (long n = 0; n < ns; n++)
+                    for (long k = 0; k < ks; k++) into[k * N + n] = from[k * bk + n * bn];
+            }
+        }
+    }
 }
 /* ---- strips: how many steps at once, so that what they touch stays in the cache; but products that sum over steps and
    samples are slow if these are few. each: numbers that a step touches, every: and for each sample */

@@ -18,6 +18,9 @@ CALLS = """
     const real *B, real *C) { function(n[0], n[1], n[2], A, n[3], n[4], B, n[5], n[6], C, n[7], n[8], (int)n[9]); }
 MADE(inside, product)
 MADE(outside, product_once)
+__attribute__((visibility("default"))) void turned_round(const long *n, const real *B, real *to) {
+    pack(n[0], n[1], B, n[2], n[3], to);
+}
 """
 SIZES = (
     (1, 40, 1),
@@ -68,3 +71,14 @@ def test_products(compiled: Any, size: tuple[int, int, int], where: str) -> None
         numpy.testing.assert_allclose(seen[2], expected, rtol=1e-11, atol=1e-11)
         seen[2][:] = numpy.lib.stride_tricks.as_strided(rest, shapes[2], (8 * steps[2][0], 8 * steps[2][1]))
         assert (room[2] == rest).all(), "something beside the result was written"
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (16, 16), (15, 33), (48, 17), (32, 64)])
+def test_packed(compiled: Any, shape: tuple[int, int]) -> None:
+    """Whole tiles and what is left of them, from rows and from columns."""
+    k, n = shape
+    given = numpy.random.default_rng(k).standard_normal((k, n))
+    for matrix, by in ((given, (n, 1)), (numpy.ascontiguousarray(given.T), (1, k))):
+        made = numpy.zeros((k, n))
+        compiled.turned_round((ctypes.c_long * 4)(k, n, *by), matrix.ctypes, made.ctypes)
+        assert (made == given).all()
