@@ -19,6 +19,7 @@ from recdsl.backends.native.values import NotLoweredError
 from recdsl.backends.native.writer import EXPORT, EntryWriter
 from recdsl.program.interface import Assembled
 from recdsl.program.ir import Add, Load, Program, Storage, Store, VType
+from recdsl.program.passes.chained import chained
 from recdsl.program.passes.left import read_left
 from recdsl.program.passes.single import single
 from recdsl.resources import read_text
@@ -167,7 +168,7 @@ def in_blocks(
     made = single(program, entries, sizes, unread)
     if made is program:
         raise NotLoweredError("an update of several steps")
-    made = read_left(made, [item.gradient for item in lasting.moving], lasting.states)
+    made = chained(read_left(made, [item.gradient for item in lasting.moving], lasting.states), lasting.states)
     moved = moves(_in_place(made, lasting.states), lasting.moving, lasting.rule)
     line = moved.program
     storages = {storage.name: storage for storage in line.storages}

@@ -13,7 +13,7 @@ from recdsl.backends.native import block_nests, build, lower, moves
 from recdsl.backends.native.blocks import BlockLearner
 from recdsl.errors.runs import RunError
 from recdsl.program.ir import Program, Store
-from recdsl.program.passes import left
+from recdsl.program.passes import chained, left
 from recdsl.training.online import Online
 
 from .test_online_native import OPTIMIZERS, after, check, learning, many, same
@@ -193,6 +193,42 @@ def test_what_is_not_the_gradient_is_seen(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(AssertionError) as error:
         checked(text, "train.batch=2", "sizes.column=8", updates=30)
     assert "BlockLearner" not in str(error.value)
+
+
+CHAINED = {
+    "lstm": (LSTM, "train.batch=2", "sizes.column=8"),
+    "one sample, several blocks": (LSTM, "train.batch=1", "sizes.column=16"),
+    "an output that is a function of the cell": (LSTM.replace("h = o * tanh(c)", "h = o * c"), "train.batch=2"),
+    "what is left moves by momentum": (LSTM, "train.batch=2", "train.optimizer=momentum(lr=1e-2)", "train.log=7"),
+}
+
+
+@pytest.mark.parametrize("case", CHAINED)
+def test_influences_are_made_from_each_other(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That on `h` from that on `c`."""
+    found = linked(monkeypatch)
+    text, *overrides = CHAINED[case]
+    checked(text, *overrides, updates=30)
+    assert found[0], case
+
+
+def test_what_is_left_over_by_mistake_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chained, "plus", lambda *_: {})
+    with pytest.raises(AssertionError, match="tensor"):
+        checked(LSTM, "train.batch=2", "sizes.column=8", updates=30)
+
+
+def linked(patch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether each variant had such an influence."""
+    found: list[bool] = []
+
+    def made(program: Program, states: Mapping[str, str]) -> Program:
+        line = chained.chained(program, states)
+        found.append(line is not program)
+        return line
+
+    patch.setattr(lower, "chained", made)
+    return found
 
 
 def rewritten(patch: pytest.MonkeyPatch) -> list[int]:

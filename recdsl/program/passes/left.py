@@ -38,7 +38,7 @@ def read_left(program: Program, gradients: Collection[str], states: Mapping[str,
             line += made.rewritten(stmt)
         else:
             line.append(stmt)
-    return replace(program, entries=((entry, _live(line)),)) if made.count else program
+    return replace(program, entries=((entry, live(line)),)) if made.count else program
 
 
 @dataclass
@@ -226,7 +226,7 @@ def _without(whole: Polynomial, part: Polynomial) -> Polynomial:
     return plus(whole, part, -1.0)
 
 
-def _live(line: list[Stmt]) -> tuple[Stmt, ...]:
+def live(line: list[Stmt]) -> tuple[Stmt, ...]:
     """Without what nobody reads."""
     names = set[str]()
     kept: list[Stmt] = []
