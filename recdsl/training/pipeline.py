@@ -70,7 +70,7 @@ def _build(path_or_text: str, overrides: Sequence[str]) -> Compiled:
         return built(analyse(path_or_text, overrides, update), dtype, choice)
 
     stages = Stages(compilation.boundaries, later)
-    code = compilation.source
+    code = getattr(module, "recdsl_source", "") or compilation.source  # the same text, which may have been kept
     return Compiled(compilation.spec, compilation.graph.inputs, module, resolved, code, str(choice), stages)
 
 
