@@ -30,6 +30,8 @@ def opened(path: Path, key: str, needs: frozenset[str], single: bool, command: s
         reason = f"this processor lacks {', '.join(sorted(lacking)[:4])}, which {path.name} was compiled for"
     elif not path.is_file():
         reason = f"there is no {path}"
+    elif cut_short(path):
+        reason = f"{path.name} is cut short"
     else:
         try:
             found = ctypes.CDLL(str(path.resolve()))
@@ -41,6 +43,18 @@ def opened(path: Path, key: str, needs: frozenset[str], single: bool, command: s
             reason = f"{path.name} does not load: {error}"
     warnings.warn(f"{reason}; the model runs on torch alone. To make it again: {command}", stacklevel=3)
     return None
+
+
+def cut_short(path: Path) -> bool:
+    """Whether a file of the format ELF ends before its table of sections does: a system that maps it would end the
+    process at the first page that is not there."""
+    with path.open("rb") as file:
+        head = file.read(64)
+    if head[:5] != b"\x7fELF\x02" or len(head) < 64:
+        return False
+    order: Any = "little" if head[5] == 1 else "big"
+    start, size, count = (int.from_bytes(head[lo:hi], order) for lo, hi in ((40, 48), (58, 60), (60, 62)))
+    return start + size * count > path.stat().st_size
 
 
 def compiled(library: Any, functions: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:

@@ -165,7 +165,12 @@ def test_says_what_is_wrong_with_its_library_and_runs_without(tmp_path: Path) ->
     whole = library.read_bytes()
     text = (tmp_path / "shipped.py").read_text()
     library.write_bytes(whole.replace(text.partition('libshipped.so"),\n    "')[2][:64].encode(), b"0" * 64))
-    cases = {"of another model": None, "does not load": b"rubbish", "there is no": b""}
+    cases = {
+        "of another model": None,
+        "does not load": b"rubbish",
+        "cut short": whole[: len(whole) // 2],
+        "there is no": b"",
+    }
     for reason, data in cases.items():
         if data is not None:
             library.write_bytes(data) if data else library.unlink()
