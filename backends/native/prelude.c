@@ -184,12 +184,17 @@ INLINE real dot(long K, const real *x, long sx, const real *w, long sw) {
     }
     return s;
 }
+/* For products whose sizes are no literals: one function for all of them. */
+static __attribute__((noinline)) void row_called(long N, long K, const real *x, long sx, const real *w, long ldw,
+                                                 real *y, int add) {
+    row_product(N, K, x, sx, w, ldw, y, add);
+}
 /* Without BLAS, or too small for it. */
 static __attribute__((noinline)) void loops(long M, long N, long K, const real *A, long am, long ak, const real *B,
                                             long bk, long bn, real *C, long cm, long cn, int add) {
     for (long m = 0; m < M; m++) {
         if (cn == 1 && bn == 1) {
-            row_product(N, K, A + m * am, ak, B, bk, C + m * cm, add);
+            row_called(N, K, A + m * am, ak, B, bk, C + m * cm, add);
         } else {
             for (long n = 0; n < N; n++) {
                 real s = dot(K, A + m * am, ak, B + n * bn, bk);
@@ -216,15 +221,17 @@ INLINE void outer(long M, long N, const real *restrict A, long am, const real *r
     }
 }
 #define FITS(one, other, size) ((one) == 1 && (other) >= (size) && (other) > 0)
-INLINE void product(long M, long N, long K, const real *A, long am, long ak, const real *B, long bk, long bn,
-                    real *C, long cm, long cn, int add) {
+INLINE void product_of(const int literal, long M, long N, long K, const real *A, long am, long ak, const real *B,
+                       long bk, long bn, real *C, long cm, long cn, int add) {
     if (M <= 0 || N <= 0) return;
     if (K == 1) {
         outer(M, N, A, am, B, bn, C, cm, cn, add);
     } else if (M == 1 && bn == 1 && cn == 1) {
-        row_product(N, K, A, ak, B, bk, C, add);
+        if (literal) row_product(N, K, A, ak, B, bk, C, add);
+        else row_called(N, K, A, ak, B, bk, C, add);
     } else if (N == 1 && am == 1 && cm == 1) {
-        row_product(M, K, B, bk, A, ak, C, add);
+        if (literal) row_product(M, K, B, bk, A, ak, C, add);
+        else row_called(M, K, B, bk, A, ak, C, add);
     } else if (N == 1 && M * K > 0) {
         for (long m = 0; m < M; m++) {
             real s = dot(K, A + m * am, ak, B, bk);
@@ -239,6 +246,10 @@ INLINE void product(long M, long N, long K, const real *A, long am, long ak, con
     } else {
         loops(M, N, K, A, am, ak, B, bk, bn, C, cm, cn, add);
     }
+}
+INLINE void product(long M, long N, long K, const real *A, long am, long ak, const real *B, long bk, long bn,
+                    real *C, long cm, long cn, int add) {
+    product_of(1, M, N, K, A, am, ak, B, bk, bn, C, cm, cn, add);
 }
 /* A gradient of weights with more rows than columns, summed over many steps: BLAS takes two thirds of the time if its
    columns are the longer side, so the transposed product is made elsewhere. Returns 0 where that is not to be done. */
@@ -261,7 +272,7 @@ static __attribute__((noinline, unused)) void product_once(long M, long N, long 
                                                            const real *B, long bk, long bn, real *C, long cm, long cn,
                                                            int add) {
     if (turned(M, N, K, A, am, ak, B, bk, bn, C, cm, cn, add)) return;
-    product(M, N, K, A, am, ak, B, bk, bn, C, cm, cn, add);
+    product_of(0, M, N, K, A, am, ak, B, bk, bn, C, cm, cn, add);
 }
 /* ---- threads: torch's own, each with samples of its own (see `team.py`) */
 typedef struct { long me, count; } team;
