@@ -7,26 +7,17 @@ what becomes of them is linear, so that one sum is left (`nests` of `block_nests
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from recdsl.backends.native import entries
 from recdsl.backends.native.items import LEAD, Box, Item, Reader, nothing, place
-from recdsl.backends.native.kernel import STORED, Kernel, Names
+from recdsl.backends.native.kernel import STORED, Names
 from recdsl.backends.native.lanes import FOLDED, Lanes
 from recdsl.backends.native.ops import ELEMENTWISE, MAPS, viewed, writer
-from recdsl.backends.native.values import (
-    At,
-    Ix,
-    NotLoweredError,
-    Ref,
-    Stride,
-    Value,
-    contiguous,
-    literal,
-    numel,
-)
+from recdsl.backends.native.values import At, NotLoweredError, Ref, Stride, Value, contiguous, flat, literal, numel
 from recdsl.program.ir import Affine, Load, Op, Program, Scalar, Stmt, Storage, Store
 from recdsl.program.passes.single import OWN
 
@@ -305,7 +296,8 @@ class Line:
             if self.places[stmt.result]:
                 held = self._value(self.passed[stmt.result])
                 lead = {"B": "b"} if self._batch(kind.lead) else {}
-                value = Value(held.dtype, lead, held.axes, partial(_same, held), cost=held.cost, number=held.number)
+                text = partial(entries.same, held)
+                value = Value(held.dtype, lead, held.axes, text, cost=held.cost, number=held.number)
                 self._define(stmt.result, value)
             return
         ref = self._storage(stmt.storage, stmt.index)
@@ -416,7 +408,7 @@ class Line:
             args = [self._value(arg) for arg in op.args]
             labels = (*out, *lost)
             over = tuple(range(len(out), len(labels)))
-            at: At = partial(_product, args, (tuple(attrs["x"]), tuple(attrs["y"])), labels)
+            at: At = partial(entries.product, args, (tuple(attrs["x"]), tuple(attrs["y"])), labels)
             source = Value(kind.dtype, lead, tuple(sizes[k] for k in labels), at)
             source.cost = 1 + sum(arg.cost for arg in args)
             found = [labels.index(attrs[side][k]) for arg, side in zip(op.args, "xy", strict=True)
@@ -444,17 +436,17 @@ class Line:
             self.stage[f"{name}.{part}"], self.places[f"{name}.{part}"] = self.stage[name], self.places[name]
             if lane is not None:
                 self.laned[f"{name}.{part}"] = lane - (lane > at)
-        source = Value(arg.dtype, arg.lead, arg.axes, partial(_same, arg))
+        source = Value(arg.dtype, arg.lead, arg.axes, partial(entries.same, arg))
         self._sum(f"{name}.top", source, (at,), joint=False, largest=True)
         top = self.values[f"{name}.top"]
         axes = arg.axes if op.op == "softmax" else top.axes
         if op.op == "reduce_max":
             self._define(name, top)
             return
-        raised = Value(kind, arg.lead, arg.axes, partial(_raised, arg, top, at), cost=14)
+        raised = Value(kind, arg.lead, arg.axes, partial(entries.raised, arg, top, at), cost=14)
         self._sum(f"{name}.total", raised, (at,), joint=False)
         total = self.values[f"{name}.total"]
-        text = partial(_shares, raised, total, at) if op.op == "softmax" else partial(_logged, total, top)
+        text = partial(entries.shares, raised, total, at) if op.op == "softmax" else partial(entries.logged, total, top)
         self._define(name, Value(kind, arg.lead, axes, text, cost=20))
         self._settle(name)
 
@@ -464,41 +456,8 @@ class Line:
             self._number(op.results[0], kind, number)
             return
         axes, base = tuple(axis.size for axis in kind.axes), self.names("c")
-        entries = ", ".join(literal(x, kind.dtype) for x in _flat(number))
-        self.tables.append(f"static const {STORED[kind.dtype]} {base}[] = {{{entries}}};")
+        listed = ", ".join(literal(x, kind.dtype) for x in flat(number))
+        self.tables.append(f"static const {STORED[kind.dtype]} {base}[] = {{{listed}}};")
         value = Value(kind.dtype, {}, axes, nothing)
         place(value, Ref((base, None), base, "0", {}, contiguous(axes)))
         self._define(op.results[0], value)
-
-
-def _product(
-    args: Sequence[Value],
-    sides: tuple[tuple[int, ...], tuple[int, ...]],
-    labels: Sequence[int],
-    kernel: Kernel,
-    lead: Mapping[str, str],
-    own: tuple[Ix, ...],
-) -> str:
-    places = dict(zip(labels, own, strict=True))
-    texts = [arg.entry(kernel, lead, tuple(places[k] for k in side)) for arg, side in zip(args, sides, strict=True)]
-    return " * ".join(texts)
-
-
-def _flat(value: Any) -> list[float]:
-    return [x for item in value for x in _flat(item)] if isinstance(value, list | tuple) else [value]
-
-
-def _same(arg: Value, kernel: Kernel, lead: Mapping[str, str], own: tuple[Ix, ...]) -> str:
-    return arg.entry(kernel, lead, own)
-
-
-def _raised(arg: Value, top: Value, at: int, kernel: Kernel, lead: Mapping[str, str], own: tuple[Ix, ...]) -> str:
-    return f"r_exp({arg.entry(kernel, lead, own)} - {top.entry(kernel, lead, (*own[:at], *own[at + 1 :]))})"
-
-
-def _shares(raised: Value, total: Value, at: int, kernel: Kernel, lead: Mapping[str, str], own: tuple[Ix, ...]) -> str:
-    return f"{raised.entry(kernel, lead, own)} / {total.entry(kernel, lead, (*own[:at], *own[at + 1 :]))}"
-
-
-def _logged(total: Value, top: Value, kernel: Kernel, lead: Mapping[str, str], own: tuple[Ix, ...]) -> str:
-    return f"r_log({total.entry(kernel, lead, own)}) + {top.entry(kernel, lead, own)}"

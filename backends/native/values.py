@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from recdsl.program.ir import Affine
 
@@ -191,3 +191,8 @@ def numel(axes: tuple[int, ...]) -> int:
     for size in axes:
         count *= size
     return count
+
+
+def flat(value: Any) -> list[float]:
+    """Numbers of nested lists, in order."""
+    return [x for item in value for x in flat(item)] if isinstance(value, list | tuple) else [value]

@@ -22,7 +22,7 @@ from recdsl.backends.native.tapes import search
 from recdsl.backends.native.team import EDGE, SHARED, alone, each, looped, marked, plain, several, together
 from recdsl.backends.native.texts import bound_text, comment, condition_text, indent
 from recdsl.backends.native.uses import from_outside, made, statements
-from recdsl.backends.native.values import Ix, NotLoweredError, Ref, Value, contiguous, literal, numel, overlap
+from recdsl.backends.native.values import Ix, NotLoweredError, Ref, Value, contiguous, flat, literal, numel, overlap
 from recdsl.program.ir import Add, At, Call, Effect, For, If, Load, Op, Range, Scalar, Stmt, Store
 
 DEAR = 6.0  # cost from which a value that is read twice gets memory
@@ -334,7 +334,3 @@ def sums(op: Op) -> bool:
 def indexed(stmt: Store | Add, k: int) -> bool:
     """Whether an access keeps the axis."""
     return isinstance(stmt.index[k], Range)
-
-
-def flat(value: Any) -> list[float]:
-    return [x for item in value for x in flat(item)] if isinstance(value, list | tuple) else [value]

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import ctypes
 import itertools
-import os
 import re
 import subprocess
 import sys
@@ -175,7 +174,6 @@ assert os.waitpid(child, 0)[1] == 0
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes that fork")
 def test_a_forked_process_is_one_thread() -> None:
     """It has none of its parent's threads, and would wait for them without end."""
     run = subprocess.run([sys.executable, "-c", FORKS.format(spec=SPEC)], timeout=120, capture_output=True, text=True)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -48,6 +48,20 @@ def test_runs_differ() -> None:
     assert {run.resets > 0 for run in runs} == {run.continues for run in runs} == {True, False}
 
 
+def _as_given(_: BlockNests, items: Sequence[object]) -> list[object]:
+    """The order in which entries were made."""
+    return list(items)
+
+
+def _none_found(*_: object) -> set[str]:
+    """Nothing is a view."""
+    return set()
+
+
+def _nothing(*_: object) -> None:
+    """In the place of what is left out."""
+
+
 FAULTS: dict[str, tuple[int, Callable[[pytest.MonkeyPatch], None]]] = {
     "what has no lanes reads parameters that have moved": (
         45,
@@ -55,16 +69,12 @@ FAULTS: dict[str, tuple[int, Callable[[pytest.MonkeyPatch], None]]] = {
     ),
     "entries stand in front of those that they read": (
         144,
-        lambda patch: patch.setattr(BlockNests, "_ordered", lambda _, items: list(items)),  # type: ignore[arg-type]
+        lambda patch: patch.setattr(BlockNests, "_ordered", _as_given),
     ),
     "updates that torch has made are not counted": (29, lambda patch: patch.setattr(Learner, "recount", _nothing)),
-    "traces are left in room of others": (145, lambda patch: patch.setattr(TraceEntry, "_views", lambda *_: set())),  # type: ignore[arg-type]
+    "traces are left in room of others": (145, lambda patch: patch.setattr(TraceEntry, "_views", _none_found)),
     "states are those of the stretch before": (24, lambda patch: patch.setattr(blocks.Block, "put", _nothing)),
 }
-
-
-def _nothing(*_: object) -> None:
-    """In the place of what is left out."""
 
 
 @pytest.mark.parametrize("fault", FAULTS)
